@@ -1,0 +1,1 @@
+"""From records to tables, Pareto fronts and pictures. Imports raysp; raysp never imports it."""

@@ -1,0 +1,54 @@
+"""Drawing, and nothing but drawing: what is drawn is computed elsewhere and passed in."""
+
+from typing import IO
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+AXES = {"relus": "ReLUs per image", "macs": "MACs per image", "depth": "depth (3x3 convolutions)"}
+# Okabe and Ito's palette: told apart with any kind of colour vision; markers differ too.
+KINDS = {
+    "baseline": ("#000000", "*", "all-ReLU baseline"),
+    "final": ("#0072B2", "o", "final classifier"),
+    "ac": ("#D55E00", "^", "auxiliary classifier"),
+}
+
+
+def draw_fronts(table: pd.DataFrame, fronts: dict[str, pd.DataFrame], target: IO[bytes]) -> None:
+    """Draw validation accuracy against ReLUs, MACs and depth side by side, each with its two-objective front.
+
+    Args:
+        table: all rows of a results table.
+        fronts: for each column of `AXES`, the rows that are non-dominated in accuracy and that column.
+        target: takes the PNG.
+    """
+    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(12, 4.4), layout="constrained")
+        panels = figure.subplots(1, len(AXES), sharey=True)
+        for panel, (column, label) in zip(panels, AXES.items(), strict=True):
+            front = fronts[column].sort_values([column, "val_accuracy"])
+            panel.step(front[column], front["val_accuracy"], where="post", color="0.55", linewidth=1.4, zorder=1, label="front")
+            kind = table["exit"].where(table["exit"] == "final", "ac").mask(table["mask_method"] == "none", "baseline")
+            for name, (color, marker, title) in KINDS.items():
+                rows = table[kind == name]
+                size = 130 if marker == "*" else 38
+                if len(rows):
+                    panel.scatter(rows[column], rows["val_accuracy"], s=size, c=color, marker=marker, label=title, zorder=3)
+            panel.scatter(
+                front[column], front["test_accuracy"], s=38, facecolors="none", edgecolors="0.35", marker="D", zorder=2,
+                label="same model on the test part",
+            )  # fmt: skip
+            panel.set_xlabel(label)
+            panel.grid(alpha=0.25)
+            panel.margins(0.08)
+            if column == "depth":
+                panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+            else:
+                panel.set_xscale("log")
+                panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        panels[0].set_ylabel("validation accuracy (%)")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        figure.savefig(target, dpi=130, format="png")

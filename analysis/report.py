@@ -1,0 +1,40 @@
+"""What a sweep leaves for its user: results.csv, pareto.csv and pareto.png in the results root, all made from the records."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.figures import AXES, draw_fronts
+from analysis.pareto import pareto_front
+from analysis.results import load_results
+from raysp.store import DamagedFile, write_atomically
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was written."""
+
+    table: pd.DataFrame
+    """The rows of results.csv."""
+    front: pd.DataFrame
+    """The rows of pareto.csv."""
+    damaged: list[DamagedFile]
+    """Records that were left out."""
+
+
+def write_report(root: Path) -> Report:
+    """Write the tables and the picture for every finished model under a results root, replacing those of an earlier run.
+
+    The picture is left out while there is no row.
+    """
+    table, damaged = load_results(root)
+    front = pareto_front(table).sort_values(["relus", "macs", "depth"], kind="stable")
+    write_atomically(root / "results.csv", table.to_csv(index=False).encode())
+    write_atomically(root / "pareto.csv", front.to_csv(index=False).encode())
+    if len(table):
+        picture = io.BytesIO()
+        draw_fronts(table, {column: pareto_front(table, costs=(column,)) for column in AXES}, picture)
+        write_atomically(root / "pareto.png", picture.getvalue())
+    return Report(table=table, front=front, damaged=damaged)

@@ -1,0 +1,35 @@
+"""raysp: train networks with few ReLUs and little depth for private inference, and sweep the choices on Ray."""
+
+from raysp.budget import allocate_budget
+from raysp.chain import ChainBuilder, Choice
+from raysp.costs import Costs, count_costs
+from raysp.data import DataConfig, load_splits, open_source
+from raysp.models import MODELS, build_model
+from raysp.models.collapse import collapse
+from raysp.presets import PRESETS, Preset
+from raysp.stage import Stage, StageResult
+from raysp.store import Store
+from raysp.sweep import RunOptions, run_sweep
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MODELS",
+    "PRESETS",
+    "ChainBuilder",
+    "Choice",
+    "Costs",
+    "DataConfig",
+    "Preset",
+    "RunOptions",
+    "Stage",
+    "StageResult",
+    "Store",
+    "allocate_budget",
+    "build_model",
+    "collapse",
+    "count_costs",
+    "load_splits",
+    "open_source",
+    "run_sweep",
+]

@@ -1,0 +1,95 @@
+"""Where a stage runs: everything that must not change its result's identity.
+
+Owns `Place` (what a run gives to all its jobs) and `Context` (what one job hands to its stage's function). Refuses anything that
+belongs into a key. Contract: a stage's function reads its inputs from the context's parents and data and writes through its save
+methods alone; both kinds of runner, in this process and on Ray, build the same context.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from raysp.keys import Config, key_of
+from raysp.stage import Stage
+from raysp.store import WEIGHTS, Store, load_tensors
+
+if TYPE_CHECKING:
+    from raysp.data import Splits
+
+Report = Callable[[dict[str, Any]], None]
+"""Takes one epoch's figures: `epoch` (from 1), `epochs`, `time_s` and whatever the stage measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """What all jobs of one run share."""
+
+    store: Store
+    """The results root, seen as the owner of its lock."""
+    num_threads: int = 1
+    """CPU threads per stage, fixed for the run: the order of float sums depends on it."""
+    use_gpu: bool = False
+    """Run on the GPU that the job was given."""
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    """What the record keeps besides identity: preset, git commit."""
+    splits: Mapping[str, "Splits"] = field(default_factory=dict)
+    """Decoded data, by the data configuration's key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parent:
+    """A finished ancestor, as its child reads it."""
+
+    record: Mapping[str, Any]
+    tensors: Callable[[], dict[str, torch.Tensor]]
+    """Loads the ancestor's weights onto the CPU. Raises DamagedFile."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What one job gives to its stage's function."""
+
+    stage: Stage
+    place: Place
+    parents: Mapping[str, Parent]
+    report: Report
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the stage computes on."""
+        return torch.device("cuda" if self.place.use_gpu else "cpu")
+
+    def splits(self, data: Config) -> "Splits":
+        """The decoded data set of a data configuration."""
+        return self.place.splits[key_of(data)]
+
+    def load_checkpoint(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """The last checkpoint of this stage, or None."""
+        return self.place.store.load_checkpoint(self.stage)
+
+    def save_checkpoint(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+        """Replace this stage's checkpoint."""
+        self.place.store.save_checkpoint(self.stage, tensors, state)
+
+    def save_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Write this stage's weights."""
+        self.place.store.save_weights(self.stage, tensors)
+
+
+def read_parents(stage: Stage, store: Store) -> dict[str, Parent]:
+    """Collect a stage's parents from the store.
+
+    Raises:
+        RuntimeError: a parent isn't done.
+        DamagedFile: a parent's record or weights can't be trusted.
+    """
+    parents = {}
+    for role, parent in stage.parents.items():
+        record = store.read(parent)
+        if record is None:
+            raise RuntimeError(f"{stage.label} needs {parent.label}, which has no record in {store.root}")
+        path = store.directory(parent) / WEIGHTS
+        parents[role] = Parent(record=record, tensors=lambda path=path: load_tensors(path))
+    return parents

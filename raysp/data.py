@@ -1,0 +1,235 @@
+"""Data sets: what they are (identity), and their images in memory (place).
+
+Owns the data configuration, the split into training, validation and test parts, and the normalisation. Refuses to augment or batch
+(`raysp.batches`). Contract: a data configuration names its content, by a well-known name or by a fingerprint of the files, never by
+where it lies; the same configuration gives the same arrays in the same order. Every image is decoded before anything trains.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from raysp import imagefolder
+from raysp.keys import Config
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+SPLIT_SEED = 0
+"""Draws the validation part; fixed, so that all seeds of a sweep leave the same images out of training."""
+
+
+class DataError(ValueError):
+    """A data set is missing or unusable; the message names the file or directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Config):
+    """Which images a stage sees, and how training varies them.
+
+    Raises:
+        ValueError: a field is out of the range that its docstring gives.
+    """
+
+    name: str
+    """`digits`, `cifar10`, `cifar100` or `imagefolder`."""
+    fingerprint: str = ""
+    """Digest of the files, for data sets that a name alone doesn't pin down."""
+    num_classes: int
+    """Classes in the training part."""
+    channels: int = 3
+    """Channels of the images."""
+    image_size: int
+    """Height and width in pixels; images of another size are resized."""
+    val_fraction: float = 0.1
+    """Share of the training part held out for validation, in (0, 1); unused where the data bring a validation part."""
+    crop_padding: int = 4
+    """Training images are padded by this many pixels and cropped at random, at least 0."""
+    flip: bool = True
+    """Training images are mirrored left to right half of the time."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size < 1 or self.crop_padding < 0 or not 0 < self.val_fraction < 1:
+            raise ValueError(
+                f"image size {self.image_size}, crop padding {self.crop_padding}, validation share {self.val_fraction:g}; "
+                "expected at least 1 pixel, at least 0 pixels, and a share between 0 and 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Images and their labels."""
+
+    images: Images
+    """(n, channels, size, size), 0 to 255."""
+    labels: Labels
+    """(n,), 0 to classes - 1."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """A decoded data set."""
+
+    train: Part
+    val: Part
+    test: Part
+    mean: list[float]
+    """Per channel over the training part, in units of 255."""
+    std: list[float]
+    """Per channel over the training part, in units of 255."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a data set's images come from, before they are decoded."""
+
+    config: DataConfig
+    path: Path | None = None
+    """Directory to read or to download to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Builtin:
+    num_classes: int
+    channels: int
+    native_size: int
+    crop_padding: int
+    flip: bool
+    load: Callable[[int, Path], tuple[Part, Part]]
+    """(image size, directory) to the training and the test part."""
+
+
+def open_source(name: str, image_size: int | None, data_dir: Path) -> Source:
+    """Find out what a data set is, without decoding it.
+
+    Args:
+        name: `digits`, `cifar10`, `cifar100`, or `imagefolder:PATH`.
+        image_size: pixels; None takes the data set's own size (32 for an image folder).
+        data_dir: where downloaded data sets lie.
+
+    Raises:
+        DataError: unknown name, or an image folder that can't be used.
+    """
+    if name.startswith("imagefolder:"):
+        path = Path(name.removeprefix("imagefolder:")).expanduser()
+        try:
+            classes, fingerprint = imagefolder.scan(path)
+        except imagefolder.FolderError as error:
+            raise DataError(str(error)) from None
+        config = DataConfig(name="imagefolder", fingerprint=fingerprint, num_classes=len(classes), image_size=image_size or 32)
+        return Source(config=config, path=path)
+    if name not in _BUILTIN:
+        raise DataError(f"unknown data set {name!r}; expected one of {', '.join(_BUILTIN)}, or imagefolder:PATH")
+    known = _BUILTIN[name]
+    config = DataConfig(
+        name=name,
+        num_classes=known.num_classes,
+        channels=known.channels,
+        image_size=image_size or known.native_size,
+        crop_padding=known.crop_padding,
+        flip=known.flip,
+    )
+    return Source(config=config, path=data_dir)
+
+
+def load_splits(source: Source) -> Splits:
+    """Decode a data set and split it.
+
+    Raises:
+        DataError: it can't be found, downloaded or decoded, or is too small to split; the message names the file.
+    """
+    config = source.config
+    path = source.path or Path()
+    if config.name == "imagefolder":
+        try:
+            decoded = {part: Part(images=i, labels=l) for part, (i, l) in imagefolder.decode(path, config.image_size).items()}
+        except imagefolder.FolderError as error:
+            raise DataError(str(error)) from None
+        train, test, val = decoded["train"], decoded["test"], decoded.get("val")
+    else:
+        try:
+            train, test = _BUILTIN[config.name].load(config.image_size, path)
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"{config.name} could not be found in or downloaded to {path}: {error}") from error
+        val = None
+    if val is None:
+        train, val = _hold_out(train, config.val_fraction)
+    if len(train) < 2 or not len(val) or not len(test):
+        raise DataError(
+            f"{config.name}: {len(train)} training, {len(val)} validation and {len(test)} test images; "
+            "expected at least 2 for training and 1 of each other"
+        )
+    mean, std = _statistics(train.images)
+    return Splits(train=train, val=val, test=test, mean=mean, std=std)
+
+
+def _hold_out(part: Part, fraction: float) -> tuple[Part, Part]:
+    """Split off a share at random, spread over the classes in proportion."""
+    shuffled = np.random.default_rng(SPLIT_SEED).permutation(len(part))
+    by_class = shuffled[np.argsort(part.labels[shuffled], kind="stable")]
+    num_held = round(fraction * len(part))
+    held = by_class[((np.arange(num_held) + 0.5) * len(part) / max(num_held, 1)).astype(np.int64)]
+    kept = np.setdiff1d(np.arange(len(part)), held)
+    held.sort()
+    return tuple(Part(images=part.images[i], labels=part.labels[i]) for i in (kept, held))  # type: ignore[return-value]
+
+
+def _statistics(images: Images) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel, in units of 255, exact from the histogram of byte values."""
+    means, stds = [], []
+    values = np.arange(256) / 255.0
+    for channel in range(images.shape[1]):
+        share = np.bincount(images[:, channel].reshape(-1), minlength=256) / images[:, channel].size
+        mean = float(share @ values)
+        means.append(mean)
+        stds.append(float(np.sqrt(share @ (values - mean) ** 2)) or 1.0)
+    return means, stds
+
+
+def _load_digits(image_size: int, path: Path) -> tuple[Part, Part]:
+    """scikit-learn's 1,797 handwritten digits, 8x8; a fixed fifth, drawn in proportion to the classes, is the test part."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255.0 / 16.0)).astype(np.uint8)
+    resized = np.stack([imagefolder.to_array(image, image_size)[:1] for image in images])
+    whole = Part(images=resized, labels=bunch.target.astype(np.int64))
+    return _hold_out(whole, 0.2)
+
+
+def _load_cifar(name: str, image_size: int, path: Path) -> tuple[Part, Part]:
+    import torchvision
+
+    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
+    parts = []
+    for train in (True, False):
+        try:
+            found = kind(root=path, train=train, download=False)
+        except RuntimeError:
+            found = kind(root=path, train=train, download=True)
+        images = found.data
+        if image_size != images.shape[1]:
+            images = np.stack([imagefolder.to_array(image, image_size) for image in images])
+        else:
+            images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        parts.append(Part(images=images, labels=np.asarray(found.targets, dtype=np.int64)))
+    return parts[0], parts[1]
+
+
+_BUILTIN = {
+    "digits": _Builtin(num_classes=10, channels=1, native_size=8, crop_padding=1, flip=False, load=_load_digits),
+    "cifar10": _Builtin(
+        num_classes=10, channels=3, native_size=32, crop_padding=4, flip=True, load=lambda s, p: _load_cifar("cifar10", s, p)
+    ),
+    "cifar100": _Builtin(
+        num_classes=100, channels=3, native_size=32, crop_padding=4, flip=True, load=lambda s, p: _load_cifar("cifar100", s, p)
+    ),
+}
+"""Data sets that a name pins down; adding an entry adds a data set."""

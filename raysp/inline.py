@@ -1,0 +1,43 @@
+"""The simple way to run: one stage after the other in this process, without Ray, with real tracebacks.
+
+Owns nothing but the loop. Contract: the same results as on Ray, bit for bit, on the same machine with the same number of threads.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+from raysp.context import Place
+from raysp.job import StageError, run_job
+from raysp.plan import JobQueue, Outcome
+from raysp.progress import Progress
+from raysp.stage import Stage
+
+
+def run_inline(missing: Sequence[Stage], place: Place, progress: Progress, *, fail_fast: bool = False) -> Outcome:
+    """Run stages one by one.
+
+    Args:
+        missing: the stages to run, ancestors first.
+        place: where results and data are.
+        progress: told of every start, epoch and end.
+        fail_fast: let the first failure raise, for debugging.
+
+    Returns:
+        What became of every stage; failures don't raise unless `fail_fast`.
+
+    Raises:
+        NoLongerOwner: another run has taken the results root over.
+    """
+    queue = JobQueue(missing)
+    while stage := queue.next():
+        progress.started(stage)
+        try:
+            run_job(stage, place, partial(progress.epoch, stage))
+        except StageError as error:
+            if fail_fast:
+                raise
+            progress.failed(stage, str(error), queue.failed(stage, str(error)))
+        else:
+            queue.done(stage)
+            progress.finished(stage)
+    return queue.outcome

@@ -1,0 +1,103 @@
+"""One stage from its directory to its record; the same for every way to run.
+
+Owns the order of things in a job: read the parents, fix the threads, run, write the record.
+Refuses to decide which job is next (`raysp.plan`, the runners). Contract: returns only when the record is on disk; on an error
+writes the traceback beside it and raises `StageError`, which names the stage and its directory.
+"""
+
+import os
+import platform
+import socket
+import time
+import traceback
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from raysp.context import Context, Place, Report, read_parents
+from raysp.stage import Stage
+from raysp.store import NoLongerOwner
+
+PACKAGES = ("raysp", "torch", "torchvision", "numpy", "ray", "safetensors", "scikit-learn")
+
+
+class StageError(Exception):
+    """A stage failed; the message names it, its directory, its last epoch and the cause."""
+
+
+def run_job(stage: Stage, place: Place, report: Report) -> dict[str, Any]:
+    """Run one stage whose parents are done, and return its record.
+
+    Args:
+        stage: the stage to run; if its record is already there it is returned as it is.
+        place: where to run.
+        report: called once per epoch in this process.
+
+    Raises:
+        StageError: the stage's code raised; its traceback is in `error.txt` in the stage's directory.
+        NoLongerOwner: another run has taken the results root over.
+    """
+    store = place.store
+    last_epoch = 0
+
+    def remember(figures: dict[str, Any]) -> None:
+        nonlocal last_epoch
+        last_epoch = figures.get("epoch", last_epoch)
+        report(figures)
+
+    try:
+        if record := store.read(stage):
+            return record
+        torch.set_num_threads(place.num_threads)
+        started = datetime.now(UTC)
+        clock = time.monotonic()
+        context = Context(stage=stage, place=place, parents=read_parents(stage, store), report=remember)
+        result = stage.run(stage.config, context)
+        record = {
+            "stage": stage.name,
+            "version": stage.version,
+            "key": stage.key,
+            "config": stage.config.to_json(),
+            "parents": {role: {"stage": p.name, "key": p.key} for role, p in stage.parents.items()},
+            "metrics": result.metrics,
+            "history": result.history,
+            "rows": result.rows,
+            "time_s": sum(h.get("time_s", 0.0) for h in result.history) or time.monotonic() - clock,
+            "started": started.isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "host": _host(place),
+            "versions": _versions(),
+            "labels": dict(place.labels),
+        }
+        store.commit(stage, record)
+        return record
+    except NoLongerOwner:
+        raise
+    except Exception as error:
+        where = f"{stage.label} failed in epoch {last_epoch + 1} of {stage.epochs}"
+        try:
+            store.write_error(stage, f"{where}\n\n{traceback.format_exc()}")
+        except (OSError, NoLongerOwner) as second:
+            where += f" (its error.txt could not be written: {second})"
+        raise StageError(f"{where}: {type(error).__name__}: {error}; see {store.directory(stage)}") from error
+
+
+def _host(place: Place) -> dict[str, Any]:
+    host = {"name": socket.gethostname(), "cpus": os.cpu_count(), "machine": platform.machine(), "threads": place.num_threads}
+    if place.use_gpu:
+        host["gpu"] = torch.cuda.get_device_name()
+    return host
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue  # ray is absent where stages run without it
+    return found
+
+

@@ -1,0 +1,67 @@
+"""The method's losses, each as the paper writes it.
+
+Owns cross-entropy-free pieces: the distillation KL and the PRAM loss in its two forms. Refuses to weigh them; the stages do.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def distillation_kl(student_nk: Tensor, teacher_nk: Tensor, rho: float) -> Tensor:
+    """ρ²·KL(σ(z^ar/ρ) ‖ σ(z^pr/ρ)), batch mean: the first term of equation 2, with the usual factor ρ².
+
+    Args:
+        student_nk: logits z^pr, (n, classes).
+        teacher_nk: logits z^ar, (n, classes).
+        rho: temperature, above 0.
+    """
+    log_student = F.log_softmax(student_nk / rho, dim=1)
+    log_teacher = F.log_softmax(teacher_nk / rho, dim=1)
+    return rho**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+
+
+def pram_attention(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """PRAM as the method's released code computes it; β = 1000 belongs to this form.
+
+    Per pair: the mean over channels of the squared map, flattened, divided by its L2 norm per image; then the mean over batch
+    and positions of the squared difference. Summed over pairs. A map of zeros counts as zeros.
+
+    Args:
+        student, teacher: stage outputs (n, c, h, w), pair by pair.
+    """
+    return torch.stack([(_attention(s) - _attention(t)).square().mean() for s, t in zip(student, teacher, strict=True)]).sum()
+
+
+def pram_eq2(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """PRAM to the letter of equation 2: half the sum over pairs of ‖Ψ_pr/‖Ψ_pr‖₂ − Ψ_ar/‖Ψ_ar‖₂‖₂, batch mean.
+
+    Where the two are equal the gradient is 0; a map of zeros counts as zeros.
+
+    Args:
+        student, teacher: stage outputs (n, c, h, w), pair by pair.
+    """
+    distances = [_safe_norm(_unit(s) - _unit(t)).mean() for s, t in zip(student, teacher, strict=True)]
+    return 0.5 * torch.stack(distances).sum()
+
+
+PRAM_LOSSES = {"attention": pram_attention, "eq2": pram_eq2}
+
+
+def _attention(x_nchw: Tensor) -> Tensor:
+    return _unit(x_nchw.square().mean(dim=1))
+
+
+def _unit(x: Tensor) -> Tensor:
+    flat = x.flatten(1)
+    norm = _safe_norm(flat).unsqueeze(1)
+    return flat / torch.where(norm > 0, norm, 1.0)
+
+
+def _safe_norm(x_nd: Tensor) -> Tensor:
+    """L2 norm per row with gradient 0, not NaN, at 0."""
+    squares = x_nd.square().sum(dim=1)
+    positive = squares > 0
+    return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)

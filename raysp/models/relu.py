@@ -1,0 +1,90 @@
+"""The masked ReLU: ReLU where the mask is 1, identity where it is 0.
+
+Owns the layer and its gradient. Refuses to decide which positions are kept (`raysp.stages.mask`) or how many (`raysp.budget`).
+"""
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class _FlooredReLU(torch.autograd.Function):
+    """max(x, floor) with floor 0 (ReLU) or -inf (identity): one pass forward, one bit a position kept for backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, floor: Tensor) -> Tensor:
+        ctx.save_for_backward(x > floor)
+        return torch.maximum(x, floor)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (passed,) = ctx.saved_tensors
+        return grads[0] * passed, None
+
+
+class MaskedReLU(nn.Module):
+    """Ψ = M·relu(x) + (1 − M)·x for a mask M ∈ {0,1}^{c×h×w}, shared by all images.
+
+    The gradient at a kept position with x = 0 is 0, as for `torch.relu`. A mask of ones costs what a plain ReLU costs, a mask of
+    zeros nothing.
+
+    Args:
+        shape: (channels, height, width) of one image's map.
+    """
+
+    mask: Tensor
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.register_buffer("mask", torch.ones(shape, dtype=torch.bool))
+        self.register_buffer("_floor", None, persistent=False)
+        self._kept = self.size
+
+    @property
+    def size(self) -> int:
+        """Number of positions c·h·w, each of which could hold a ReLU."""
+        return math.prod(self.shape)
+
+    @property
+    def kept(self) -> int:
+        """Number of ReLUs: ones in the mask."""
+        return self._kept
+
+    @torch.no_grad()
+    def set_mask(self, mask: Tensor) -> None:
+        """Replace the mask.
+
+        Args:
+            mask: bool (c, h, w).
+
+        Raises:
+            ValueError: another shape or type.
+        """
+        if mask.dtype != torch.bool or tuple(mask.shape) != self.shape:
+            raise ValueError(f"mask is {mask.dtype} {tuple(mask.shape)}; expected torch.bool {self.shape}")
+        self.mask.copy_(mask)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        self._kept = int(self.mask.sum())
+        self._floor = torch.zeros(self.shape, device=self.mask.device).masked_fill_(~self.mask, -math.inf)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._refresh()
+
+    def forward(self, x_nchw: Tensor) -> Tensor:
+        """Apply to a batch (n, c, h, w); the shape is kept."""
+        if self._kept == self.size:
+            return F.relu(x_nchw)
+        if self._kept == 0:
+            return x_nchw
+        return cast(Tensor, _FlooredReLU.apply(x_nchw, self._floor.to(x_nchw.dtype)))
+
+    def extra_repr(self) -> str:
+        """Shape and count, for printing."""
+        return f"{self.shape}, kept {self.kept} of {self.size}"

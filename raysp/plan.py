@@ -1,0 +1,163 @@
+"""What a sweep will do: its stages in order, what is already there, and what sharing saves.
+
+Owns the deduplication by key, the order of jobs and the bookkeeping of finished, failed and skipped ones. Refuses to run anything.
+Contract: a job is handed out once, and only when all its parents are done; longest chains come first.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from raysp.stage import Stage
+from raysp.store import CHECKPOINT, DamagedFile, Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCount:
+    """One line of a plan: the jobs of one kind of stage."""
+
+    name: str
+    jobs: int
+    found: int
+    separate_jobs: int
+    """Jobs of this kind if every configuration trained its own pipeline."""
+
+
+class Plan:
+    """The distinct stages below a sweep's leaves, ancestors first.
+
+    Args:
+        leaves: the stages that the sweep is about, one per configuration; equal ones count once.
+    """
+
+    def __init__(self, leaves: Iterable[Stage]) -> None:
+        self.leaves: dict[str, Stage] = {stage.key: stage for stage in leaves}
+        self.stages: dict[str, Stage] = {s.key: s for leaf in self.leaves.values() for s in leaf.lineage()}
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all distinct stages together."""
+        return sum(stage.epochs for stage in self.stages.values())
+
+    @property
+    def separate_epochs(self) -> int:
+        """Epochs if every leaf trained its whole pipeline alone."""
+        return sum(stage.epochs for leaf in self.leaves.values() for stage in leaf.lineage())
+
+    def counts(self, found: Iterable[str] = ()) -> list[StageCount]:
+        """Jobs per kind of stage in the order of the pipeline; `found` holds the keys that need no training."""
+        jobs = Counter(stage.name for stage in self.stages.values())
+        done = Counter(self.stages[key].name for key in found)
+        separate = Counter(stage.name for leaf in self.leaves.values() for stage in leaf.lineage())
+        return [StageCount(name=n, jobs=k, found=done[n], separate_jobs=separate[n]) for n, k in jobs.items()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What a results root holds of a plan."""
+
+    found: list[Stage]
+    missing: list[Stage]
+    damaged: list[DamagedFile]
+    """Records, weights and checkpoints that can't be trusted; their stages are among the missing."""
+
+
+def survey(plan: Plan, store: Store) -> Survey:
+    """Look every stage of a plan up in a store. Reads and hashes files, writes nothing."""
+    found, missing, damaged = [], [], []
+    for stage in plan.stages.values():
+        try:
+            if store.read(stage) is not None:
+                found.append(stage)
+                continue
+        except DamagedFile as error:
+            damaged.append(error)
+        missing.append(stage)
+        try:
+            if (store.directory(stage) / CHECKPOINT).exists():
+                store.load_checkpoint(stage)
+        except DamagedFile as error:
+            damaged.append(error)
+    return Survey(found=found, missing=missing, damaged=damaged)
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """How a run ended, by stage key."""
+
+    done: list[str] = field(default_factory=list)
+    """Stages trained in this run."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Stages that raised, with the message."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Stages whose ancestor failed, with the reason."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything planned is done."""
+        return not self.failed and not self.skipped
+
+
+class JobQueue:
+    """Hands out a plan's missing stages, each when its parents are done.
+
+    Args:
+        missing: stages to run.
+
+    Stages not among `missing` count as done.
+    """
+
+    def __init__(self, missing: Sequence[Stage]) -> None:
+        self.outcome = Outcome()
+        self._waiting = {stage.key: stage for stage in missing}
+        self._children: dict[str, list[Stage]] = {}
+        self._blockers: dict[str, int] = {}
+        for stage in missing:
+            parents = {p.key for p in stage.parents.values()} & self._waiting.keys()
+            self._blockers[stage.key] = len(parents)
+            for key in parents:
+                self._children.setdefault(key, []).append(stage)
+        self._priority = self._longest_chains(missing)
+        self._ready = sorted((s for s in missing if not self._blockers[s.key]), key=self._rank)
+
+    def next(self) -> Stage | None:
+        """Hand out the ready stage with the longest chain of epochs below it; None when none is ready."""
+        return self._ready.pop(0) if self._ready else None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every stage has been handed out or skipped; some may still run."""
+        return not self._ready and not any(self._blockers.get(key) for key in self._waiting)
+
+    def done(self, stage: Stage) -> None:
+        """Note that a stage has its record, which may make its children ready."""
+        self._waiting.pop(stage.key)
+        self.outcome.done.append(stage.key)
+        for child in self._children.get(stage.key, ()):
+            self._blockers[child.key] -= 1
+            if not self._blockers[child.key] and child.key in self._waiting:
+                self._ready.append(child)
+        self._ready.sort(key=self._rank)
+
+    def failed(self, stage: Stage, message: str) -> list[Stage]:
+        """Note that a stage failed; return its descendants, which are skipped now."""
+        self._waiting.pop(stage.key)
+        self.outcome.failed[stage.key] = message
+        skipped, frontier = [], [stage]
+        while frontier:
+            for child in self._children.get(frontier.pop().key, ()):
+                if self._waiting.pop(child.key, None):
+                    self.outcome.skipped[child.key] = f"{stage.label} failed"
+                    skipped.append(child)
+                    frontier.append(child)
+        return skipped
+
+    def _rank(self, stage: Stage) -> tuple[int, str]:
+        return -self._priority[stage.key], stage.key
+
+    def _longest_chains(self, missing: Sequence[Stage]) -> Mapping[str, int]:
+        longest: dict[str, int] = {}
+        for stage in reversed(missing):  # children come after their parents
+            below = max((longest[c.key] for c in self._children.get(stage.key, ())), default=0)
+            longest[stage.key] = below + stage.epochs
+        return longest

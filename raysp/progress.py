@@ -1,0 +1,150 @@
+"""What a person sees while a sweep trains: the running jobs, their epochs, the time left.
+
+Owns the estimate and its drawing: one live table on a terminal, plain lines elsewhere. Refuses to decide anything; a runner tells it
+what happens. Contract: no call raises or blocks for long.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from raysp.stage import Stage
+
+PLAIN_LINE_EVERY_S = 10.0
+"""Seconds between two plain lines about one running job."""
+
+
+@dataclass(kw_only=True)
+class _Job:
+    stage: Stage
+    started: float = field(default_factory=time.monotonic)
+    figures: dict[str, Any] = field(default_factory=dict)
+    printed: float = 0.0
+
+    @property
+    def epochs_left(self) -> int:
+        return max(self.stage.epochs - int(self.figures.get("epoch", 0)), 0)
+
+
+class Progress:
+    """Follows the jobs of one run.
+
+    Args:
+        missing: all stages that the run will train.
+        slots: how many of them run at once.
+        console: where to draw.
+    """
+
+    def __init__(self, missing: Sequence[Stage], slots: int, console: Console) -> None:
+        self._console = console
+        self._slots = max(slots, 1)
+        self._left = {stage.key: stage for stage in missing}
+        self._total = len(missing)
+        self._running: dict[str, _Job] = {}
+        self._epoch_seconds: dict[str, list[float]] = {}
+        self._failures = 0
+        self._live: Live | None = None
+        self._begun = time.monotonic()
+
+    @contextmanager
+    def show(self) -> Iterator["Progress"]:
+        """Draw until the block ends."""
+        if not self._console.is_terminal:
+            yield self
+            return
+        with Live(get_renderable=self._draw, console=self._console, refresh_per_second=2, transient=True) as self._live:
+            yield self
+        self._live = None
+
+    def started(self, stage: Stage) -> None:
+        """A job was given out."""
+        self._running[stage.key] = _Job(stage=stage)
+
+    def epoch(self, stage: Stage, figures: dict[str, Any]) -> None:
+        """A job has ended an epoch; `figures` is what it reported."""
+        job = self._running.setdefault(stage.key, _Job(stage=stage))
+        job.figures = figures
+        if "time_s" in figures:
+            self._epoch_seconds.setdefault(stage.name, []).append(float(figures["time_s"]))
+        now = time.monotonic()
+        if self._live is None and now - job.printed > PLAIN_LINE_EVERY_S:
+            job.printed = now
+            self._say(f"{stage.label}  epoch {figures.get('epoch')}/{stage.epochs}{_accuracy(figures)}")
+
+    def finished(self, stage: Stage) -> None:
+        """A job has its record."""
+        job = self._running.pop(stage.key, None)
+        self._left.pop(stage.key, None)
+        took = f" in {_clock(time.monotonic() - job.started)}" if job else ""
+        self._say(f"[green]done[/]     {stage.label}{took}{_accuracy(job.figures if job else {})}")
+
+    def failed(self, stage: Stage, message: str, skipped: Sequence[Stage]) -> None:
+        """A job failed, and with it its descendants."""
+        self._running.pop(stage.key, None)
+        self._failures += 1
+        self._left.pop(stage.key, None)
+        self._say(f"[bold red]failed[/]   {_escape(message)}")
+        for child in skipped:
+            self._left.pop(child.key, None)
+            self._say(f"[yellow]skipped[/]  {child.label}: {stage.label} failed")
+
+    def seconds_left(self) -> float | None:
+        """Estimate of the time to the end of the run in seconds; None before the first epoch anywhere.
+
+        Mean seconds per epoch of each kind of stage (of all kinds, where one hasn't run yet) times the epochs that are left,
+        spread over the slots, but not less than the longest chain of stages needs one after the other.
+        """
+        if not self._epoch_seconds:
+            return None
+        overall = _mean([s for seconds in self._epoch_seconds.values() for s in seconds])
+        need = {}
+        for key, stage in self._left.items():
+            per_epoch = _mean(self._epoch_seconds[stage.name]) if stage.name in self._epoch_seconds else overall
+            need[key] = per_epoch * (self._running[key].epochs_left if key in self._running else stage.epochs)
+        chain: dict[str, float] = {}
+        for key, stage in self._left.items():  # ancestors first
+            chain[key] = need[key] + max((chain.get(p.key, 0.0) for p in stage.parents.values()), default=0.0)
+        return max(sum(need.values()) / self._slots, max(chain.values(), default=0.0))
+
+    def _say(self, line: str) -> None:
+        left = self.seconds_left()
+        finished = self._total - len(self._left)
+        tail = f", about {_clock(left)} left" if left and self._left else ""
+        self._console.print(f"{line}  [dim]({finished}/{self._total} stages{tail})[/]", highlight=False)
+
+    def _draw(self) -> Group:
+        table = Table("running", "epoch", "accuracy", "loss", "elapsed", box=None, pad_edge=False)
+        for job in self._running.values():
+            figures = job.figures
+            epoch = f"{figures.get('epoch', 0)}/{job.stage.epochs}"
+            loss = f"{figures['loss']:.3f}" if "loss" in figures else ""
+            table.add_row(job.stage.label, epoch, _accuracy(figures).strip(), loss, _clock(time.monotonic() - job.started))
+        left = self.seconds_left()
+        text = f"{self._total - len(self._left)} of {self._total} stages done, {_clock(time.monotonic() - self._begun)} gone"
+        text += f", about {_clock(left)} left" if left is not None else ""
+        text += f", {self._failures} failed" if self._failures else ""
+        return Group(table, Text(text))
+
+
+def _accuracy(figures: dict[str, Any]) -> str:
+    return f"  val {figures['val_accuracy']:.2f} %" if "val_accuracy" in figures else ""
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")

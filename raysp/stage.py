@@ -1,0 +1,78 @@
+"""What a stage is: a frozen description with a key computed from it.
+
+Owns `Stage`, and `StageResult`, which a stage's function hands back. Refuses to know where a stage runs (`raysp.context`), how its
+result is kept (`raysp.store`) or who schedules it. Contract: two stages with one key are the same stage.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from raysp.keys import SHORT_KEY_DIGITS, Config, key_of
+
+if TYPE_CHECKING:
+    from raysp.context import Context
+
+
+@dataclass(kw_only=True)
+class StageResult:
+    """What a stage's function returns; all of it must be JSON."""
+
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """What children and people read: sensitivities, the chosen epoch, normalisation."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One dict per epoch."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """One dict per exit that could be deployed; the rows of results.csv."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stage:
+    """One expensive step of a sweep.
+
+    Raises:
+        ValueError: the name is not of lower-case letters, digits and underscores (it names a directory).
+    """
+
+    name: str
+    """Which kind of stage, e.g. "mask"; the start of its directory's name."""
+    version: int
+    """Raised by hand when the stage's code starts to give other results for the same configuration."""
+    config: Config
+    """Everything that the result depends on, except the parents."""
+    run: Callable[[Any, "Context"], StageResult]
+    """A module-level function of (config, context); not part of the key."""
+    epochs: int
+    """Epochs that the stage trains; what a plan counts."""
+    parents: Mapping[str, "Stage"] = field(default_factory=dict)
+    """The stages whose results this one reads, by role."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", self.name):
+            raise ValueError(f"stage name {self.name!r}; expected lower-case letters, digits and underscores, 41 at most")
+
+    @cached_property
+    def key(self) -> str:
+        """The stage's identity, 64 hex digits: name, version, configuration and the parents' keys by role."""
+        parents = {role: parent.key for role, parent in self.parents.items()}
+        return key_of({"name": self.name, "version": self.version, "config": self.config, "parents": parents})
+
+    @property
+    def label(self) -> str:
+        """The stage's directory name, `<name>-<12 hex digits>`; people see it in every message."""
+        return f"{self.name}-{self.key[:SHORT_KEY_DIGITS]}"
+
+    def lineage(self) -> Iterator["Stage"]:
+        """All ancestors, each before its children, then the stage itself; each key once."""
+        seen: set[str] = set()
+
+        def visit(stage: Stage) -> Iterator[Stage]:
+            if stage.key not in seen:
+                seen.add(stage.key)
+                for parent in stage.parents.values():
+                    yield from visit(parent)
+                yield stage
+
+        return visit(self)

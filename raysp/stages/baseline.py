@@ -1,0 +1,52 @@
+"""Stage 0: the all-ReLU (AR) baseline, which teaches every student."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from raysp.batches import Batches
+from raysp.context import Context
+from raysp.keys import Config
+from raysp.models.exits import FINAL
+from raysp.schedules import Recipe
+from raysp.stage import Stage, StageResult
+from raysp.stages.experiment import Experiment, exit_rows
+from raysp.training import Task, accuracy, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineConfig(Config):
+    """What an AR baseline depends on."""
+
+    experiment: Experiment
+    """Data, network, seed."""
+    recipe: Recipe
+    """How it trains."""
+
+
+def baseline_stage(config: BaselineConfig) -> Stage:
+    """The stage that trains an AR baseline; it has no parents."""
+    return Stage(name="baseline", version=1, config=config, run=run, epochs=config.recipe.epochs)
+
+
+class CrossEntropyTask(Task):
+    """Plain classification."""
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the final exit."""
+        return F.cross_entropy(self.model(images).logits[FINAL], labels)
+
+
+def run(config: BaselineConfig, context: Context) -> StageResult:
+    """Train with cross-entropy; keep the epoch that is best on the validation part; test that one."""
+    experiment = config.experiment
+    splits = context.splits(experiment.data)
+    batches = Batches(experiment.data, splits, context.device)
+    model = experiment.build("baseline").to(context.device)
+    trained = train(CrossEntropyTask(model), config.recipe, experiment.seed, batches, context)
+    model.load_state_dict(trained.best_state)
+    context.save_weights(trained.best_state)
+    rows = exit_rows(experiment, model, trained.val_accuracy, accuracy(model, batches, "test"), budget=model.num_relus())
+    metrics = {"best_epoch": trained.best_epoch, "mean": splits.mean, "std": splits.std}
+    return StageResult(metrics=metrics, history=trained.history, rows=rows)

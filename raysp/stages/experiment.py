@@ -1,0 +1,87 @@
+"""What all stages of one chain share, and the rows that finished models give.
+
+Owns the data-model-seed part of every stage's configuration, and the columns of results.csv that a stage knows.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from raysp.costs import count_costs
+from raysp.data import DataConfig
+from raysp.keys import Config
+from raysp.models import build_model
+from raysp.models.network import Network
+from raysp.training import seed_torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(Config):
+    """Data, network and seed.
+
+    Raises:
+        ValueError: the seed is out of range.
+    """
+
+    data: DataConfig
+    """Which images."""
+    model: str
+    """A name in `raysp.models.MODELS`."""
+    width: int
+    """Channels of the first residual stage, at least 1."""
+    seed: int = 0
+    """Of initial weights, masks, and the order and augmentation of images; from 0 to 2^31 - 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed {self.seed}; expected 0 to {2**31 - 1}")
+
+    def build(self, purpose: str) -> Network:
+        """Build the network with weights drawn for this seed and purpose."""
+        seed_torch(self.seed, purpose)
+        data = self.data
+        return build_model(
+            self.model, num_classes=data.num_classes, image_size=data.image_size, in_channels=data.channels, width=self.width
+        )
+
+
+def exit_rows(
+    experiment: Experiment,
+    model: Network,
+    val_accuracy: dict[str, float],
+    test_accuracy: dict[str, float],
+    *,
+    mask_method: str = "none",
+    budget: int,
+    d_th: float | None = None,
+    gamma: str | None = None,
+    ac_after: int | None = None,
+) -> list[dict[str, Any]]:
+    """One row per exit, with what the exit's collapsed network really costs.
+
+    Args:
+        experiment, model: what was trained, with the chosen epoch's masks.
+        val_accuracy, test_accuracy: percent per exit.
+        mask_method, budget, d_th, gamma, ac_after: the configuration's columns of results.csv; None where there is none.
+    """
+    dataset = experiment.data.name
+    if experiment.data.fingerprint:
+        dataset += f":{experiment.data.fingerprint[:8]}"
+    return [
+        {
+            "dataset": dataset,
+            "model": experiment.model,
+            "width": experiment.width,
+            "seed": experiment.seed,
+            "mask_method": mask_method,
+            "budget": budget,
+            "d_th": d_th,
+            "gamma": gamma,
+            "ac_after": ac_after,
+            "exit": name,
+            **asdict(count_costs(model, name)),
+            "val_accuracy": val_accuracy[name],
+            "test_accuracy": test_accuracy[name],
+        }
+        for name in sorted(val_accuracy, key=lambda name: (name != "final", name))
+    ]

@@ -1,0 +1,171 @@
+"""Stage 3: fine-tuning the student with its mask frozen, growing shallow blocks (GB) and teaching auxiliary classifiers (AKD).
+
+Owns the choice of gated blocks, the gate's course and equation 2's loss ("Making Models Shallow Again", CVPR-W 2023, section 4).
+Contract: the chosen epoch is one with all gates at 1, so that what is selected and tested is what would be deployed.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from raysp.batches import Batches
+from raysp.context import Context
+from raysp.keys import Config
+from raysp.losses import PRAM_LOSSES, distillation_kl
+from raysp.models.collapse import drop_main_branches
+from raysp.models.exits import FINAL
+from raysp.models.network import Network
+from raysp.schedules import GammaSchedule, Recipe, gamma_at
+from raysp.stage import Stage, StageResult
+from raysp.stages.experiment import Experiment, exit_rows
+from raysp.training import Task, accuracy, seed_torch, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(Config):
+    """What a fine-tuning depends on, besides its parents. The defaults are the paper's.
+
+    Raises:
+        ValueError: a field is out of the range that its docstring gives.
+    """
+
+    experiment: Experiment
+    """Data, network, seed."""
+    recipe: Recipe
+    """How it trains."""
+    d_th: float | None = 0.1
+    """Blocks whose inner ReLU keeps at most this share of its positions are gated, in [0, 1]; None gates none."""
+    gamma: GammaSchedule = "linear"
+    """How γ grows from 0 to 1."""
+    gate_epochs: int = 90
+    """Epochs until γ is 1, from 0 to one less than the recipe's."""
+    kernel_size: Literal[3, 5] = 3
+    """Of the shallow branch's convolution."""
+    ac_after: int | None = None
+    """Stage (from 1) after which an auxiliary classifier is placed; None places none."""
+    ac_head: Literal["pool"] = "pool"
+    """What the auxiliary classifier is made of."""
+    kl_weight: float = 0.9
+    """λ of equation 2, in [0, 1]; cross-entropy has the rest."""
+    beta: float = 1000.0
+    """β of equation 2, at least 0."""
+    rho: float = 4.0
+    """ρ of equation 2, the distillation temperature, above 0."""
+    pram: Literal["attention", "eq2"] = "attention"
+    """Form of the PRAM loss; β = 1000 belongs to `attention`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.d_th is not None and not 0 <= self.d_th <= 1:
+            raise ValueError(f"d_th is {self.d_th:g}; expected a share from 0 to 1, or none")
+        if not 0 <= self.gate_epochs < self.recipe.epochs:
+            raise ValueError(
+                f"gate_epochs is {self.gate_epochs}; expected 0 to {self.recipe.epochs - 1}, so that an epoch is left with all "
+                f"gates at 1 (the recipe has {self.recipe.epochs})"
+            )
+        if not 0 <= self.kl_weight <= 1 or self.beta < 0 or self.rho <= 0:
+            raise ValueError(
+                f"kl_weight {self.kl_weight:g}, beta {self.beta:g}, rho {self.rho:g}; expected 0 to 1, at least 0, above 0"
+            )
+
+
+def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage) -> Stage:
+    """The stage that fine-tunes one configuration; what a sweep is about."""
+    parents = {"baseline": baseline, "mask": mask}
+    return Stage(name="finetune", version=1, config=config, run=run, epochs=config.recipe.epochs, parents=parents)
+
+
+def run(config: FinetuneConfig, context: Context) -> StageResult:
+    """Fine-tune, collapse, and report a row per exit."""
+    experiment = config.experiment
+    batches = Batches(experiment.data, context.splits(experiment.data), context.device)
+    teacher = experiment.build("baseline").to(context.device)
+    teacher.load_state_dict(context.parents["baseline"].tensors())
+    student = experiment.build("finetune")
+    student.load_state_dict(context.parents["mask"].tensors())
+    seed_torch(experiment.seed, "finetune branches")
+    layers = [{"layer": layer.name, "kept": layer.relu.kept, "size": layer.relu.size} for layer in student.relu_layers()]
+    gated = grow_shallow_branches(student, config.d_th, config.kernel_size)
+    if config.ac_after is not None:
+        student.add_exit(config.ac_after, config.ac_head)
+    task = FinetuneTask(student.to(context.device), teacher, config, any_gated=bool(gated))
+    trained = train(task, config.recipe, experiment.seed, batches, context)
+    student.load_state_dict(trained.best_state)
+    deployed = drop_main_branches(student)
+    context.save_weights(deployed.state_dict())
+    mask = context.parents["mask"].record["config"]
+    rows = exit_rows(
+        experiment,
+        deployed,
+        trained.val_accuracy,
+        accuracy(deployed, batches, "test"),
+        mask_method=mask["method"],
+        budget=mask["budget"],
+        d_th=config.d_th,
+        gamma=config.gamma if config.d_th is not None else None,
+        ac_after=config.ac_after,
+    )
+    metrics = {"best_epoch": trained.best_epoch, "gated_blocks": gated, "layers": layers}
+    return StageResult(metrics=metrics, history=trained.history, rows=rows)
+
+
+def grow_shallow_branches(model: Network, d_th: float | None, kernel_size: int) -> list[str]:
+    """Give every block whose inner ReLU has d ≤ d_th a shallow branch; return those blocks' names.
+
+    d is the share of the layer's positions that keep their ReLU (the paper's footnote 1). The ReLU after the stem and those after
+    an addition are never touched.
+    """
+    gated = []
+    for name, block in model.blocks():
+        assert block.inner_relu is not None
+        if d_th is not None and block.inner_relu.kept / block.inner_relu.size <= d_th:
+            block.add_shallow_branch(kernel_size)
+            gated.append(name)
+    return gated
+
+
+class FinetuneTask(Task):
+    """Equation 2, plus the same KL and CE for every auxiliary classifier (AKD).
+
+    Args:
+        student: with its shallow branches and auxiliary classifiers.
+        teacher: frozen, on the same device.
+        config: loss weights and the gate's course.
+        any_gated: whether the student has a gated block.
+    """
+
+    def __init__(self, student: Network, teacher: Network, config: FinetuneConfig, *, any_gated: bool) -> None:
+        super().__init__(student)
+        self._config = config
+        self._teacher = teacher.eval().requires_grad_(False)
+        self._any_gated = any_gated
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set γ for the epoch."""
+        self._gamma = gamma_at(epoch, self._config.gate_epochs, self._config.gamma)
+        self.model.set_gates(self._gamma)
+
+    def eligible(self, epoch: int) -> bool:
+        """Only epochs with all gates at 1 can be deployed."""
+        return not self._any_gated or epoch >= self._config.gate_epochs
+
+    def end_epoch(self, epoch: int, optimizer: torch.optim.SGD) -> dict[str, Any]:
+        """Report γ."""
+        return {"gamma": self._gamma} if self._any_gated else {}
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """λ·KL + (1 − λ)·CE summed over the exits, + β·PRAM over the residual stages' outputs."""
+        config = self._config
+        with torch.no_grad():
+            target = self._teacher(images)
+        output = self.model(images)
+        total = output.logits[FINAL].new_zeros(())
+        for logits_nk in output.logits.values():
+            distilled = distillation_kl(logits_nk, target.logits[FINAL], config.rho)
+            total = total + config.kl_weight * distilled + (1.0 - config.kl_weight) * F.cross_entropy(logits_nk, labels)
+        if config.beta:
+            total = total + config.beta * PRAM_LOSSES[config.pram](output.features, target.features)
+        return total

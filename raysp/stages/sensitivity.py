@@ -1,0 +1,127 @@
+"""Stage 1: the ReLU sensitivity of every layer, from a sparse twin of the network.
+
+Owns sparse training: magnitude pruning and momentum regrowth at a fixed number of non-zero weights (dynamic network rewiring, the
+pruning that SENet, arXiv 2301.09254, builds on). A layer that keeps many of its weights is sensitive to pruning, and the ReLU
+layer behind it is not: η_α = 1 − η_θ (equation 1).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raysp.batches import Batches
+from raysp.budget import allocate_budget
+from raysp.context import Context
+from raysp.keys import Config
+from raysp.models.network import Network
+from raysp.schedules import Recipe
+from raysp.stage import Stage, StageResult
+from raysp.stages.baseline import CrossEntropyTask
+from raysp.stages.experiment import Experiment
+from raysp.training import train
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityConfig(Config):
+    """What a sensitivity depends on.
+
+    Raises:
+        ValueError: density or prune rate is not between 0 and 1.
+    """
+
+    experiment: Experiment
+    """Data, network, seed."""
+    recipe: Recipe
+    """How the sparse twin trains."""
+    density: float = 0.1
+    """Share of all convolution weights that are non-zero, in (0, 1)."""
+    prune_rate: float = 0.5
+    """Share of a layer's weights pruned and regrown after the first epoch, in (0, 1); falls to 0 as a cosine."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("density", "prune_rate"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name):g}; expected a share between 0 and 1")
+
+
+def sensitivity_stage(config: SensitivityConfig) -> Stage:
+    """The stage that measures sensitivities; the twin trains from scratch, so it has no parents."""
+    return Stage(name="sensitivity", version=1, config=config, run=run, epochs=config.recipe.epochs)
+
+
+def run(config: SensitivityConfig, context: Context) -> StageResult:
+    """Train the sparse twin and report η_θ and η_α of every ReLU layer at the last epoch."""
+    experiment = config.experiment
+    batches = Batches(experiment.data, context.splits(experiment.data), context.device)
+    model = experiment.build("sensitivity").to(context.device)
+    task = SparseTask(model, config)
+    trained = train(task, config.recipe, experiment.seed, batches, context)
+    context.save_weights(model.state_dict())
+    layers = []
+    for layer in model.relu_layers():
+        eta_theta = float((layer.conv.weight != 0).float().mean())
+        layers.append({"layer": layer.name, "eta_theta": eta_theta, "eta_alpha": 1.0 - eta_theta, "size": layer.relu.size})
+    return StageResult(metrics={"layers": layers}, history=trained.history)
+
+
+class SparseTask(CrossEntropyTask):
+    """Classification with a fixed number of non-zero convolution weights that may move between layers.
+
+    Args:
+        model: its convolutions are made sparse at random, each to the density; norms and classifier stay dense.
+        config: density, prune rate, epochs.
+    """
+
+    def __init__(self, model: Network, config: SensitivityConfig) -> None:
+        super().__init__(model)
+        self._config = config
+        self._weights = {name: m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+        self.alive = {}
+        for name, weight in self._weights.items():
+            num_alive = max(1, round(config.density * weight.numel()))
+            chosen = torch.randperm(weight.numel())[:num_alive].to(weight.device)
+            self.alive[name] = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device).index_fill_(0, chosen, True)
+        self._zero_dead()
+
+    def after_step(self, optimizer: torch.optim.SGD) -> None:
+        """Put dead weights back to zero; their gradients still feed the momentum that decides what regrows."""
+        self._zero_dead()
+
+    def end_epoch(self, epoch: int, optimizer: torch.optim.SGD) -> dict[str, Any]:
+        """Prune the smallest weights of each layer, and regrow as many where the momentum is largest."""
+        rate = self._config.prune_rate * 0.5 * (1.0 + math.cos(math.pi * (epoch + 1) / self._config.recipe.epochs))
+        momentum = {name: optimizer.state[w]["momentum_buffer"].detach().reshape(-1).abs() for name, w in self._weights.items()}
+        # How much a layer's living weights still want to move says how much of what was pruned it gets.
+        pull = [float(momentum[name][self.alive[name]].double().mean()) for name in self._weights]
+        num_pruned = 0
+        for name, weight in self._weights.items():
+            alive = self.alive[name]
+            cut = min(round(rate * int(alive.sum())), int(alive.sum()) - 1)
+            magnitude = weight.detach().reshape(-1).abs().masked_fill(~alive, math.inf)
+            alive[torch.sort(magnitude, stable=True).indices[:cut]] = False
+            num_pruned += cut
+        room = [int((~alive).sum()) for alive in self.alive.values()]
+        for (name, alive), count in zip(self.alive.items(), allocate_budget(pull, room, num_pruned), strict=True):
+            want = momentum[name].masked_fill(alive, -1.0)
+            alive[torch.sort(want, descending=True, stable=True).indices[:count]] = True
+        self._zero_dead()
+        return {"rewired": num_pruned}
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Which weights live."""
+        return self.alive
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take the living weights back."""
+        for name, alive in state.items():
+            self.alive[name].copy_(alive)
+
+    @torch.no_grad()
+    def _zero_dead(self) -> None:
+        for name, weight in self._weights.items():
+            weight.mul_(self.alive[name].view_as(weight))

@@ -1,0 +1,165 @@
+"""From a list of stages to finished records: the order of things in a run.
+
+Owns the sequence plan, look-up, decoding, lock, training; and what is printed about the plan. Refuses to build stages (`sweeps/`) or
+to read results (`analysis/`). Contract: everything that a user can get wrong is found before the results root is touched.
+"""
+
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from raysp.context import Place
+from raysp.data import Source, load_splits
+from raysp.inline import run_inline
+from raysp.keys import key_of
+from raysp.plan import Outcome, Plan, Survey, survey
+from raysp.progress import Progress
+from raysp.stage import Stage
+from raysp.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where and how a sweep runs; nothing here changes a result's identity.
+
+    Raises:
+        ValueError: a field is out of the range that its docstring gives.
+    """
+
+    inline: bool = False
+    """Run in this process, without Ray."""
+    address: str | None = None
+    """Of a Ray cluster; None takes the one running on this machine, else starts a local one."""
+    max_concurrent: int | None = None
+    """Stages at once, at least 1; None takes what the cluster's resources allow."""
+    workers_per_stage: int = 1
+    """Training processes per stage."""
+    gpus_per_stage: float | None = None
+    """GPUs, or the share of one, that each stage holds; 0 trains on the CPU, None takes 1 where the cluster has GPUs."""
+    threads_per_stage: int = 1
+    """CPU threads per stage, at least 1. Float sums depend on it, so it is fixed whatever else runs."""
+    verbose: bool = False
+    """Let Ray's own messages through."""
+
+    def __post_init__(self) -> None:
+        if self.max_concurrent is not None and self.max_concurrent < 1:
+            raise ValueError(f"max_concurrent is {self.max_concurrent}; expected at least 1")
+        if self.workers_per_stage != 1:
+            raise ValueError(f"workers_per_stage is {self.workers_per_stage}; expected 1 (data-parallel stages are not supported yet)")
+        if self.threads_per_stage < 1:
+            raise ValueError(f"threads_per_stage is {self.threads_per_stage}; expected at least 1")
+        gpus = self.gpus_per_stage
+        if gpus is not None and not (0 <= gpus <= 1 or gpus == int(gpus)):
+            raise ValueError(f"gpus_per_stage is {gpus:g}; expected a share from 0 to 1, or a whole number")
+
+
+def run_sweep(
+    leaves: Sequence[Stage], root: Path, source: Source | None, options: RunOptions, *, labels: dict[str, Any], console: Console
+) -> Outcome:
+    """Train what is missing of a sweep.
+
+    Args:
+        leaves: one stage per configuration.
+        root: the results root; made if it doesn't exist.
+        source: the data set that the stages read; None for stages that read none.
+        options: where to run.
+        labels: kept in every record besides its identity.
+        console: for the plan and the progress.
+
+    Returns:
+        What became of every stage that was missing.
+
+    Raises:
+        ValueError: the data can't be used (`DataError`), or no node can run a stage (`PlacementError`).
+        StoreBusy: another process drives a sweep in this root.
+        OSError: the root can't be written.
+    """
+    plan = Plan(leaves)
+    reader = Store(root=root.absolute())
+    found = survey(plan, reader)
+    print_plan(plan, found, console)
+    for stage in found.found:
+        console.print(f"found    {stage.label}", highlight=False)
+    if not found.missing:
+        return Outcome()
+    splits = {key_of(source.config): load_splits(source)} if source else {}
+    with _runner(options) as runner, reader.lock() as store:
+        for damage in found.damaged:
+            if damage.path.exists():
+                aside = store.set_aside(damage.path)
+                console.print(f"[yellow]damaged[/]  {escape(str(damage))}; set aside as {escape(aside.name)}", highlight=False)
+        place = Place(
+            store=store,
+            num_threads=options.threads_per_stage,
+            use_gpu=runner.use_gpu,
+            labels={**labels, "git": git_state()},
+            splits=splits,
+        )
+        with Progress(found.missing, runner.slots, console).show() as progress:
+            return runner.run(found.missing, place, progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Runner:
+    use_gpu: bool
+    slots: int
+    run: Callable[[Sequence[Stage], Place, Progress], Outcome]
+
+
+@contextmanager
+def _runner(options: RunOptions) -> Iterator[_Runner]:
+    """This process, or a connected Ray, ready to run stages."""
+    gpus = options.gpus_per_stage
+    if options.inline:
+        yield _Runner(use_gpu=gpus != 0 and torch.cuda.is_available(), slots=1, run=run_inline)
+        return
+    from raysp import ray_tune  # Ray takes seconds to import, and may be absent where stages run inline
+
+    with ray_tune.connect(options.address, verbose=options.verbose):
+        gpus = float(ray_tune.cluster_has_gpu()) if gpus is None else gpus
+        slots = ray_tune.count_slots(options.threads_per_stage, gpus, options.max_concurrent)
+        yield _Runner(use_gpu=gpus > 0, slots=slots, run=partial(ray_tune.run_on_ray, slots=slots, gpus_per_stage=gpus))
+
+
+def print_plan(plan: Plan, found: Survey, console: Console) -> None:
+    """Show the jobs per stage, what is found, and the epochs against those of separate pipelines."""
+    table = Table("stage", box=None, pad_edge=False)
+    for column in ("jobs", "found", "to train", "epochs", "in separate pipelines"):
+        table.add_column(column, justify="right")
+    missing = {stage.key for stage in found.missing}
+    epochs_left = sum(stage.epochs for stage in found.missing)
+    for line in plan.counts(stage.key for stage in found.found):
+        epochs = sum(s.epochs for s in plan.stages.values() if s.name == line.name and s.key in missing)
+        cells = (line.jobs, line.found, line.jobs - line.found, epochs, line.separate_jobs)
+        table.add_row(line.name, *map(str, cells))
+    console.print(table)
+    shared = len(plan.stages) - len(plan.leaves)
+    console.print(
+        f"{len(plan.leaves)} configurations from {len(plan.stages)} stages, {shared} of them shared ancestors; "
+        f"{epochs_left} epochs to train. Separate pipelines would train {plan.separate_epochs}, "
+        f"{plan.separate_epochs / plan.epochs:.1f}x the {plan.epochs} of this plan.",
+        highlight=False,
+    )
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the checkout that this code comes from, and whether it has uncommitted changes; empty outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=20)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}

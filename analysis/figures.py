@@ -5,14 +5,14 @@ from typing import IO
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 AXES = {"relus": "ReLUs per image", "macs": "MACs per image", "depth": "depth (3x3 convolutions)"}
 # Okabe and Ito's palette: told apart with any kind of colour vision; markers differ too.
 KINDS = {
-    "baseline": ("#000000", "*", "all-ReLU baseline"),
-    "final": ("#0072B2", "o", "final classifier"),
-    "ac": ("#D55E00", "^", "auxiliary classifier"),
+    "baseline": ("#000000", "*", "all-ReLU baseline, validation"),
+    "final": ("#0072B2", "o", "final classifier, validation"),
+    "ac": ("#D55E00", "^", "auxiliary classifier, validation"),
 }
 
 
@@ -38,7 +38,7 @@ def draw_fronts(table: pd.DataFrame, fronts: dict[str, pd.DataFrame], target: IO
                     panel.scatter(rows[column], rows["val_accuracy"], s=size, c=color, marker=marker, label=title, zorder=3)
             panel.scatter(
                 front[column], front["test_accuracy"], s=38, facecolors="none", edgecolors="0.35", marker="D", zorder=2,
-                label="same model on the test part",
+                label="models of the front on the test part",
             )  # fmt: skip
             panel.set_xlabel(label)
             panel.grid(alpha=0.25)
@@ -47,8 +47,10 @@ def draw_fronts(table: pd.DataFrame, fronts: dict[str, pd.DataFrame], target: IO
                 panel.xaxis.set_major_locator(MaxNLocator(integer=True))
             else:
                 panel.set_xscale("log")
+                panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
                 panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-        panels[0].set_ylabel("validation accuracy (%)")
+                panel.xaxis.set_minor_formatter(NullFormatter())
+        panels[0].set_ylabel("accuracy (%)")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
         figure.savefig(target, dpi=130, format="png")

@@ -81,7 +81,9 @@ def resolve_budget(given: float, num_relus: int) -> int:
     if given < 1:
         units = round(given * num_relus)
         if units < 1:
-            raise ValueError(f"budget {given:g} is a share of less than one of the network's {num_relus} ReLUs; give a larger one")
+            raise ValueError(
+                f"budget {given:g} is a share of less than one of the network's {num_relus} ReLUs; give a larger one"
+            )
         return units
     if given != int(given):
         raise ValueError(f"budget {given:g}; expected a whole number of ReLUs, or a share between 0 and 1")

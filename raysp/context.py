@@ -7,6 +7,7 @@ methods alone; both kinds of runner, in this process and on Ray, build the same 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -91,5 +92,5 @@ def read_parents(stage: Stage, store: Store) -> dict[str, Parent]:
         if record is None:
             raise RuntimeError(f"{stage.label} needs {parent.label}, which has no record in {store.root}")
         path = store.directory(parent) / WEIGHTS
-        parents[role] = Parent(record=record, tensors=lambda path=path: load_tensors(path))
+        parents[role] = Parent(record=record, tensors=partial(load_tensors, path))
     return parents

@@ -92,7 +92,9 @@ def _classes(root: Path) -> list[str]:
         if not names[part]:
             raise FolderError(f"{path} has no class folders; expected one folder of images per class")
         if extra := sorted(names[part] - names["train"]):
-            raise FolderError(f"{path} has classes that {parts['train']} lacks: {', '.join(extra[:5])}; add them there or remove them")
+            raise FolderError(
+                f"{path} has classes that {parts['train']} lacks: {', '.join(extra[:5])}; add them there or remove them"
+            )
     for name in sorted(names["train"]):
         if not any(_images(parts["train"] / name)):
             raise FolderError(f"{parts['train'] / name} holds no image; expected files ending in {', '.join(IMG_EXTENSIONS)}")

@@ -99,5 +99,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue  # ray is absent where stages run without it
     return found
-
-

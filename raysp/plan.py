@@ -1,7 +1,7 @@
 """What a sweep will do: its stages in order, what is already there, and what sharing saves.
 
-Owns the deduplication by key, the order of jobs and the bookkeeping of finished, failed and skipped ones. Refuses to run anything.
-Contract: a job is handed out once, and only when all its parents are done; longest chains come first.
+Owns the deduplication by key, the order of jobs and the bookkeeping of finished, failed and skipped ones. Refuses to run
+anything. Contract: a job is handed out once, and only when all its parents are done; longest chains come first.
 """
 
 from collections import Counter

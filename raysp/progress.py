@@ -1,7 +1,7 @@
 """What a person sees while a sweep trains: the running jobs, their epochs, the time left.
 
-Owns the estimate and its drawing: one live table on a terminal, plain lines elsewhere. Refuses to decide anything; a runner tells it
-what happens. Contract: no call raises or blocks for long.
+Owns the estimate and its drawing: one live table on a terminal, plain lines elsewhere. Refuses to decide anything; a runner
+tells it what happens. Contract: no call raises or blocks for long.
 """
 
 import time

@@ -47,6 +47,8 @@ def connect(address: str | None, *, verbose: bool) -> Iterator[None]:
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours: checkpoints are on disk, there is nothing to save
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a notice about a changed default
+    if not verbose:
+        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints a table of settings even at verbosity 0
     level = logging.INFO if verbose else logging.ERROR
     quiet: dict[str, Any] = {"logging_level": level, "log_to_driver": verbose}
     with warnings.catch_warnings():
@@ -88,9 +90,7 @@ def cluster_has_gpu() -> bool:
     return bool(ray.cluster_resources().get("GPU"))
 
 
-def run_on_ray(
-    missing: Sequence[Stage], place: Place, progress: Progress, *, slots: int, gpus_per_stage: float
-) -> Outcome:
+def run_on_ray(missing: Sequence[Stage], place: Place, progress: Progress, *, slots: int, gpus_per_stage: float) -> Outcome:
     """Run stages on the connected Ray cluster.
 
     Args:

@@ -44,7 +44,10 @@ class Recipe(Config):
             "factor": (0 < self.factor <= 1, "in (0, 1]"),
             "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
-            "milestones": (list(self.milestones) == sorted(self.milestones) and min(self.milestones, default=0) >= 0, "rising epochs"),
+            "milestones": (
+                list(self.milestones) == sorted(self.milestones) and min(self.milestones, default=0) >= 0,
+                "rising epochs",
+            ),
         }
         for name, (good, expected) in checks.items():
             if not good:

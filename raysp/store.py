@@ -163,13 +163,15 @@ class Store:
         """
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / ".lock"
-        with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+") as file:
+        with path.open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                     raise
-                raise StoreBusy(f"{self.root} is in use by {file.read() or 'another process'}; wait for it or end it") from None
+                raise StoreBusy(
+                    f"{self.root} is in use by {path.read_text() or 'another process'}; wait for it or end it"
+                ) from None
             run_id = uuid.uuid4().hex
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}, run {run_id}")
@@ -224,7 +226,15 @@ def read_record(path: Path) -> dict[str, Any] | None:
         raise DamagedFile(path, f"not readable as JSON ({error})") from error
     if not isinstance(record, dict) or record.get("format") != RECORD_FORMAT:
         raise DamagedFile(path, f"not a record of format {RECORD_FORMAT}")
-    for name, kind in {"key": str, "stage": str, "config": dict, "metrics": dict, "history": list, "rows": list, "files": dict}.items():
+    for name, kind in {
+        "key": str,
+        "stage": str,
+        "config": dict,
+        "metrics": dict,
+        "history": list,
+        "rows": list,
+        "files": dict,
+    }.items():
         if not isinstance(record.get(name), kind):
             raise DamagedFile(path, f"its {name!r} is {type(record.get(name)).__name__}, expected {kind.__name__}")
     if not all(isinstance(row, dict) for row in record["rows"]):
@@ -263,7 +273,7 @@ def _digest(tensors: Mapping[str, torch.Tensor], text: str) -> str:
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
     return digest.hexdigest()
 
 

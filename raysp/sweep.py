@@ -1,7 +1,8 @@
 """From a list of stages to finished records: the order of things in a run.
 
-Owns the sequence plan, look-up, decoding, lock, training; and what is printed about the plan. Refuses to build stages (`sweeps/`) or
-to read results (`analysis/`). Contract: everything that a user can get wrong is found before the results root is touched.
+Owns the sequence plan, look-up, decoding, lock, training; and what is printed about the plan. Refuses to build stages
+(`sweeps/`) or to read results (`analysis/`). Contract: everything that a user can get wrong is found before the results root is
+touched.
 """
 
 import subprocess
@@ -54,7 +55,9 @@ class RunOptions:
         if self.max_concurrent is not None and self.max_concurrent < 1:
             raise ValueError(f"max_concurrent is {self.max_concurrent}; expected at least 1")
         if self.workers_per_stage != 1:
-            raise ValueError(f"workers_per_stage is {self.workers_per_stage}; expected 1 (data-parallel stages are not supported yet)")
+            raise ValueError(
+                f"workers_per_stage is {self.workers_per_stage}; expected 1 (data-parallel stages are not supported yet)"
+            )
         if self.threads_per_stage < 1:
             raise ValueError(f"threads_per_stage is {self.threads_per_stage}; expected at least 1")
         gpus = self.gpus_per_stage

@@ -106,7 +106,9 @@ def train(task: Task, recipe: Recipe, seed: int, batches: Batches, context: Cont
         task.begin_epoch(epoch)
         mean_loss = _one_epoch(task, optimizer, recipe, seed, epoch, batches)
         if not math.isfinite(mean_loss):
-            raise FloatingPointError(f"the loss is {mean_loss}; a lower learning rate than {lr:g} or smaller loss weights may help")
+            raise FloatingPointError(
+                f"the loss is {mean_loss}; a lower learning rate than {lr:g} or smaller loss weights may help"
+            )
         accuracies = accuracy(model, batches, "val")
         mean_accuracy = sum(accuracies.values()) / len(accuracies)
         # Of equal epochs the later one: it has trained longer, and small validation parts tie often.
@@ -116,7 +118,9 @@ def train(task: Task, recipe: Recipe, seed: int, batches: Batches, context: Cont
         figures = {"epoch": epoch + 1, "loss": mean_loss, "lr": lr, "val_accuracy": mean_accuracy}
         figures |= task.end_epoch(epoch, optimizer)
         history.append(figures | {"time_s": time.monotonic() - clock})
-        momenta = {name: optimizer.state[p]["momentum_buffer"] for name, p in named.items() if "momentum_buffer" in optimizer.state[p]}
+        momenta = {
+            name: optimizer.state[p]["momentum_buffer"] for name, p in named.items() if "momentum_buffer" in optimizer.state[p]
+        }
         context.save_checkpoint(
             _above("model.", model.state_dict())
             | _above("momentum.", momenta)
@@ -153,7 +157,7 @@ def _one_epoch(task: Task, optimizer: torch.optim.SGD, recipe: Recipe, seed: int
     for images, labels in batches.train(recipe.batch_size, seed, epoch):
         loss = task.loss(images, labels)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         task.after_step(optimizer)
         total = total + loss.detach()

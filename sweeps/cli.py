@@ -172,7 +172,9 @@ def _print_end(report: Report, outcome: Outcome, root: Path, console: Console) -
         numbers = (f"{row['macs'] / 1e6:.2f}", row["depth"], f"{row['val_accuracy']:.2f}", f"{row['test_accuracy']:.2f}")
         table.add_row(*("-" if pd.isna(cell) else str(cell) for cell in (*cells, *numbers)))
     console.print(table)
-    console.print(f"{len(report.table)} rows in {root / 'results.csv'}; front in pareto.csv and pareto.png beside it", soft_wrap=True)
+    console.print(
+        f"{len(report.table)} rows in {root / 'results.csv'}; front in pareto.csv and pareto.png beside it", soft_wrap=True
+    )
     if not outcome.ok:
         console.print(f"[bold red]{len(outcome.failed)} stages failed, {len(outcome.skipped)} were skipped:[/]")
         for message in outcome.failed.values():

@@ -10,9 +10,7 @@ MODELS: dict[str, Architecture] = {
 """Architectures by name; adding an entry adds a model."""
 
 
-def build_model(
-    name: str, *, num_classes: int, image_size: int = 32, in_channels: int = 3, width: int | None = None
-) -> Network:
+def build_model(name: str, *, num_classes: int, image_size: int = 32, in_channels: int = 3, width: int | None = None) -> Network:
     """Build a network with random weights from torch's generator.
 
     Args:

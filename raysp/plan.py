@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from raysp.stage import Stage
-from raysp.store import CHECKPOINT, DamagedFile, Store
+from raysp.store import CHECKPOINT, RECORD, DamagedFile, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,9 @@ def survey(plan: Plan, store: Store) -> Survey:
                 continue
         except DamagedFile as error:
             damaged.append(error)
+            record = store.directory(stage) / RECORD
+            if error.path != record:
+                damaged.append(DamagedFile(record, f"goes with {error.path.name}"))
         missing.append(stage)
         try:
             if (store.directory(stage) / CHECKPOINT).exists():

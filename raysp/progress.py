@@ -118,7 +118,7 @@ class Progress:
         left = self.seconds_left()
         finished = self._total - len(self._left)
         tail = f", about {_clock(left)} left" if left and self._left else ""
-        self._console.print(f"{line}  [dim]({finished}/{self._total} stages{tail})[/]", highlight=False)
+        self._console.print(f"{line}  [dim]({finished}/{self._total} stages{tail})[/]", highlight=False, soft_wrap=True)
 
     def _draw(self) -> Group:
         table = Table("running", "epoch", "accuracy", "loss", "elapsed", box=None, pad_edge=False)

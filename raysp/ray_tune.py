@@ -37,8 +37,8 @@ def connect(address: str | None, *, verbose: bool) -> Iterator[None]:
     """Connect to Ray for the length of the block.
 
     Args:
-        address: of a running cluster; None takes the one that runs on this machine, else starts a local one, which ends
-            with the block.
+        address: of a running cluster, or "local" for one of our own that ends with the block; None takes RAY_ADDRESS, or
+            what `ray start` started on this machine, or else a local one.
         verbose: let Ray's own messages through.
 
     Raises:
@@ -50,17 +50,15 @@ def connect(address: str | None, *, verbose: bool) -> Iterator[None]:
     if not verbose:
         os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints a table of settings even at verbosity 0
     level = logging.INFO if verbose else logging.ERROR
-    quiet: dict[str, Any] = {"logging_level": level, "log_to_driver": verbose}
     with warnings.catch_warnings():
         if not verbose:
             warnings.simplefilter("ignore")
-        if address is None and "RAY_ADDRESS" not in os.environ:
-            try:
-                ray.init(address="auto", **quiet)
-            except ConnectionError:
-                ray.init(address="local", include_dashboard=False, **quiet)
-        else:
-            ray.init(address=address, **quiet)
+        try:
+            # None means RAY_ADDRESS, or the last `ray start` here, or a new local Ray; "auto" would also join the private Ray
+            # of another sweep, and end with it.
+            ray.init(address=address, include_dashboard=False, logging_level=level, log_to_driver=verbose)
+        except ConnectionError as error:
+            raise ConnectionError(f"{error}; start a cluster there, give another --address, or --address local") from error
         if not verbose:
             logging.getLogger("ray").setLevel(logging.ERROR)
         try:

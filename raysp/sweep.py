@@ -39,7 +39,7 @@ class RunOptions:
     inline: bool = False
     """Run in this process, without Ray."""
     address: str | None = None
-    """Of a Ray cluster; None takes the one running on this machine, else starts a local one."""
+    """Of a Ray cluster, or "local"; None takes the one that `ray start` started on this machine, else starts a local one."""
     max_concurrent: int | None = None
     """Stages at once, at least 1; None takes what the cluster's resources allow."""
     workers_per_stage: int = 1
@@ -91,7 +91,7 @@ def run_sweep(
     found = survey(plan, reader)
     print_plan(plan, found, console)
     for stage in found.found:
-        console.print(f"found    {stage.label}", highlight=False)
+        console.print(f"[green]found[/]    {stage.label}", highlight=False)
     if not found.missing:
         return Outcome()
     splits = {key_of(source.config): load_splits(source)} if source else {}
@@ -99,7 +99,7 @@ def run_sweep(
         for damage in found.damaged:
             if damage.path.exists():
                 aside = store.set_aside(damage.path)
-                console.print(f"[yellow]damaged[/]  {escape(str(damage))}; set aside as {escape(aside.name)}", highlight=False)
+                console.print(f"[yellow]damaged[/]  {escape(str(damage))}; set aside as {escape(aside.name)}", highlight=False, soft_wrap=True)
         place = Place(
             store=store,
             num_threads=options.threads_per_stage,
@@ -151,6 +151,7 @@ def print_plan(plan: Plan, found: Survey, console: Console) -> None:
         f"{epochs_left} epochs to train. Separate pipelines would train {plan.separate_epochs}, "
         f"{plan.separate_epochs / plan.epochs:.1f}x the {plan.epochs} of this plan.",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -66,7 +66,8 @@ class Options:
     inline: bool = False
     """Run in this process, without Ray, one stage after the other."""
     address: str | None = None
-    """Address of a Ray cluster; by default the one running on this machine, else a local one is started."""
+    """Address of a Ray cluster, or `local` to start one here; by default the one that `ray start` started on this machine, else a
+    local one."""
     max_concurrent: int | None = None
     """Stages at once; by default as many as the cluster's CPUs or GPUs allow."""
     workers_per_stage: int = 1
@@ -102,7 +103,7 @@ def main(make_stages: MakeStages, description: str) -> None:
         description: shown by `--help`.
     """
     options = tyro.cli(Options, description=description)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)  # logs know no width
     errors = Console(stderr=True, highlight=False)
     try:
         status = _run(options, make_stages, console)
@@ -164,12 +165,12 @@ def _print_end(report: Report, outcome: Outcome, root: Path, console: Console) -
     for error in report.damaged:
         console.print(f"[yellow]left out[/] {escape(str(error))}")
     table = Table(title="Pareto front: accuracy up; ReLUs, MACs and depth down", title_justify="left", box=None, pad_edge=False)
-    columns = ("budget", "d_th", "gamma", "ac_after", "seed", "exit", "ReLUs", "MACs (M)", "depth", "val %", "test %")
+    columns = ("budget", "d_th", "gamma", "AC", "seed", "exit", "ReLUs", "MACs", "depth", "val %", "test %")
     for column in columns:
         table.add_column(column, justify="left" if column in ("gamma", "exit") else "right")
     for row in report.front.to_dict("records"):
         cells = (row["budget"], row["d_th"], row["gamma"], row["ac_after"], row["seed"], row["exit"], row["relus"])
-        numbers = (f"{row['macs'] / 1e6:.2f}", row["depth"], f"{row['val_accuracy']:.2f}", f"{row['test_accuracy']:.2f}")
+        numbers = (f"{row['macs'] / 1e6:.2f}M", row["depth"], f"{row['val_accuracy']:.2f}", f"{row['test_accuracy']:.2f}")
         table.add_row(*("-" if pd.isna(cell) else str(cell) for cell in (*cells, *numbers)))
     console.print(table)
     console.print(

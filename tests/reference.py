@@ -1,0 +1,65 @@
+"""Slow, obvious versions of what the library computes fast."""
+
+import itertools
+
+import numpy as np
+import torch
+
+
+def masked_relu(x_nchw, mask_chw):
+    """The product form of the masked ReLU."""
+    m = mask_chw.to(x_nchw.dtype)
+    return m * torch.relu(x_nchw) + (1 - m) * x_nchw
+
+
+def water_fill(sensitivity, sizes, budget):
+    """r_l = min(size_l, c·η_l) by bisection on c; real-valued. Layers of sensitivity 0 only take what the others can't."""
+    sensitivity, sizes = np.asarray(sensitivity, dtype=float), np.asarray(sizes, dtype=float)
+    full = sizes * (sensitivity > 0)
+    if budget >= full.sum():
+        rest, room = budget - full.sum(), sizes - full
+        return full + water_fill((room > 0).astype(float), room, rest) if rest else full
+    low, high = 0.0, 1e30
+    for _ in range(400):
+        middle = (low + high) / 2
+        if np.minimum(sizes, middle * sensitivity).sum() < budget:
+            low = middle
+        else:
+            high = middle
+    return np.minimum(sizes, high * sensitivity)
+
+
+def distillation_kl(student, teacher, rho):
+    p = torch.softmax(teacher / rho, dim=1)
+    q = torch.softmax(student / rho, dim=1)
+    return rho**2 * (p * (p / q).log()).sum(dim=1).mean()
+
+
+def pram_attention(student, teacher):
+    total = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        squared = []
+        for n in range(len(s)):
+            a = (s[n] ** 2).mean(0).flatten()
+            b = (t[n] ** 2).mean(0).flatten()
+            squared.append((a / a.norm() - b / b.norm()) ** 2)
+        total = total + torch.stack(squared).mean()
+    return total
+
+
+def pram_eq2(student, teacher):
+    total = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        distances = [(a.flatten() / a.norm() - b.flatten() / b.norm()).norm() for a, b in zip(s, t, strict=True)]
+        total = total + torch.stack(distances).mean() / 2
+    return total
+
+
+def nondominated(points):
+    """Rows (accuracy up, costs down) that no other row dominates, by comparing all pairs."""
+    signed = np.asarray(points, dtype=float) * np.array([-1] + [1] * (np.shape(points)[1] - 1))
+    keep = np.ones(len(signed), dtype=bool)
+    for i, j in itertools.permutations(range(len(signed)), 2):
+        if (signed[j] <= signed[i]).all() and (signed[j] < signed[i]).any():
+            keep[i] = False
+    return keep

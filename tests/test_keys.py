@@ -1,0 +1,103 @@
+import dataclasses
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raysp.keys import Config, encode, key_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner(Config):
+    rate: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer(Config):
+    inner: Inner = Inner()
+    kind: Literal["a", "b"] = "a"
+    sizes: tuple[int, ...] = ()
+    limit: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherInner(Config):
+    rate: float = 0.1
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3).map(tuple) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def same(a, b):
+    """Equal in type and value, throughout."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    return a == b and str(a) == str(b)  # str tells 0.0 from -0.0
+
+
+@given(plain, plain)
+def test_encodings_are_equal_exactly_when_values_and_types_are(a, b):
+    assert (encode(a) == encode(b)) == same(a, b)
+
+
+@pytest.mark.parametrize(("a", "b"), [(1, 1.0), (1, True), (0, False), ("1", 1), (("a", "b"), ("ab",)), ((), None), ("", b"")])
+def test_look_alikes_differ(a, b):
+    assert key_of(a) != key_of(b)
+
+
+def test_dict_order_does_not_matter():
+    assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
+
+
+def test_configs_of_equal_fields_and_different_types_differ():
+    assert key_of(Inner()) != key_of(OtherInner())
+
+
+@pytest.mark.parametrize("value", [{1, 2}, [1], object(), print, {1: 2}, sys.path, type("Text", (str,), {})("x")])
+def test_what_has_no_stable_encoding_is_refused(value):
+    with pytest.raises(TypeError):
+        encode(value)
+
+
+def test_nan_is_refused():
+    with pytest.raises(ValueError, match="nan"):
+        encode(float("nan"))
+
+
+def test_numbers_are_fitted_to_their_fields():
+    assert key_of(Inner(rate=1)) == key_of(Inner(rate=1.0))
+    assert key_of(Inner(rate=-0.0)) == key_of(Inner(rate=0.0))
+    assert key_of(Outer(sizes=[1, 2])) == key_of(Outer(sizes=(1, 2)))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"inner": 3}, {"kind": "c"}, {"sizes": (1, 2.5)}, {"sizes": 3}, {"limit": "x"}, {"limit": float("inf")}, {"limit": True}],
+)
+def test_misfits_are_refused_with_the_field_named(bad):
+    with pytest.raises(ValueError, match=f"Outer.{next(iter(bad))}"):
+        Outer(**bad)
+
+
+def test_every_field_counts():
+    base = Outer()
+    for change in ({"inner": Inner(rate=0.2)}, {"kind": "b"}, {"sizes": (1,)}, {"limit": 0.0}):
+        assert key_of(dataclasses.replace(base, **change)) != key_of(base)
+
+
+def test_keys_are_the_same_in_another_process():
+    code = "from raysp.keys import key_of; print(key_of({'a': (1, 2.5, 'ü', None, True)}))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert printed == key_of({"a": (1, 2.5, "ü", None, True)})

@@ -1,0 +1,146 @@
+"""Budget, losses, schedules: the method's arithmetic."""
+
+import dataclasses
+import math
+import time
+
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raysp.budget import allocate_budget, resolve_budget
+from raysp.losses import distillation_kl, pram_attention, pram_eq2
+from raysp.schedules import Recipe, gamma_at
+
+
+@st.composite
+def allocations(draw, low=0.0):
+    sizes = draw(st.lists(st.integers(0, 10_000), min_size=1, max_size=30))
+    element = st.floats(low, 1e3) | st.sampled_from([low, 1.0])
+    sensitivity = draw(st.lists(element, min_size=len(sizes), max_size=len(sizes)))
+    return sensitivity, sizes, draw(st.integers(0, sum(sizes)))
+
+
+@given(allocations())
+def test_allocations_sum_exactly_and_fit(case):
+    sensitivity, sizes, budget = case
+    counts = allocate_budget(sensitivity, sizes, budget)
+    assert sum(counts) == budget
+    assert all(0 <= count <= size for count, size in zip(counts, sizes, strict=True))
+
+
+@given(allocations(low=1e-3))
+def test_allocations_are_water_filling_to_within_one_unit(case):
+    sensitivity, sizes, budget = case
+    expected = reference.water_fill(sensitivity, sizes, budget)
+    assert np.abs(np.array(allocate_budget(sensitivity, sizes, budget)) - expected).max() < 1 + 1e-6
+
+
+def test_insensitive_layers_are_filled_last():
+    assert allocate_budget([0.0, 1.0, 0.0], [10, 10, 10], 8) == [0, 8, 0]
+    assert allocate_budget([0.0, 1.0, 0.0], [10, 10, 10], 20) == [5, 10, 5]
+
+
+def test_a_thousand_layers_are_quick():
+    rng = np.random.default_rng(0)
+    sensitivity, sizes = rng.random(1000).tolist(), rng.integers(1, 100_000, 1000).tolist()
+    start = time.perf_counter()
+    allocate_budget(sensitivity, sizes, sum(sizes) // 3)
+    assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize(
+    "case", [([1.0], [5], 6), ([1.0], [5], -1), ([math.nan], [5], 1), ([-1.0], [5], 1), ([1.0, 1.0], [5], 1), ([1.0], [-5], 0)]
+)
+def test_bad_allocations_are_refused(case):
+    with pytest.raises(ValueError, match="expected"):
+        allocate_budget(*case)
+
+
+@pytest.mark.parametrize(("given", "units"), [(1, 1), (100, 100), (0.5, 50), (0.999, 100), (0.005, 0), (0.015, 2)])
+def test_budgets_are_units_or_shares(given, units):
+    if units:
+        assert resolve_budget(given, 100) == units
+    else:
+        with pytest.raises(ValueError, match="less than one"):
+            resolve_budget(given, 100)
+
+
+@pytest.mark.parametrize("given", [0, -1, 101, 1.5, math.nan, math.inf, -0.1])
+def test_bad_budgets_are_refused(given):
+    with pytest.raises(ValueError, match=r"budget .*(expected|above)"):
+        resolve_budget(given, 100)
+
+
+def maps(seed=0):
+    torch.manual_seed(seed)
+    shapes = [(3, 4, 5, 5), (3, 8, 2, 2)]
+    return [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes], [
+        torch.randn(s, dtype=torch.float64) for s in shapes
+    ]
+
+
+@pytest.mark.parametrize("name", ["pram_attention", "pram_eq2"])
+def test_pram_and_its_gradient_against_the_reference(name):
+    fast, slow = {"pram_attention": (pram_attention, reference.pram_attention), "pram_eq2": (pram_eq2, reference.pram_eq2)}[name]
+    student, teacher = maps()
+    got, want = fast(student, teacher), slow(student, teacher)
+    torch.testing.assert_close(got, want)
+    for g, w in zip(torch.autograd.grad(got, student), torch.autograd.grad(want, student), strict=True):
+        torch.testing.assert_close(g, w)
+
+
+@pytest.mark.parametrize("loss", [pram_attention, pram_eq2])
+def test_pram_of_zero_or_equal_maps_has_finite_gradients(loss):
+    zero = torch.zeros(2, 3, 4, 4, requires_grad=True)
+    loss([zero], [torch.rand(2, 3, 4, 4)]).backward()
+    assert torch.isfinite(zero.grad).all()
+    same = torch.rand(2, 3, 4, 4, requires_grad=True)
+    value = loss([same], [same.detach().clone()])
+    value.backward()
+    assert value.item() == 0
+    assert torch.count_nonzero(same.grad) == 0
+
+
+def test_distillation_against_the_reference():
+    torch.manual_seed(1)
+    student = torch.randn(6, 10, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(6, 10, dtype=torch.float64)
+    got, want = distillation_kl(student, teacher, 4.0), reference.distillation_kl(student, teacher, 4.0)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(torch.autograd.grad(got, student), torch.autograd.grad(want, student))
+
+
+def test_the_papers_gate():
+    assert [gamma_at(i, 90, "linear") for i in (0, 45, 89, 90, 179)] == [0, 0.5, 89 / 90, 1, 1]
+    assert [round(gamma_at(i, 90, "cosine"), 6) for i in (0, 30, 45, 90)] == [0, 0.25, 0.5, 1]
+    assert gamma_at(0, 0, "linear") == 1
+
+
+def test_the_papers_baseline_recipe():
+    recipe = Recipe()
+    rates = [recipe.lr_at(epoch) for epoch in (0, 149, 150, 180, 210, 239)]
+    np.testing.assert_allclose(rates, [0.05, 0.05, 0.005, 0.0005, 0.00005, 0.00005])
+
+
+def test_scaling_takes_milestones_along():
+    scaled = Recipe().scaled(0.1)
+    assert (scaled.epochs, scaled.milestones) == (24, (15, 18, 21))
+    assert Recipe().scaled(0.001).epochs == 1
+
+
+@pytest.mark.parametrize(
+    "bad", [{"epochs": 0}, {"batch_size": 1}, {"lr": 0.0}, {"factor": 0.0}, {"momentum": 1.0}, {"milestones": (5, 3)}, {"decay": "x"}]
+)
+def test_bad_recipes_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Recipe(**bad)
+
+
+def test_cosine_ends_near_zero():
+    recipe = dataclasses.replace(Recipe(), decay="cosine", milestones=(), epochs=10)
+    assert recipe.lr_at(0) == recipe.lr
+    assert recipe.lr_at(9) < 0.03 * recipe.lr

@@ -1,0 +1,161 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from toy import diamond, toy
+
+from analysis.report import write_report
+from raysp.plan import Plan
+from raysp.store import Store
+from raysp.sweep import RunOptions, run_sweep
+
+HERE = Path(__file__).parent
+INLINE = RunOptions(inline=True, gpus_per_stage=0)
+ON_RAY = RunOptions(address="local", gpus_per_stage=0, max_concurrent=2)
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
+
+
+@pytest.fixture(autouse=True)
+def _workers_find_the_toys(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+
+
+def run(leaves, root, options, console=None):
+    return run_sweep(leaves, root, None, options, labels={"preset": "toy"}, console=console or Console(quiet=True))
+
+
+def snapshot(root):
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.glob("stages/**/*")) if path.is_file()}
+
+
+def deterministic(root):
+    write_report(root)
+    return pd.read_csv(root / "results.csv").drop(columns="time_s").to_csv(index=False)
+
+
+@pytest.mark.parametrize("options", [INLINE, pytest.param(ON_RAY, marks=pytest.mark.slow)], ids=["inline", "ray"])
+def test_a_rerun_is_a_no_op_and_says_found(options, tmp_path, console):
+    leaves = diamond()
+    outcome = run(leaves, tmp_path, options, console)
+    assert outcome.ok
+    assert len(outcome.done) == 6
+    before = snapshot(tmp_path)
+    assert len(before) == 12
+    assert not (tmp_path / ".tune").exists()
+    again = run(diamond(), tmp_path, options, console)
+    assert again.ok
+    assert not again.done
+    assert snapshot(tmp_path) == before
+    assert all(f"found    {stage.label}" in console.file.getvalue() for stage in Plan(leaves).stages.values())
+
+
+@pytest.mark.parametrize("options", [INLINE, pytest.param(ON_RAY, marks=pytest.mark.slow)], ids=["inline", "ray"])
+def test_a_failure_skips_its_descendants_and_the_rest_finishes(options, tmp_path, console):
+    leaves = [*diamond(behaviour="raise"), toy("other", number=4)]
+    outcome = run(leaves, tmp_path, options, console)
+    assert not outcome.ok
+    (message,) = outcome.failed.values()
+    left = next(stage for stage in Plan(leaves).stages.values() if stage.name == "left")
+    assert f"{left.label} failed in epoch 2 of 3: RuntimeError: this stage was told to fail [/red] ü" in message
+    assert "Traceback" in (Store(root=tmp_path).directory(left) / "error.txt").read_text()
+    assert len(outcome.skipped) == 3
+    assert len(outcome.done) == 3
+    assert "told to fail [/red] ü" in console.file.getvalue()
+    fixed = [*diamond(behaviour=""), toy("other", number=4)]
+    assert len(run(fixed, tmp_path, INLINE).done) == 4  # left and its leaves are other stages now; root and right are shared
+
+
+def test_a_nan_is_an_error_with_its_stage(tmp_path):
+    outcome = run([toy(behaviour="nan")], tmp_path, INLINE)
+    (message,) = outcome.failed.values()
+    assert toy(behaviour="nan").label in message
+
+
+def test_a_damaged_stage_is_named_set_aside_and_run_again(tmp_path, console):
+    leaves = diamond(leaves=1)
+    run(leaves, tmp_path, INLINE)
+    expected = deterministic(tmp_path)
+    directory = Store(root=tmp_path).directory(leaves[0])
+    os.truncate(directory / "weights.safetensors", 10)
+    assert len(run(leaves, tmp_path, INLINE, console).done) == 1
+    assert (directory / "weights.safetensors.damaged-1").stat().st_size == 10
+    assert "weights.safetensors: its content is not what the record says" in console.file.getvalue().replace("\n", "")
+    assert deterministic(tmp_path) == expected
+
+
+def test_a_bad_checkpoint_is_set_aside(tmp_path, console):
+    stage = toy()
+    directory = Store(root=tmp_path).directory(stage)
+    directory.mkdir(parents=True)
+    (directory / "checkpoint.safetensors").write_bytes(b"half")
+    assert run([stage], tmp_path, INLINE, console).ok
+    assert (directory / "checkpoint.safetensors.damaged-1").read_bytes() == b"half"
+
+
+@pytest.mark.slow
+def test_ray_and_inline_agree_and_a_dead_worker_is_replaced(tmp_path):
+    leaves = diamond(behaviour="die once")
+    (tmp_path / "inline").mkdir()
+    (tmp_path / "inline" / "died").touch()
+    assert run(leaves, tmp_path / "inline", INLINE).ok
+    assert run(leaves, tmp_path / "ray", ON_RAY).ok
+    assert (tmp_path / "ray" / "died").exists()
+    assert deterministic(tmp_path / "ray") == deterministic(tmp_path / "inline")
+
+
+@pytest.mark.parametrize("how", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
+def test_kill_9_in_mid_sweep_then_the_same_command_ends_bit_identical(how, tmp_path):
+    """Kills a real driver at random moments until it gets through, as an unlucky user would."""
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    log = tmp_path / "log"
+    run(diamond(epochs=6), undisturbed, INLINE)
+    environment = {**os.environ, "TOY_EPOCH_S": "0.15", "TOY_LOG": str(log)}
+    command = [sys.executable, str(HERE / "toy_sweep.py"), str(killed), how]
+    chance = random.Random(4)
+    stages = Plan(diamond(epochs=6)).stages.values()
+    kills = 0
+    while kills < (4 if how == "inline" else 2):
+        driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        epochs = len(log.read_text().splitlines()) if log.exists() else 0
+        deadline = time.monotonic() + 90
+        target = epochs + chance.randint(2, 6)
+        while driver.poll() is None and len(log.read_text().splitlines() if log.exists() else ()) < target:
+            assert time.monotonic() < deadline, driver.stderr
+            time.sleep(0.05)
+        if driver.poll() is not None:
+            break
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+        kills += 1
+    assert kills
+    last = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert last.returncode == 0, last.stderr
+    assert deterministic(killed) == deterministic(undisturbed)
+    trained = log.read_text().splitlines()
+    assert len(set(trained)) == 6 * len(stages)
+    # Each kill may cost the epoch that was running, and under Ray another one in each slot; not more.
+    assert len(trained) <= 6 * len(stages) + 2 * kills
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_quickly_and_leaves_no_process(tmp_path):
+    log = tmp_path / "log"
+    environment = {**os.environ, "TOY_EPOCH_S": "0.5", "TOY_LOG": str(log)}
+    command = [sys.executable, str(HERE / "toy_sweep.py"), str(tmp_path / "results"), "ray"]
+    driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while not log.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(timeout=30) != 0
+    epochs = log.read_text()
+    time.sleep(1.5)
+    assert log.read_text() == epochs, "a worker still trains"

@@ -1,0 +1,151 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from toy import toy
+
+from raysp.job import run_job
+from raysp.plan import Plan, survey
+from raysp.store import DamagedFile, NoLongerOwner, Store, StoreBusy
+
+
+def nothing(figures):
+    """A report to nobody."""
+
+
+@pytest.fixture
+def done(place):
+    """A stage that is done."""
+    stage = toy(number=5)
+    run_job(stage, place, nothing)
+    return stage
+
+
+def test_a_record_means_done(place):
+    stage = toy(number=5)
+    assert place.store.read(stage) is None
+    written = run_job(stage, place, nothing)
+    record = place.store.read(stage)
+    assert record["key"] == stage.key
+    assert record["config"] == {"number": 5, "epochs": 3, "behaviour": ""}
+    assert record["metrics"] == written["metrics"]
+    assert [h["epoch"] for h in record["history"]] == [1, 2, 3]
+    assert {"started", "finished", "time_s", "host", "versions", "parents", "labels"} <= record.keys()
+    assert sorted(p.name for p in place.store.directory(stage).iterdir()) == ["record.json", "weights.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: (d / "record.json").write_bytes((d / "record.json").read_bytes()[:100]),
+        lambda d: (d / "record.json").write_bytes(b""),
+        lambda d: (d / "record.json").write_text("[]"),
+        lambda d: (d / "record.json").write_text('{"format": 1}'),
+        lambda d: (d / "record.json").write_text((d / "record.json").read_text().replace('"key": "', '"key": "0')),
+        lambda d: (d / "record.json").write_text((d / "record.json").read_text().replace("weights.s", "../weights.s")),
+        lambda d: os.truncate(d / "weights.safetensors", 20),
+        lambda d: (d / "weights.safetensors").write_bytes(b"\0" * (d / "weights.safetensors").stat().st_size),
+        lambda d: (d / "weights.safetensors").unlink(),
+    ],
+)
+def test_damage_is_noticed_and_the_stage_is_missing(place, done, damage):
+    damage(place.store.directory(done))
+    with pytest.raises(DamagedFile, match=done.label):
+        place.store.read(done)
+    found = survey(Plan([done]), place.store)
+    assert found.missing == [done]
+    for error in found.damaged:
+        if error.path.exists():
+            place.store.set_aside(error.path)
+    assert place.store.read(done) is None
+    run_job(done, place, nothing)
+    assert survey(Plan([done]), place.store).found == [done]
+
+
+def test_set_aside_keeps_every_version(place, done):
+    path = place.store.directory(done) / "record.json"
+    for number in (1, 2):
+        path.write_text(f"broken {number}")
+        assert place.store.set_aside(path).read_text() == f"broken {number}"
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("cut", [0, 7, 100, -1])
+def test_a_cut_checkpoint_is_noticed(place, cut):
+    stage = toy()
+    place.store.save_checkpoint(stage, {"x": torch.arange(10.0)}, {"epoch": 3})
+    tensors, state = place.store.load_checkpoint(stage)
+    assert state == {"epoch": 3}
+    assert torch.equal(tensors["x"], torch.arange(10.0))
+    path = place.store.directory(stage) / "checkpoint.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:cut])
+    with pytest.raises(DamagedFile, match="checkpoint"):
+        place.store.load_checkpoint(stage)
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DamagedFile, match="digest"):
+        place.store.load_checkpoint(stage)
+
+
+def test_a_second_driver_is_refused_and_told_who_holds_the_root(place):
+    code = f"""
+from pathlib import Path
+from raysp.store import Store
+with Store(root=Path({str(place.store.root)!r})).lock(): pass
+"""
+    second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert second.returncode == 1
+    assert f"StoreBusy: {place.store.root} is in use by process {os.getpid()}" in second.stderr
+
+
+def test_the_lock_of_a_killed_driver_is_free_and_its_workers_write_no_more(tmp_path):
+    code = f"""
+import time
+from pathlib import Path
+from raysp.store import Store
+with Store(root=Path({str(tmp_path)!r})).lock() as store:
+    print(store.run_id, flush=True)
+    time.sleep(100)
+"""
+    driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    old = Store(root=tmp_path, run_id=driver.stdout.readline().strip())
+    old.save_checkpoint(toy(), {}, {})
+    with pytest.raises(StoreBusy), Store(root=tmp_path).lock():
+        pass
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    with Store(root=tmp_path).lock():
+        for write in (lambda: old.save_checkpoint(toy(), {}, {}), lambda: old.commit(toy(), {}), lambda: old.save_weights(toy(), {})):
+            with pytest.raises(NoLongerOwner):
+                write()
+
+
+def test_a_reader_writes_nothing(tmp_path):
+    with pytest.raises(NoLongerOwner):
+        Store(root=tmp_path).save_weights(toy(), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_write_leaves_the_old_file(place, monkeypatch):
+    stage = toy()
+    place.store.save_checkpoint(stage, {}, {"epoch": 1})
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        place.store.save_checkpoint(stage, {}, {"epoch": 2})
+    assert place.store.load_checkpoint(stage)[1] == {"epoch": 1}
+    assert [p.name for p in place.store.directory(stage).iterdir()] == ["checkpoint.safetensors"]
+
+
+def test_a_record_never_holds_nan(place):
+    with pytest.raises(ValueError, match="Out of range float values"):
+        place.store.commit(toy(), {"metrics": {"x": float("nan")}})
+    assert place.store.read(toy()) is None
+
+
+@pytest.mark.parametrize("name", ["../up", "Up", "", "a/b", "a" * 60, ".hidden"])
+def test_a_stage_name_cannot_leave_the_root(name):
+    with pytest.raises(ValueError, match="stage name"):
+        toy(name)

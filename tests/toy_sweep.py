@@ -1,0 +1,17 @@
+"""A toy sweep as a program of its own, to be killed: `python toy_sweep.py ROOT [inline]`."""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from toy import diamond
+
+from analysis.report import write_report
+from raysp.sweep import RunOptions, run_sweep
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    options = RunOptions(inline="inline" in sys.argv, gpus_per_stage=0, address="local", max_concurrent=2)
+    outcome = run_sweep(diamond(epochs=6), root, None, options, labels={"preset": "toy"}, console=Console())
+    write_report(root)
+    sys.exit(0 if outcome.ok else 1)

@@ -20,7 +20,7 @@ def draw_fronts(table: pd.DataFrame, fronts: dict[str, pd.DataFrame], target: IO
     """Draw validation accuracy against ReLUs, MACs and depth side by side, each with its two-objective front.
 
     Args:
-        table: all rows of a results table.
+        table: rows of a results table, at least one, none without accuracy or costs.
         fronts: for each column of `AXES`, the rows that are non-dominated in accuracy and that column.
         target: takes the PNG.
     """
@@ -46,8 +46,12 @@ def draw_fronts(table: pd.DataFrame, fronts: dict[str, pd.DataFrame], target: IO
             if column == "depth":
                 panel.xaxis.set_major_locator(MaxNLocator(integer=True))
             else:
-                panel.set_xscale("log")
-                panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                positive = table[column] > 0
+                if positive.all():
+                    panel.set_xscale("log")
+                    panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                elif positive.any():  # a network may be left without any ReLU, for which a plain logarithm has no place
+                    panel.set_xscale("symlog", linthresh=table.loc[positive, column].min())
                 panel.xaxis.set_major_formatter(EngFormatter(sep=""))
                 panel.xaxis.set_minor_formatter(NullFormatter())
         panels[0].set_ylabel("accuracy (%)")

@@ -27,14 +27,15 @@ class Report:
 def write_report(root: Path) -> Report:
     """Write the tables and the picture for every finished model under a results root, replacing those of an earlier run.
 
-    The picture is left out while there is no row.
+    The picture is left out while there is no complete row.
     """
     table, damaged = load_results(root)
     front = pareto_front(table).sort_values(["relus", "macs", "depth"], kind="stable")
     write_atomically(root / "results.csv", table.to_csv(index=False).encode())
     write_atomically(root / "pareto.csv", front.to_csv(index=False).encode())
-    if len(table):
+    complete = table.dropna(subset=["val_accuracy", *AXES])
+    if len(complete):
         picture = io.BytesIO()
-        draw_fronts(table, {column: pareto_front(table, costs=(column,)) for column in AXES}, picture)
+        draw_fronts(complete, {column: pareto_front(complete, costs=(column,)) for column in AXES}, picture)
         write_atomically(root / "pareto.png", picture.getvalue())
     return Report(table=table, front=front, damaged=damaged)

@@ -124,7 +124,12 @@ def open_source(name: str, image_size: int | None, data_dir: Path) -> Source:
             classes, fingerprint = imagefolder.scan(path)
         except imagefolder.FolderError as error:
             raise DataError(str(error)) from None
-        config = DataConfig(name="imagefolder", fingerprint=fingerprint, num_classes=len(classes), image_size=image_size or 32)
+        config = DataConfig(
+            name="imagefolder",
+            fingerprint=fingerprint,
+            num_classes=len(classes),
+            image_size=32 if image_size is None else image_size,
+        )
         return Source(config=config, path=path)
     if name not in _BUILTIN:
         raise DataError(f"unknown data set {name!r}; expected one of {', '.join(_BUILTIN)}, or imagefolder:PATH")
@@ -133,7 +138,7 @@ def open_source(name: str, image_size: int | None, data_dir: Path) -> Source:
         name=name,
         num_classes=known.num_classes,
         channels=known.channels,
-        image_size=image_size or known.native_size,
+        image_size=known.native_size if image_size is None else image_size,
         crop_padding=known.crop_padding,
         flip=known.flip,
     )

@@ -61,7 +61,7 @@ class RunOptions:
         if self.threads_per_stage < 1:
             raise ValueError(f"threads_per_stage is {self.threads_per_stage}; expected at least 1")
         gpus = self.gpus_per_stage
-        if gpus is not None and not (0 <= gpus <= 1 or gpus == int(gpus)):
+        if gpus is not None and not (0 <= gpus <= 1 or (gpus > 1 and gpus == int(gpus))):
             raise ValueError(f"gpus_per_stage is {gpus:g}; expected a share from 0 to 1, or a whole number")
 
 
@@ -99,7 +99,11 @@ def run_sweep(
         for damage in found.damaged:
             if damage.path.exists():
                 aside = store.set_aside(damage.path)
-                console.print(f"[yellow]damaged[/]  {escape(str(damage))}; set aside as {escape(aside.name)}", highlight=False, soft_wrap=True)
+                console.print(
+                    f"[yellow]damaged[/]  {escape(str(damage))}; set aside as {escape(aside.name)}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
         place = Place(
             store=store,
             num_threads=options.threads_per_stage,

@@ -133,7 +133,8 @@ def test_scaling_takes_milestones_along():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"epochs": 0}, {"batch_size": 1}, {"lr": 0.0}, {"factor": 0.0}, {"momentum": 1.0}, {"milestones": (5, 3)}, {"decay": "x"}]
+    "bad",
+    [{"epochs": 0}, {"batch_size": 1}, {"lr": 0.0}, {"factor": 0.0}, {"momentum": 1.0}, {"milestones": (5, 3)}, {"decay": "x"}],
 )
 def test_bad_recipes_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):

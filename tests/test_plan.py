@@ -53,7 +53,13 @@ def test_a_failure_skips_all_descendants_and_nothing_else():
 
 @pytest.mark.parametrize(
     "changed",
-    [lambda: toy(number=1), lambda: toy(epochs=4), lambda: toy(version=2), lambda: toy("other"), lambda: toy("toy", {"p": toy()})],
+    [
+        lambda: toy(number=1),
+        lambda: toy(epochs=4),
+        lambda: toy(version=2),
+        lambda: toy("other"),
+        lambda: toy("toy", {"p": toy()}),
+    ],
 )
 def test_identity_changes_the_key(changed):
     assert changed().key != toy().key

@@ -118,7 +118,11 @@ with Store(root=Path({str(tmp_path)!r})).lock() as store:
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     with Store(root=tmp_path).lock():
-        for write in (lambda: old.save_checkpoint(toy(), {}, {}), lambda: old.commit(toy(), {}), lambda: old.save_weights(toy(), {})):
+        for write in (
+            lambda: old.save_checkpoint(toy(), {}, {}),
+            lambda: old.commit(toy(), {}),
+            lambda: old.save_weights(toy(), {}),
+        ):
             with pytest.raises(NoLongerOwner):
                 write()
 

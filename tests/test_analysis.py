@@ -1,0 +1,81 @@
+import numpy as np
+import pandas as pd
+import pytest
+import reference
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.figures import AXES
+from analysis.pareto import pareto_front
+from analysis.report import write_report
+from analysis.results import COLUMNS
+
+COLUMNS_COMPARED = ["val_accuracy", "relus", "macs", "depth"]
+points = st.lists(st.tuples(*[st.integers(0, 4)] * 4), max_size=25)
+
+
+@given(points)
+def test_fronts_equal_brute_force_with_ties_and_duplicates(rows):
+    table = pd.DataFrame(rows, columns=COLUMNS_COMPARED)
+    front = pareto_front(table)
+    expected = table[reference.nondominated(table.to_numpy())] if rows else table
+    assert front.index.tolist() == expected.index.tolist()
+
+
+def test_rows_with_missing_values_are_left_out():
+    table = pd.DataFrame([[90, 1, 1, 1], [np.nan, 0, 0, 0], [95, 2, np.nan, 2]], columns=COLUMNS_COMPARED)
+    assert pareto_front(table).index.tolist() == [0]
+
+
+def row(**changes):
+    plain = dict.fromkeys(COLUMNS, 1) | {"exit": "final", "mask_method": "senet", "ac_after": None, "gamma": "linear"}
+    return plain | changes
+
+
+def record(key, rows):
+    return {
+        "format": 1,
+        "key": key,
+        "stage": "x",
+        "config": {},
+        "metrics": {},
+        "history": [],
+        "rows": rows,
+        "files": {},
+        "time_s": 2,
+    }
+
+
+def test_a_report_of_records_with_a_damaged_one(tmp_path):
+    import json
+
+    for number in range(5):
+        directory = tmp_path / "stages" / f"x-{number}"
+        directory.mkdir(parents=True)
+        rows = [
+            row(
+                val_accuracy=80 + 3 * number,
+                test_accuracy=80,
+                relus=100 * 10**number,
+                macs=10**6 * (number + 1),
+                depth=9 + number,
+            )
+        ]
+        (directory / "record.json").write_text(json.dumps(record(str(number), rows)))
+    (tmp_path / "stages" / "x-4" / "record.json").write_text("{")
+    report = write_report(tmp_path)
+    assert [str(error.path.parent.name) for error in report.damaged] == ["x-4"]
+    table = pd.read_csv(tmp_path / "results.csv")
+    assert tuple(table.columns) == COLUMNS
+    assert len(table) == len(pd.read_csv(tmp_path / "pareto.csv")) == 4
+    assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert set(AXES) == {"relus", "macs", "depth"}
+
+
+@pytest.mark.parametrize("rows", [[], [{}], [row(val_accuracy=None)], [row(relus=0)], [row(relus=0), row(relus=5)]])
+def test_a_report_of_little_does_not_fail(tmp_path, rows):
+    import json
+
+    (tmp_path / "stages" / "x-0").mkdir(parents=True)
+    (tmp_path / "stages" / "x-0" / "record.json").write_text(json.dumps(record("0", rows)))
+    assert len(write_report(tmp_path).table) == len(rows)

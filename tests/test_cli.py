@@ -1,0 +1,99 @@
+"""The command line as a user meets it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweeps.budget_sweep import make_stages
+from sweeps.cli import main
+
+SCRIPT = Path(__file__).parent.parent / "sweeps" / "budget_sweep.py"
+TINY = ["--width", "4", "--epochs-scale", "0.1", "--budgets", "0.2", "--gpus-per-stage", "0"]
+
+
+def sweep(*arguments, cwd):
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, env={**os.environ, "COLUMNS": "200"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budgets", "0"], "budget 0; expected ReLU units from 1 to 8704"),
+        (["--budgets", "-5"], "budget -5"),
+        (["--budgets", "99999999"], "above the network's 8704 ReLUs"),
+        (["--budgets", "12.5"], "expected a whole number"),
+        (["--budgets", "many"], "many"),
+        (["--budgets", "nan"], "budget nan"),
+        (["--d-th", "1.5"], "d_th is 1.5; expected a share from 0 to 1"),
+        (["--d-th", "-0.1"], "d_th is -0.1"),
+        (["--ac-after", "4"], "expected a stage from 1 to 3"),
+        (["--ac-after", "0"], "expected a stage from 1 to 3"),
+        (["--preset", "fast"], "quick"),
+        (["--gamma", "square"], "cosine"),
+        (["--model", "resnet19"], "expected one of resnet18, wrn22-8"),
+        (["--dataset", "mnist"], "expected one of digits"),
+        (["--dataset", "imagefolder:/nowhere"], "/nowhere"),
+        (["--seeds", "-1"], "seed -1"),
+        (["--epochs-scale", "0"], "epochs scale 0"),
+        (["--image-size", "9"], "multiple of 8"),
+        (["--image-size", "0"], "image size 0"),
+        (["--width", "0"], "at least 1"),
+        (["--max-concurrent", "0"], "max_concurrent is 0"),
+        (["--gpus-per-stage", "-1"], "gpus_per_stage is -1"),
+        (["--workers-per-stage", "0"], "workers_per_stage is 0"),
+        (["--threads-per-stage", "0"], "threads_per_stage is 0"),
+        (["--storage", "file"], "file is not a directory"),
+        (["--storage", "/proc/results"], "/proc/results"),
+    ],
+)
+def test_bad_input_ends_with_2_and_writes_nothing(arguments, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["budget_sweep.py", "--inline", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main(make_stages, "test")
+    assert stopped.value.code == 2
+    printed = capsys.readouterr()
+    assert message in " ".join((printed.err + printed.out).split())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_exit_status_is_the_programs(tmp_path):
+    done = sweep("--budgets", "0", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: budget 0; expected ReLU units from 1 to 8704")
+
+
+def test_plan_runs_nothing(tmp_path):
+    done = sweep("--plan", "--budgets", "0.1", "0.2", "--gamma", "linear", "cosine", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "4 configurations from 8 stages" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_of_a_paper_preset_needs_no_data(tmp_path):
+    done = sweep("--plan", "--preset", "paper-resnet18-cifar100", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "4 configurations from 8 stages" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "how", [["--inline"], pytest.param(["--address", "local"], marks=pytest.mark.slow)], ids=["inline", "ray"]
+)
+def test_the_main_job_twice(how, tmp_path):
+    first = sweep(*TINY, *how, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    root = tmp_path / "runs" / "quick"
+    assert {path.name for path in root.iterdir()} == {".lock", "stages", "results.csv", "pareto.csv", "pareto.png"}
+    results = (root / "results.csv").read_bytes()
+    second = sweep(*TINY, *how, cwd=tmp_path)
+    assert second.returncode == 0
+    assert second.stdout.count("found    ") == 4
+    assert "done" not in second.stdout
+    assert (root / "results.csv").read_bytes() == results
+    assert first.stderr == second.stderr == ""

@@ -1,0 +1,212 @@
+"""The four real stages, at their smallest, through the real runner."""
+
+import dataclasses
+
+import pytest
+import torch
+from rich.console import Console
+
+from analysis.results import load_results
+from raysp.chain import ChainBuilder, Choice
+from raysp.costs import count_costs
+from raysp.data import open_source
+from raysp.models.relu import MaskedReLU
+from raysp.plan import Plan
+from raysp.presets import PRESETS
+from raysp.stages.finetune import FinetuneConfig, grow_shallow_branches
+from raysp.stages.mask import top_positions
+from raysp.store import Store, load_tensors
+from raysp.sweep import RunOptions, run_sweep
+
+BUDGETS = (0.05, 0.4)
+
+
+def builder(scale=0.2):
+    return ChainBuilder(PRESETS["quick"], open_source("digits", None, None).config, width=4, epochs_scale=scale)
+
+
+def chains(scale=0.2, ac_after=3):
+    return [builder(scale).chain(Choice(budget=b, d_th=0.1, gamma="linear", ac_after=ac_after, seed=0)) for b in BUDGETS]
+
+
+def run(leaves, root):
+    options = RunOptions(inline=True, gpus_per_stage=0)
+    return run_sweep(leaves, root, open_source("digits", None, None), options, labels={}, console=Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A small sweep, done; its root and its leaves."""
+    root = tmp_path_factory.mktemp("finished")
+    leaves = chains()
+    assert run(leaves, root).ok
+    return root, leaves
+
+
+def weights(root, stage):
+    return load_tensors(Store(root=root).directory(stage) / "weights.safetensors")
+
+
+def test_masks_hold_exactly_the_budget(finished):
+    root, leaves = finished
+    for leaf in leaves:
+        mask = leaf.parents["mask"]
+        kept = sum(int(t.sum()) for name, t in weights(root, mask).items() if name.endswith(".mask"))
+        assert kept == mask.config.budget
+        layers = Store(root=root).read(mask)["metrics"]["layers"]
+        assert sum(layer["kept"] for layer in layers) == mask.config.budget
+
+
+def test_the_baseline_keeps_all(finished):
+    root, leaves = finished
+    assert all(bool(t.all()) for name, t in weights(root, leaves[0].parents["baseline"]).items() if name.endswith(".mask"))
+
+
+def test_sensitivity_is_one_minus_density_and_the_density_is_held(finished):
+    root, leaves = finished
+    stage = leaves[0].parents["mask"].parents["sensitivity"]
+    tensors = weights(root, stage)
+    convolutions = [t for t in tensors.values() if t.dim() == 4]
+    alive, total = sum(int((t != 0).sum()) for t in convolutions), sum(t.numel() for t in convolutions)
+    assert abs(alive / total - 0.1) < 0.002
+    layers = Store(root=root).read(stage)["metrics"]["layers"]
+    assert len(layers) == 17
+    assert all(layer["eta_alpha"] == 1 - layer["eta_theta"] for layer in layers)
+    assert layers[1]["eta_theta"] == float((tensors["stages.0.0.conv1.weight"] != 0).float().mean())
+
+
+def test_rows_are_what_the_saved_weights_really_cost(finished):
+    root, leaves = finished
+    table, _ = load_results(root)
+    assert len(table) == 1 + 2 * len(leaves)
+    for leaf in leaves:
+        student = leaf.config.experiment.build("test")
+        state = weights(root, leaf)
+        gated = Store(root=root).read(leaf)["metrics"]["gated_blocks"]
+        for name, block in student.blocks():
+            if name in gated:
+                block.add_shallow_branch(3)
+                block.drop_main_branch()
+        student.add_exit(3, "pool")
+        student.load_state_dict(state)  # strict: no main branch of a gated block was saved
+        for row in table[table["key"] == leaf.key].to_dict("records"):
+            expected = dataclasses.asdict(count_costs(student, row["exit"]))
+            assert {name: row[name] for name in expected} == expected
+        total = sum(m.kept for m in student.modules() if isinstance(m, MaskedReLU))
+        final = table[(table["key"] == leaf.key) & (table["exit"] == "final")]
+        assert final["relus"].item() == total <= leaf.parents["mask"].config.budget
+    assert table[table["mask_method"] == "none"]["relus"].item() == builder()._num_relus
+
+
+def test_the_small_budget_gates_blocks_and_the_chosen_epoch_has_gates_at_1(finished):
+    root, leaves = finished
+    record = Store(root=root).read(leaves[0])
+    assert record["metrics"]["gated_blocks"]
+    chosen = record["history"][record["metrics"]["best_epoch"] - 1]
+    assert chosen["gamma"] == 1
+    assert record["history"][0]["gamma"] == 0
+    final = next(row for row in record["rows"] if row["exit"] == "final")
+    assert final["depth"] == 16 - len(record["metrics"]["gated_blocks"])
+
+
+class Interrupted(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def test_a_run_interrupted_in_every_stage_ends_bit_identical(finished, tmp_path, monkeypatch):
+    root, leaves = finished
+    from raysp.context import Context
+
+    save = Context.save_checkpoint
+    interrupted = set()
+
+    def save_then_stop(self, tensors, state):
+        save(self, tensors, state)
+        if len(state["history"]) == 2 and self.stage.key not in interrupted:
+            interrupted.add(self.stage.key)
+            raise Interrupted
+
+    monkeypatch.setattr(Context, "save_checkpoint", save_then_stop)
+    for _ in range(20):
+        try:
+            outcome = run(chains(), tmp_path)
+        except Interrupted:
+            continue
+        break
+    assert outcome.ok
+    stages = Plan(leaves).stages.values()
+    assert len(interrupted) == len(stages)
+    for stage in stages:
+        one, two = weights(root, stage), weights(tmp_path, stage)
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[name], two[name]) for name in one), stage.label
+    columns = load_results(root)[0].columns.drop("time_s")
+    assert load_results(root)[0][columns].equals(load_results(tmp_path)[0][columns])
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 24])
+def test_top_positions_are_exact_with_ties(count):
+    score = torch.tensor([1.0, 2.0]).repeat(12).view(2, 3, 4)
+    mask = top_positions(score, count)
+    assert int(mask.sum()) == count
+    assert not count or score[mask].min() >= score[~mask].max() if count < 24 else mask.all()
+
+
+def test_blocks_are_gated_up_to_and_with_the_threshold():
+    model = builder().baseline(0).config.experiment.build("test")
+    for index, share in enumerate((0.0, 0.1, 0.11, 1.0, 0.1, 0.5, 0.05, 0.2)):
+        relu = model.blocks()[index][1].inner_relu
+        relu.set_mask(top_positions(torch.rand(relu.shape), round(share * relu.size)))
+    kept = [block.inner_relu.kept / block.inner_relu.size for _, block in model.blocks()]
+    gated = grow_shallow_branches(model, 0.1, 3)
+    assert gated == [name for (name, _), d in zip(model.blocks(), kept, strict=True) if d <= 0.1]
+    assert 0 < len(gated) < 8
+    assert grow_shallow_branches(builder().baseline(0).config.experiment.build("test"), None, 3) == []
+
+
+def test_sharing_between_configurations():
+    make = builder().chain
+    base = Choice(budget=0.1, d_th=0.1, gamma="linear", ac_after=3, seed=0)
+    leaves = [
+        make(base),
+        make(dataclasses.replace(base, d_th=0.2)),
+        make(dataclasses.replace(base, gamma="cosine")),
+        make(dataclasses.replace(base, ac_after=None)),
+        make(dataclasses.replace(base, d_th=None)),
+        make(dataclasses.replace(base, d_th=None, gamma="cosine")),
+    ]
+    plan = Plan(leaves)
+    assert [(c.name, c.jobs) for c in plan.counts()] == [("baseline", 1), ("sensitivity", 1), ("mask", 1), ("finetune", 5)]
+    assert len(Plan([make(base), make(dataclasses.replace(base, seed=1))]).stages) == 8
+
+
+def test_a_share_and_its_units_are_one_configuration():
+    base = Choice(budget=0.1, d_th=0.1, gamma="linear", ac_after=3, seed=0)
+    units = round(0.1 * builder()._num_relus)
+    assert builder().chain(base).key == builder().chain(dataclasses.replace(base, budget=units)).key
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("paper")])
+def test_paper_presets_hold_the_papers_numbers(name):
+    preset = PRESETS[name]
+    for recipe in (preset.baseline, preset.sensitivity, preset.mask, preset.finetune):
+        assert (recipe.momentum, recipe.weight_decay, recipe.batch_size, recipe.factor, recipe.decay) == (
+            0.9,
+            5e-4,
+            128,
+            0.1,
+            "steps",
+        )
+    assert (preset.baseline.epochs, preset.baseline.lr, preset.baseline.milestones) == (240, 0.05, (150, 180, 210))
+    assert (preset.mask.epochs, preset.mask.lr) == (150, 0.05)
+    assert (preset.finetune.epochs, preset.finetune.lr, preset.finetune.milestones) == (180, 0.01, (90, 140, 160))
+    source = open_source(preset.dataset, None, None)
+    chain = ChainBuilder(preset, source.config).chain(
+        Choice(budget=preset.budgets[0], d_th=preset.d_th[0], gamma="linear", ac_after=None, seed=0)
+    )
+    config = chain.config
+    assert isinstance(config, FinetuneConfig)
+    assert (config.gate_epochs, config.kl_weight, config.beta, config.rho, config.pram) == (90, 0.9, 1000.0, 4.0, "attention")
+    mask = chain.parents["mask"].config
+    assert (mask.kl_weight, mask.rho, mask.start, mask.frozen_share, mask.method) == (0.5, 4.0, "teacher", 0.0, "senet")
+    assert chain.parents["mask"].parents["sensitivity"].config.density == 0.1

@@ -24,7 +24,7 @@ PACKAGES = ("raysp", "torch", "torchvision", "numpy", "ray", "safetensors", "sci
 
 
 class StageError(Exception):
-    """A stage failed; the message names it, its directory, its last epoch and the cause."""
+    """A stage failed; the message names it, its directory, its last finished epoch and the cause."""
 
 
 def run_job(stage: Stage, place: Place, report: Report) -> dict[str, Any]:
@@ -75,13 +75,17 @@ def run_job(stage: Stage, place: Place, report: Report) -> dict[str, Any]:
         return record
     except NoLongerOwner:
         raise
-    except Exception as error:
-        where = f"{stage.label} failed in epoch {last_epoch + 1} of {stage.epochs}"
+    except (Exception, SystemExit) as error:  # a stage that calls sys.exit has failed, whatever the status
+        where = f"{stage.label} failed " + (
+            f"after epoch {last_epoch} of {stage.epochs}" if last_epoch else "in its first epoch here"
+        )
+        cause = traceback.format_exception_only(error)[-1].strip()  # holds even if the error's own __str__ raises
         try:
             store.write_error(stage, f"{where}\n\n{traceback.format_exc()}")
         except (OSError, NoLongerOwner) as second:
             where += f" (its error.txt could not be written: {second})"
-        raise StageError(f"{where}: {type(error).__name__}: {error}; see {store.directory(stage)}") from error
+        message = f"{where}: {cause}; see {store.directory(stage)}"
+        raise StageError(message.encode(errors="backslashreplace").decode()) from error
 
 
 def _host(place: Place) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 Owns the base class of every configuration and the canonical encoding under the keys. Refuses whatever has no stable encoding
 (paths, sets, functions, arrays, NaN), so that nothing about *where* a stage runs can slip into *what* it is. Contract: equal
-keys mean equal types and equal values throughout; the encoding depends on nothing but the value.
+keys mean equal types (by name, not by module) and equal values throughout; the encoding depends on nothing but these.
 """
 
 import dataclasses
 import hashlib
 import math
+import sys
 import types
 import typing
 from collections.abc import Iterable
@@ -26,9 +27,12 @@ class Config:
 
     Raises:
         ValueError: a field holds a value of another type than annotated.
+        TypeError: the class itself is not declared as such a dataclass, or has a field of a kind that isn't supported.
     """
 
     def __post_init__(self) -> None:
+        if "__dataclass_params__" not in vars(type(self)):
+            raise TypeError(f"{type(self).__name__} lacks @dataclass(frozen=True, kw_only=True): its own fields would not count")
         hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -53,13 +57,15 @@ def _fit(value: Any, hint: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         return next((f for a in args if (f := _fit(value, a)) is not _MISFIT), _MISFIT)
     if origin is tuple:
+        if len(args) != 2 or args[1] is not Ellipsis:
+            raise TypeError(f"fields of type {hint} are not supported; expected tuple[X, ...]")
         if not isinstance(value, (list, tuple)):
             return _MISFIT
         items = [_fit(v, args[0]) for v in value]
         return _MISFIT if any(i is _MISFIT for i in items) else tuple(items)
     if hint is type(None):
         return None if value is None else _MISFIT
-    if hint is float and type(value) in (int, float) and math.isfinite(value):
+    if hint is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value) + 0.0  # -0.0 becomes 0.0
     if hint in (int, bool, str):
         return value if type(value) is hint else _MISFIT

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from raysp.stage import Stage
-from raysp.store import CHECKPOINT, RECORD, DamagedFile, Store
+from raysp.store import RECORD, DamagedFile, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,30 +58,41 @@ class Survey:
 
     found: list[Stage]
     missing: list[Stage]
-    damaged: list[DamagedFile]
-    """Records, weights and checkpoints that can't be trusted; their stages are among the missing."""
+    damaged: list[Stage]
+    """Those of the missing that have a record, weights or a checkpoint that can't be trusted."""
 
 
 def survey(plan: Plan, store: Store) -> Survey:
     """Look every stage of a plan up in a store. Reads and hashes files, writes nothing."""
-    found, missing, damaged = [], [], []
+    found: list[Stage] = []
+    missing: list[Stage] = []
+    damaged: list[Stage] = []
     for stage in plan.stages.values():
-        try:
-            if store.read(stage) is not None:
-                found.append(stage)
-                continue
-        except DamagedFile as error:
-            damaged.append(error)
-            record = store.directory(stage) / RECORD
-            if error.path != record:
-                damaged.append(DamagedFile(record, f"goes with {error.path.name}"))
-        missing.append(stage)
-        try:
-            if (store.directory(stage) / CHECKPOINT).exists():
-                store.load_checkpoint(stage)
-        except DamagedFile as error:
-            damaged.append(error)
+        is_done, problems = inspect(stage, store)
+        (found if is_done else missing).append(stage)
+        if problems:
+            damaged.append(stage)
     return Survey(found=found, missing=missing, damaged=damaged)
+
+
+def inspect(stage: Stage, store: Store) -> tuple[bool, list[DamagedFile]]:
+    """Whether a stage is done, and all of its files that can't be trusted, to be set aside in this order."""
+    problems = []
+    try:
+        if store.read(stage) is not None:
+            return True, []
+    except DamagedFile as error:
+        problems.append(error)
+        record = store.directory(stage) / RECORD
+        if error.path == record.parent:
+            return False, problems
+        if error.path != record:
+            problems.append(DamagedFile(record, f"goes with {error.path.name}"))
+    try:
+        store.load_checkpoint(stage)
+    except DamagedFile as error:
+        problems.append(error)
+    return False, problems
 
 
 @dataclass(kw_only=True)

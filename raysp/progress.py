@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -91,7 +92,7 @@ class Progress:
         self._running.pop(stage.key, None)
         self._failures += 1
         self._left.pop(stage.key, None)
-        self._say(f"[bold red]failed[/]   {_escape(message)}")
+        self._say(f"[bold red]failed[/]   {escape(message)}")
         for child in skipped:
             self._left.pop(child.key, None)
             self._say(f"[yellow]skipped[/]  {child.label}: {stage.label} failed")
@@ -104,13 +105,17 @@ class Progress:
         """
         if not self._epoch_seconds:
             return None
-        overall = _mean([s for seconds in self._epoch_seconds.values() for s in seconds])
+        # Copies: the display asks from a thread of its own.
+        epoch_seconds = {name: list(seconds) for name, seconds in list(self._epoch_seconds.items())}
+        left = list(self._left.items())
+        overall = _mean([s for seconds in epoch_seconds.values() for s in seconds])
         need = {}
-        for key, stage in self._left.items():
-            per_epoch = _mean(self._epoch_seconds[stage.name]) if stage.name in self._epoch_seconds else overall
-            need[key] = per_epoch * (self._running[key].epochs_left if key in self._running else stage.epochs)
+        for key, stage in left:
+            per_epoch = _mean(epoch_seconds[stage.name]) if stage.name in epoch_seconds else overall
+            job = self._running.get(key)
+            need[key] = per_epoch * (job.epochs_left if job else stage.epochs)
         chain: dict[str, float] = {}
-        for key, stage in self._left.items():  # ancestors first
+        for key, stage in left:  # ancestors first
             chain[key] = need[key] + max((chain.get(p.key, 0.0) for p in stage.parents.values()), default=0.0)
         return max(sum(need.values()) / self._slots, max(chain.values(), default=0.0))
 
@@ -122,7 +127,7 @@ class Progress:
 
     def _draw(self) -> Group:
         table = Table("running", "epoch", "accuracy", "loss", "elapsed", box=None, pad_edge=False)
-        for job in self._running.values():
+        for job in list(self._running.values()):  # the display has a thread of its own
             figures = job.figures
             epoch = f"{figures.get('epoch', 0)}/{job.stage.epochs}"
             loss = f"{figures['loss']:.3f}" if "loss" in figures else ""
@@ -144,7 +149,3 @@ def _mean(values: list[float]) -> float:
 
 def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")

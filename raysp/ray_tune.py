@@ -7,7 +7,9 @@ is done is read from its record, never from Tune's own state, which lies in a sc
 
 import logging
 import os
+import re
 import shutil
+import socket
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,6 +46,7 @@ def connect(address: str | None, *, verbose: bool) -> Iterator[None]:
     Raises:
         ConnectionError: there is no cluster at the address.
     """
+    _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours: checkpoints are on disk, there is nothing to save
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a notice about a changed default
@@ -61,10 +64,22 @@ def connect(address: str | None, *, verbose: bool) -> Iterator[None]:
             raise ConnectionError(f"{error}; start a cluster there, give another --address, or --address local") from error
         if not verbose:
             logging.getLogger("ray").setLevel(logging.ERROR)
+            logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a dead worker's traceback; we say what it means
         try:
             yield
         finally:
             ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise ConnectionError if nothing listens at `host:port`; Ray itself would try for minutes."""
+    if match := re.fullmatch(r"\[?([^\[\]/]+)\]?:(\d+)", address):
+        try:
+            socket.create_connection((match[1], int(match[2])), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise ConnectionError(
+                f"no Ray cluster answers at {address} ({error}); start one there, or use --address local"
+            ) from None
 
 
 def count_slots(num_threads: int, gpus_per_stage: float, max_concurrent: int | None) -> int:
@@ -100,6 +115,9 @@ def run_on_ray(missing: Sequence[Stage], place: Place, progress: Progress, *, sl
 
     Returns:
         What became of every stage; failures don't raise.
+
+    Raises:
+        NoLongerOwner: another run has taken the results root over.
     """
     searcher = GraphSearcher(missing, place, progress)
     scratch = place.store.root / ".tune"  # ours while we hold the lock; nothing in it outlives the run
@@ -121,6 +139,8 @@ def run_on_ray(missing: Sequence[Stage], place: Place, progress: Progress, *, sl
         tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    if searcher.disowned:
+        raise NoLongerOwner(searcher.disowned)
     return searcher.queue.outcome
 
 
@@ -132,6 +152,7 @@ class GraphSearcher(Searcher):
         self.queue = JobQueue(missing)
         self.progress = progress
         self.running: dict[str, Stage] = {}
+        self.disowned = ""
         self._place = place
 
     def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
@@ -140,10 +161,10 @@ class GraphSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next stage that is ready; None while all that is left waits for running ones; FINISHED at the end."""
-        stage = self.queue.next()
+        stage = None if self.disowned else self.queue.next()
         if stage is None:
             # With nothing running, None would make Tune poll for minutes: nothing could become ready any more.
-            return Searcher.FINISHED if self.queue.exhausted or not self.running else None
+            return Searcher.FINISHED if self.disowned or self.queue.exhausted or not self.running else None
         self.running[trial_id] = stage
         self.progress.started(stage)
         return {"stage": stage.key}
@@ -151,14 +172,17 @@ class GraphSearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Believe the record, not Tune."""
         stage = self.running.pop(trial_id)
-        message = (result or {}).get("error")
+        result = result or {}
+        self.disowned = self.disowned or result.get("disowned", "")
+        message = result.get("error") or result.get("disowned")
         if message is None:
             message = self._why_not_done(stage, error)
         if message is None:
             self.queue.done(stage)
             self.progress.finished(stage)
         else:
-            self.progress.failed(stage, message, self.queue.failed(stage, message))
+            skipped = self.queue.failed(stage, message)
+            self.progress.failed(stage, message, skipped)
 
     def _why_not_done(self, stage: Stage, error: bool) -> str | None:
         path = self._place.store.directory(stage) / RECORD
@@ -198,8 +222,10 @@ def _train(config: dict[str, Any], stages: dict[str, Stage], place: Place) -> No
     stage = stages[config["stage"]]
     try:
         run_job(stage, place, _report)
-    except (StageError, NoLongerOwner) as error:
+    except StageError as error:
         tune.report({"error": str(error), "epoch": 0})
+    except NoLongerOwner as error:
+        tune.report({"disowned": str(error), "epoch": 0})
     else:
         tune.report({"epoch": stage.epochs})
 

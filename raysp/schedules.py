@@ -7,6 +7,8 @@ from typing import Literal
 
 from raysp.keys import Config
 
+MAX_EPOCHS = 1_000_000
+
 GammaSchedule = Literal["linear", "cosine"]
 
 
@@ -19,7 +21,7 @@ class Recipe(Config):
     """
 
     epochs: int = 240
-    """Passes over the training part, at least 1."""
+    """Passes over the training part, from 1 to a million."""
     batch_size: int = 128
     """Images per step over all workers, at least 2."""
     lr: float = 0.05
@@ -38,7 +40,7 @@ class Recipe(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks = {
-            "epochs": (self.epochs >= 1, "at least 1"),
+            "epochs": (1 <= self.epochs <= MAX_EPOCHS, f"1 to {MAX_EPOCHS}"),
             "batch_size": (self.batch_size >= 2, "at least 2"),
             "lr": (self.lr > 0, "above 0"),
             "factor": (0 < self.factor <= 1, "in (0, 1]"),
@@ -61,8 +63,8 @@ class Recipe(Config):
 
     def scaled(self, scale: float) -> "Recipe":
         """The recipe with its epochs, and the milestones with them, multiplied by `scale` (above 0) and rounded."""
-        if not (math.isfinite(scale) and scale > 0):
-            raise ValueError(f"epochs scale {scale:g}; expected a number above 0")
+        if not 0 < scale <= MAX_EPOCHS / self.epochs:
+            raise ValueError(f"epochs scale {scale:g}; expected a number above 0 that gives at most {MAX_EPOCHS} epochs")
         if scale == 1.0:
             return self
         milestones = tuple(round(m * scale) for m in self.milestones)

@@ -18,18 +18,20 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors
 import safetensors.torch
 import torch
 
+from raysp.keys import SHORT_KEY_DIGITS
 from raysp.stage import Stage
 
 RECORD_FORMAT = 1
@@ -37,6 +39,8 @@ RECORD = "record.json"
 WEIGHTS = "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
 ERROR = "error.txt"
+STAGE_DIRECTORY = re.compile(rf"[a-z0-9_]+-[0-9a-f]{{{SHORT_KEY_DIGITS}}}")
+WEIGHTS_NAME = re.compile(r"\w+\.safetensors", re.ASCII)
 
 
 class DamagedFile(Exception):
@@ -78,7 +82,10 @@ class Store:
         Raises:
             DamagedFile: the record doesn't parse or is another stage's, or a file that it lists is missing or altered.
         """
-        path = self.directory(stage) / RECORD
+        directory = self.directory(stage)
+        if os.path.lexists(directory) and not directory.is_dir():
+            raise DamagedFile(directory, "not a directory")
+        path = directory / RECORD
         record = read_record(path)
         if record is None:
             return None
@@ -95,11 +102,18 @@ class Store:
             ValueError: the record holds NaN or infinity.
         """
         directory = self.directory(stage)
-        files = {p.name: _fingerprint(p) for p in sorted(directory.glob("*.safetensors")) if p.name != CHECKPOINT}
-        text = json.dumps({"format": RECORD_FORMAT, **record, "files": files}, indent=1, allow_nan=False)
+        weights = directory / WEIGHTS
+        files = {WEIGHTS: _fingerprint(weights)} if weights.exists() else {}
+        content = {"format": RECORD_FORMAT, **record, "files": files}
+        text = json.dumps({**content, "sha256": _record_digest(content)}, indent=1, allow_nan=False)
         self._write(directory / RECORD, text.encode())
+        self.drop_leftovers(stage)
+
+    def drop_leftovers(self, stage: Stage) -> None:
+        """Remove a finished stage's checkpoint and old error."""
         for leftover in (CHECKPOINT, ERROR):
-            (directory / leftover).unlink(missing_ok=True)
+            with suppress(OSError):  # the record is written; a leftover does no harm
+                (self.directory(stage) / leftover).unlink(missing_ok=True)
 
     def save_weights(self, stage: Stage, tensors: Mapping[str, torch.Tensor]) -> None:
         """Write the stage's weights (safetensors)."""
@@ -109,19 +123,21 @@ class Store:
         """Replace the stage's checkpoint by these tensors and this JSON state, in one file with a digest over both."""
         plain = _plain(tensors)
         text = json.dumps(state, allow_nan=False)
-        metadata = {"state": text, "sha256": _digest(plain, text)}
+        metadata = {"state": text, "key": stage.key, "sha256": _digest(plain, stage.key + text)}
         self._write(self.directory(stage) / CHECKPOINT, safetensors.torch.save(plain, metadata))
 
     def load_checkpoint(self, stage: Stage) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """Return the last checkpoint's tensors and state, or None. Raises DamagedFile."""
         path = self.directory(stage) / CHECKPOINT
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            if metadata.get("sha256") != _digest(tensors, metadata["state"]):
+            if metadata["key"] != stage.key:
+                raise DamagedFile(path, f"belongs to key {metadata['key']:.64}, expected {stage.key}")
+            if metadata["sha256"] != _digest(tensors, stage.key + metadata["state"]):
                 raise DamagedFile(path, "its content doesn't match its digest")
             return tensors, json.loads(metadata["state"])
         except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
@@ -131,19 +147,19 @@ class Store:
         """Rename a damaged file so that it is kept but not read again; return its new path."""
         for number in range(1, 1000):
             aside = path.with_name(f"{path.name}.damaged-{number}")
-            if not aside.exists():
+            if not os.path.lexists(aside):
                 path.rename(aside)
                 return aside
         raise FileExistsError(f"{path}: a thousand damaged versions stand beside it; remove some")
 
     def write_error(self, stage: Stage, text: str) -> None:
         """Keep the traceback of a failed stage where the user will look for it."""
-        self._write(self.directory(stage) / ERROR, text.encode())
+        self._write(self.directory(stage) / ERROR, text.encode(errors="backslashreplace"))
 
     def records(self) -> tuple[list[dict[str, Any]], list[DamagedFile]]:
         """All finished stages' records under the root, by directory name, and what could not be read. Checks no weights."""
         found, damaged = [], []
-        for directory in sorted(self.root.glob("stages/*-*")):
+        for directory in sorted(d for d in self.root.glob("stages/*") if STAGE_DIRECTORY.fullmatch(d.name)):
             try:
                 if record := read_record(directory / RECORD):
                     found.append(record)
@@ -164,22 +180,22 @@ class Store:
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / ".lock"
         with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise
-                raise StoreBusy(
-                    f"{self.root} is in use by {path.read_text() or 'another process'}; wait for it or end it"
-                ) from None
+            _flock(file, path)
             run_id = uuid.uuid4().hex
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}, run {run_id}")
             file.flush()
             owner = Store(root=self.root, run_id=run_id)
-            for stray in self.root.glob("stages/*/.tmp-*"):
-                stray.unlink(missing_ok=True)
+            for stray in (*self.root.glob(".tmp-*"), *self.root.glob("stages/*/.tmp-*")):
+                with suppress(OSError):
+                    stray.unlink(missing_ok=True)
             yield owner
+
+    def check_free(self) -> None:
+        """Raise StoreBusy if another process holds the root now; writes nothing and takes nothing."""
+        path = self.root / ".lock"
+        with suppress(FileNotFoundError, NotADirectoryError), path.open() as file:
+            _flock(file, path)
 
     def _check_owner(self) -> None:
         try:
@@ -192,18 +208,21 @@ class Store:
     def _write(self, path: Path, content: bytes) -> None:
         self._check_owner()
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
-        write_atomically(path, content, temporary)
+        if path.is_dir():
+            self.set_aside(path)
+        # Asked again just before the rename: a stale worker may have spent its time in between writing.
+        write_atomically(path, content, before_rename=self._check_owner)
 
 
-def write_atomically(path: Path, content: bytes, temporary: Path | None = None) -> None:
-    """Make `path` hold `content`: wholly, and on the disk, or not at all."""
-    temporary = temporary or path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
+def write_atomically(path: Path, content: bytes, before_rename: Callable[[], None] = lambda: None) -> None:
+    """Make `path` hold `content`: wholly, and on the disk, or not at all. `before_rename` may raise to give up."""
+    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        before_rename()
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
@@ -218,10 +237,12 @@ def write_atomically(path: Path, content: bytes, temporary: Path | None = None) 
 
 def read_record(path: Path) -> dict[str, Any] | None:
     """Parse a record; None where there is none. Raises DamagedFile when it can't be one of ours."""
+    if not os.path.lexists(path):
+        return None
+    if not path.is_file():
+        raise DamagedFile(path, "not a plain file")
     try:
         record = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
     except (ValueError, OSError, RecursionError) as error:
         raise DamagedFile(path, f"not readable as JSON ({error})") from error
     if not isinstance(record, dict) or record.get("format") != RECORD_FORMAT:
@@ -237,16 +258,16 @@ def read_record(path: Path) -> dict[str, Any] | None:
     }.items():
         if not isinstance(record.get(name), kind):
             raise DamagedFile(path, f"its {name!r} is {type(record.get(name)).__name__}, expected {kind.__name__}")
-    if not all(isinstance(row, dict) for row in record["rows"]):
-        raise DamagedFile(path, "its 'rows' are not all dicts")
+    if record.pop("sha256", None) != _record_digest(record):
+        raise DamagedFile(path, "its content doesn't match its digest")
     return record
 
 
 def verify_files(directory: Path, record: Mapping[str, Any]) -> None:
     """Compare the files that a record lists with what lies in its directory. Raises DamagedFile for the first that differs."""
     for name, expected in record["files"].items():
-        if Path(name).name != name:
-            raise DamagedFile(directory / RECORD, f"lists {name!r}, which is not a plain file name")
+        if not WEIGHTS_NAME.fullmatch(name):
+            raise DamagedFile(directory / RECORD, f"lists {name!r:.80}, which is not the name of a weights file")
         path = directory / name
         try:
             found = _fingerprint(path)
@@ -264,6 +285,16 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise DamagedFile(path, f"not readable as safetensors ({error})") from error
 
 
+def _flock(file: IO[str], path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        holder = path.read_text() or "another process"
+        raise StoreBusy(f"{path.parent} is in use by {holder}; wait for it or end it") from None
+
+
 def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     # safetensors refuses tensors that share memory, and keeps no strides.
     return {name: t.detach().cpu().contiguous().clone() for name, t in sorted(tensors.items())}
@@ -275,6 +306,10 @@ def _digest(tensors: Mapping[str, torch.Tensor], text: str) -> str:
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
     return digest.hexdigest()
+
+
+def _record_digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

@@ -5,6 +5,8 @@ Owns the sequence plan, look-up, decoding, lock, training; and what is printed a
 touched.
 """
 
+import math
+import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from raysp.context import Place
 from raysp.data import Source, load_splits
 from raysp.inline import run_inline
 from raysp.keys import key_of
-from raysp.plan import Outcome, Plan, Survey, survey
+from raysp.plan import Outcome, Plan, Survey, inspect, survey
 from raysp.progress import Progress
 from raysp.stage import Stage
 from raysp.store import Store
@@ -61,7 +63,7 @@ class RunOptions:
         if self.threads_per_stage < 1:
             raise ValueError(f"threads_per_stage is {self.threads_per_stage}; expected at least 1")
         gpus = self.gpus_per_stage
-        if gpus is not None and not (0 <= gpus <= 1 or (gpus > 1 and gpus == int(gpus))):
+        if gpus is not None and not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or gpus.is_integer())):
             raise ValueError(f"gpus_per_stage is {gpus:g}; expected a share from 0 to 1, or a whole number")
 
 
@@ -82,12 +84,15 @@ def run_sweep(
         What became of every stage that was missing.
 
     Raises:
-        ValueError: the data can't be used (`DataError`), or no node can run a stage (`PlacementError`).
+        ValueError: there are no leaves, the data can't be used (`DataError`), or no node can run a stage (`PlacementError`).
         StoreBusy: another process drives a sweep in this root.
         OSError: the root can't be written.
     """
+    if not leaves:
+        raise ValueError("the sweep has no configuration; expected at least one value on every axis")
     plan = Plan(leaves)
     reader = Store(root=root.absolute())
+    reader.check_free()
     found = survey(plan, reader)
     print_plan(plan, found, console)
     for stage in found.found:
@@ -96,14 +101,7 @@ def run_sweep(
         return Outcome()
     splits = {key_of(source.config): load_splits(source)} if source else {}
     with _runner(options) as runner, reader.lock() as store:
-        for damage in found.damaged:
-            if damage.path.exists():
-                aside = store.set_aside(damage.path)
-                console.print(
-                    f"[yellow]damaged[/]  {escape(str(damage))}; set aside as {escape(aside.name)}",
-                    highlight=False,
-                    soft_wrap=True,
-                )
+        _tidy(found, store, console)
         place = Place(
             store=store,
             num_threads=options.threads_per_stage,
@@ -113,6 +111,18 @@ def run_sweep(
         )
         with Progress(found.missing, runner.slots, console).show() as progress:
             return runner.run(found.missing, place, progress)
+
+
+def _tidy(found: Survey, store: Store, console: Console) -> None:
+    """Set damaged files aside, and drop what a kill left beside a record."""
+    for stage in found.damaged:
+        for damage in inspect(stage, store)[1]:  # looked at again: another driver may have mended it before we held the lock
+            line = f"[yellow]damaged[/]  {escape(str(damage))}"
+            if os.path.lexists(damage.path):
+                line += f"; set aside as {escape(store.set_aside(damage.path).name)}"
+            console.print(line, highlight=False, soft_wrap=True)
+    for stage in found.found:
+        store.drop_leftovers(stage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +163,7 @@ def print_plan(plan: Plan, found: Survey, console: Console) -> None:
     console.print(
         f"{len(plan.leaves)} configurations from {len(plan.stages)} stages, {shared} of them shared ancestors; "
         f"{epochs_left} epochs to train. Separate pipelines would train {plan.separate_epochs}, "
-        f"{plan.separate_epochs / plan.epochs:.1f}x the {plan.epochs} of this plan.",
+        f"{plan.separate_epochs / max(plan.epochs, 1):.1f}x the {plan.epochs} of this plan.",
         highlight=False,
         soft_wrap=True,
     )

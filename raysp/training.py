@@ -107,7 +107,7 @@ def train(task: Task, recipe: Recipe, seed: int, batches: Batches, context: Cont
         mean_loss = _one_epoch(task, optimizer, recipe, seed, epoch, batches)
         if not math.isfinite(mean_loss):
             raise FloatingPointError(
-                f"the loss is {mean_loss}; a lower learning rate than {lr:g} or smaller loss weights may help"
+                f"the loss of epoch {epoch + 1} is {mean_loss}; try a learning rate below {lr:g}, or smaller loss weights"
             )
         accuracies = accuracy(model, batches, "val")
         mean_accuracy = sum(accuracies.values()) / len(accuracies)

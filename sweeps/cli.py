@@ -24,7 +24,7 @@ from raysp.plan import Outcome, Plan, survey
 from raysp.presets import PRESETS, Preset, PresetName
 from raysp.schedules import GammaSchedule
 from raysp.stage import Stage
-from raysp.store import Store, StoreBusy
+from raysp.store import NoLongerOwner, Store, StoreBusy
 from raysp.sweep import RunOptions, print_plan, run_sweep
 
 Nothing = Literal["none"]
@@ -110,7 +110,7 @@ def main(make_stages: MakeStages, description: str) -> None:
     except KeyboardInterrupt:
         errors.print("interrupted; the same command goes on from the last checkpoints")
         status = 130
-    except (ValueError, StoreBusy, OSError) as error:
+    except (ValueError, StoreBusy, NoLongerOwner, OSError) as error:
         if options.verbose:
             raise
         errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
@@ -174,7 +174,8 @@ def _print_end(report: Report, outcome: Outcome, root: Path, console: Console) -
         table.add_row(*("-" if pd.isna(cell) else str(cell) for cell in (*cells, *numbers)))
     console.print(table)
     console.print(
-        f"{len(report.table)} rows in {root / 'results.csv'}; front in pareto.csv and pareto.png beside it", soft_wrap=True
+        f"{len(report.table)} rows in {escape(str(root / 'results.csv'))}; front in pareto.csv and pareto.png beside it",
+        soft_wrap=True,
     )
     if not outcome.ok:
         console.print(f"[bold red]{len(outcome.failed)} stages failed, {len(outcome.skipped)} were skipped:[/]")

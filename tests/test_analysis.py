@@ -1,14 +1,18 @@
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 import reference
 from hypothesis import given
 from hypothesis import strategies as st
+from toy import toy
 
 from analysis.figures import AXES
 from analysis.pareto import pareto_front
 from analysis.report import write_report
 from analysis.results import COLUMNS
+from raysp.store import Store
 
 COLUMNS_COMPARED = ["val_accuracy", "relus", "macs", "depth"]
 points = st.lists(st.tuples(*[st.integers(0, 4)] * 4), max_size=25)
@@ -32,39 +36,23 @@ def row(**changes):
     return plain | changes
 
 
-def record(key, rows):
-    return {
-        "format": 1,
-        "key": key,
-        "stage": "x",
-        "config": {},
-        "metrics": {},
-        "history": [],
-        "rows": rows,
-        "files": {},
-        "time_s": 2,
-    }
+def commit(root, number, rows):
+    """A finished stage with these rows; returns its directory."""
+    stage = toy(number=number)
+    record = {"key": stage.key, "stage": stage.name, "config": {}, "metrics": {}, "history": [], "rows": rows, "time_s": 2}
+    with Store(root=root).lock() as store:
+        store.commit(stage, record)
+    return store.directory(stage)
 
 
 def test_a_report_of_records_with_a_damaged_one(tmp_path):
-    import json
-
     for number in range(5):
-        directory = tmp_path / "stages" / f"x-{number}"
-        directory.mkdir(parents=True)
-        rows = [
-            row(
-                val_accuracy=80 + 3 * number,
-                test_accuracy=80,
-                relus=100 * 10**number,
-                macs=10**6 * (number + 1),
-                depth=9 + number,
-            )
-        ]
-        (directory / "record.json").write_text(json.dumps(record(str(number), rows)))
-    (tmp_path / "stages" / "x-4" / "record.json").write_text("{")
+        costs = {"relus": 100 * 10**number, "macs": 10**6 * (number + 1), "depth": 9 + number}
+        directory = commit(tmp_path, number, [row(val_accuracy=80 + 3 * number, test_accuracy=80, **costs)])
+    (directory / "record.json").write_text("{")
+    shutil.copytree(directory, directory.with_name(directory.name + ".damaged-1"))
     report = write_report(tmp_path)
-    assert [str(error.path.parent.name) for error in report.damaged] == ["x-4"]
+    assert [error.path.parent for error in report.damaged] == [directory]
     table = pd.read_csv(tmp_path / "results.csv")
     assert tuple(table.columns) == COLUMNS
     assert len(table) == len(pd.read_csv(tmp_path / "pareto.csv")) == 4
@@ -74,8 +62,5 @@ def test_a_report_of_records_with_a_damaged_one(tmp_path):
 
 @pytest.mark.parametrize("rows", [[], [{}], [row(val_accuracy=None)], [row(relus=0)], [row(relus=0), row(relus=5)]])
 def test_a_report_of_little_does_not_fail(tmp_path, rows):
-    import json
-
-    (tmp_path / "stages" / "x-0").mkdir(parents=True)
-    (tmp_path / "stages" / "x-0" / "record.json").write_text(json.dumps(record("0", rows)))
+    commit(tmp_path, 0, rows)
     assert len(write_report(tmp_path).table) == len(rows)

@@ -84,11 +84,28 @@ def test_numbers_are_fitted_to_their_fields():
 
 @pytest.mark.parametrize(
     "bad",
-    [{"inner": 3}, {"kind": "c"}, {"sizes": (1, 2.5)}, {"sizes": 3}, {"limit": "x"}, {"limit": float("inf")}, {"limit": True}],
+    [
+        {"inner": 3},
+        {"kind": "c"},
+        {"sizes": (1, 2.5)},
+        {"sizes": 3},
+        {"limit": "x"},
+        {"limit": float("inf")},
+        {"limit": True},
+        {"limit": 10**400},
+    ],
 )
 def test_misfits_are_refused_with_the_field_named(bad):
     with pytest.raises(ValueError, match=f"Outer.{next(iter(bad))}"):
         Outer(**bad)
+
+
+def test_a_class_that_is_not_declared_a_dataclass_is_refused():
+    class Forgotten(Inner):
+        other: int = 1
+
+    with pytest.raises(TypeError, match="lacks @dataclass"):
+        Forgotten()
 
 
 def test_every_field_counts():

@@ -1,9 +1,11 @@
+import dataclasses
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +15,7 @@ from toy import diamond, toy
 
 from analysis.report import write_report
 from raysp.plan import Plan
-from raysp.store import Store
+from raysp.store import NoLongerOwner, Store, StoreBusy
 from raysp.sweep import RunOptions, run_sweep
 
 HERE = Path(__file__).parent
@@ -63,7 +65,7 @@ def test_a_failure_skips_its_descendants_and_the_rest_finishes(options, tmp_path
     assert not outcome.ok
     (message,) = outcome.failed.values()
     left = next(stage for stage in Plan(leaves).stages.values() if stage.name == "left")
-    assert f"{left.label} failed in epoch 2 of 3: RuntimeError: this stage was told to fail [/red] ü" in message
+    assert f"{left.label} failed after epoch 1 of 3: RuntimeError: this stage was told to fail [/red] ü" in message
     assert "Traceback" in (Store(root=tmp_path).directory(left) / "error.txt").read_text()
     assert len(outcome.skipped) == 3
     assert len(outcome.done) == 3
@@ -76,6 +78,58 @@ def test_a_nan_is_an_error_with_its_stage(tmp_path):
     outcome = run([toy(behaviour="nan")], tmp_path, INLINE)
     (message,) = outcome.failed.values()
     assert toy(behaviour="nan").label in message
+
+
+@pytest.mark.parametrize("message", [r"C:\[/red] [bold", "\udcff", "x" * 10_000, ""])
+def test_odd_error_messages_do_no_harm(tmp_path, console, message):
+    stage = dataclasses.replace(toy(number=3), run=partial(_throw, message))
+    outcome = run([stage, toy(number=4)], tmp_path, INLINE, console)
+    assert list(outcome.failed) == [stage.key]
+    assert len(outcome.done) == 1
+    assert "ValueError" in (Store(root=tmp_path).directory(stage) / "error.txt").read_text()
+
+
+def _throw(message, config, context):
+    raise ValueError(message)
+
+
+def test_a_stage_that_exits_has_failed(tmp_path):
+    stage = dataclasses.replace(toy(), run=lambda config, context: sys.exit(0))
+    assert "SystemExit" in run([stage], tmp_path, INLINE).failed[stage.key]
+
+
+def test_things_in_the_way_are_set_aside(tmp_path, console):
+    as_file, as_directory = toy(number=1), toy(number=2)
+    store = Store(root=tmp_path)
+    store.directory(as_file).parent.mkdir()
+    store.directory(as_file).write_text("mine")
+    (store.directory(as_directory) / "weights.safetensors").mkdir(parents=True)
+    (tmp_path / "stages" / ".tmp-x").mkdir()
+    assert run([as_file, as_directory], tmp_path, INLINE, console).ok
+    assert (tmp_path / "stages" / f"{as_file.label}.damaged-1").read_text() == "mine"
+    assert (store.directory(as_directory) / "weights.safetensors.damaged-1").is_dir()
+
+
+def test_an_empty_sweep_and_a_busy_root_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no configuration"):
+        run([], tmp_path, INLINE)
+    with Store(root=tmp_path).lock(), pytest.raises(StoreBusy):
+        run([toy()], tmp_path, INLINE)
+
+
+def test_an_address_where_nobody_answers_is_refused_at_once(tmp_path):
+    with pytest.raises(ConnectionError, match="no Ray cluster answers at 127"):
+        run([toy()], tmp_path / "results", RunOptions(address="127.0.0.1:1"))
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_run_that_lost_its_root_stops(tmp_path):
+    def steal(config, context):
+        (context.place.store.root / ".lock").write_text("process 1 on elsewhere, run 0")
+        context.save_weights({})
+
+    with pytest.raises(NoLongerOwner, match="driven by process 1 on elsewhere"):
+        run([dataclasses.replace(toy(), run=steal), toy(number=1)], tmp_path, INLINE)
 
 
 def test_a_damaged_stage_is_named_set_aside_and_run_again(tmp_path, console):

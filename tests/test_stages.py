@@ -13,6 +13,7 @@ from raysp.data import open_source
 from raysp.models.relu import MaskedReLU
 from raysp.plan import Plan
 from raysp.presets import PRESETS
+from raysp.stages.baseline import baseline_stage
 from raysp.stages.finetune import FinetuneConfig, grow_shallow_branches
 from raysp.stages.mask import top_positions
 from raysp.store import Store, load_tensors
@@ -162,6 +163,14 @@ def test_blocks_are_gated_up_to_and_with_the_threshold():
     assert gated == [name for (name, _), d in zip(model.blocks(), kept, strict=True) if d <= 0.1]
     assert 0 < len(gated) < 8
     assert grow_shallow_branches(builder().baseline(0).config.experiment.build("test"), None, 3) == []
+
+
+def test_a_loss_that_explodes_is_reported_with_its_stage_and_epoch(tmp_path):
+    leaf = chains()[0].parents["baseline"]
+    wild = dataclasses.replace(leaf.config, recipe=dataclasses.replace(leaf.config.recipe, lr=1e30))
+    stage = baseline_stage(wild)
+    (message,) = run([stage], tmp_path).failed.values()
+    assert f"{stage.label} failed in its first epoch here: FloatingPointError: the loss of epoch 1 is nan" in message
 
 
 def test_sharing_between_configurations():

@@ -2,13 +2,14 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from toy import toy
 
 from raysp.job import run_job
-from raysp.plan import Plan, survey
+from raysp.plan import Plan, inspect, survey
 from raysp.store import DamagedFile, NoLongerOwner, Store, StoreBusy
 
 
@@ -37,6 +38,11 @@ def test_a_record_means_done(place):
     assert sorted(p.name for p in place.store.directory(stage).iterdir()) == ["record.json", "weights.safetensors"]
 
 
+def _replace(path, make):
+    path.unlink()
+    make(path)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -49,6 +55,10 @@ def test_a_record_means_done(place):
         lambda d: os.truncate(d / "weights.safetensors", 20),
         lambda d: (d / "weights.safetensors").write_bytes(b"\0" * (d / "weights.safetensors").stat().st_size),
         lambda d: (d / "weights.safetensors").unlink(),
+        lambda d: _replace(d / "weights.safetensors", Path.mkdir),
+        lambda d: _replace(d / "record.json", Path.mkdir),
+        lambda d: _replace(d / "record.json", lambda p: p.symlink_to(p)),
+        lambda d: _replace(d / "record.json", os.mkfifo),
     ],
 )
 def test_damage_is_noticed_and_the_stage_is_missing(place, done, damage):
@@ -57,8 +67,9 @@ def test_damage_is_noticed_and_the_stage_is_missing(place, done, damage):
         place.store.read(done)
     found = survey(Plan([done]), place.store)
     assert found.missing == [done]
-    for error in found.damaged:
-        if error.path.exists():
+    assert found.damaged == [done]
+    for error in inspect(done, place.store)[1]:
+        if os.path.lexists(error.path):
             place.store.set_aside(error.path)
     assert place.store.read(done) is None
     run_job(done, place, nothing)
@@ -88,6 +99,30 @@ def test_a_cut_checkpoint_is_noticed(place, cut):
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(DamagedFile, match="digest"):
         place.store.load_checkpoint(stage)
+
+
+def test_another_stages_checkpoint_is_refused(place):
+    mine, other = toy(number=1), toy(number=2)
+    for stage in (mine, other):
+        place.store.save_checkpoint(stage, {}, {})
+    name = "checkpoint.safetensors"
+    (place.store.directory(mine) / name).write_bytes((place.store.directory(other) / name).read_bytes())
+    with pytest.raises(DamagedFile, match="belongs to key"):
+        place.store.load_checkpoint(mine)
+
+
+def test_a_changed_number_in_a_record_is_noticed(place, done):
+    path = place.store.directory(done) / "record.json"
+    path.write_text(path.read_text().replace('"relus": 5', '"relus": 4'))
+    with pytest.raises(DamagedFile, match="digest"):
+        place.store.read(done)
+
+
+def test_what_a_kill_leaves_beside_a_record_is_dropped_by_the_next_run(place, done):
+    place.store.save_checkpoint(done, {}, {})
+    place.store.write_error(done, "old")
+    place.store.drop_leftovers(done)
+    assert sorted(p.name for p in place.store.directory(done).iterdir()) == ["record.json", "weights.safetensors"]
 
 
 def test_a_second_driver_is_refused_and_told_who_holds_the_root(place):

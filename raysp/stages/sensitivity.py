@@ -30,7 +30,7 @@ class SensitivityConfig(Config):
     """What a sensitivity depends on.
 
     Raises:
-        ValueError: density or prune rate is not between 0 and 1.
+        ValueError: density or prune rate is not between 0 and 1, or the recipe has no momentum.
     """
 
     experiment: Experiment
@@ -47,6 +47,8 @@ class SensitivityConfig(Config):
         for name in ("density", "prune_rate"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name):g}; expected a share between 0 and 1")
+        if self.recipe.momentum == 0:
+            raise ValueError("momentum is 0; expected more, because momentum decides which weights regrow")
 
 
 def sensitivity_stage(config: SensitivityConfig) -> Stage:

@@ -123,7 +123,7 @@ class Progress:
         left = self.seconds_left()
         finished = self._total - len(self._left)
         tail = f", about {_clock(left)} left" if left and self._left else ""
-        self._console.print(f"{line}  [dim]({finished}/{self._total} stages{tail})[/]", highlight=False, soft_wrap=True)
+        self._console.print(f"{line}  [dim]({finished}/{self._total}{tail})[/]", highlight=False, soft_wrap=True)
 
     def _draw(self) -> Group:
         table = Table("running", "epoch", "accuracy", "loss", "elapsed", box=None, pad_edge=False)
@@ -148,4 +148,5 @@ def _mean(values: list[float]) -> float:
 
 
 def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+    text = str(timedelta(seconds=round(seconds)))
+    return text.removeprefix("0:")  # minutes and seconds while there are no hours

@@ -16,6 +16,9 @@ import numpy.typing as npt
 from raysp import imagefolder
 from raysp.keys import Config
 
+CROP_SHARE = 8
+"""Training images are padded by one pixel in this many before they are cropped: 4 at 32x32, as usual, and in proportion elsewhere."""
+
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
@@ -101,7 +104,6 @@ class _Builtin:
     num_classes: int
     channels: int
     native_size: int
-    crop_padding: int
     flip: bool
     load: Callable[[int, Path], tuple[Part, Part]]
     """(image size, directory) to the training and the test part."""
@@ -124,22 +126,22 @@ def open_source(name: str, image_size: int | None, data_dir: Path) -> Source:
             classes, fingerprint = imagefolder.scan(path)
         except imagefolder.FolderError as error:
             raise DataError(str(error)) from None
+        size = 32 if image_size is None else image_size
+        padding = size // CROP_SHARE
         config = DataConfig(
-            name="imagefolder",
-            fingerprint=fingerprint,
-            num_classes=len(classes),
-            image_size=32 if image_size is None else image_size,
+            name="imagefolder", fingerprint=fingerprint, num_classes=len(classes), image_size=size, crop_padding=padding
         )
         return Source(config=config, path=path)
     if name not in _BUILTIN:
         raise DataError(f"unknown data set {name!r}; expected one of {', '.join(_BUILTIN)}, or imagefolder:PATH")
     known = _BUILTIN[name]
+    size = known.native_size if image_size is None else image_size
     config = DataConfig(
         name=name,
         num_classes=known.num_classes,
         channels=known.channels,
-        image_size=known.native_size if image_size is None else image_size,
-        crop_padding=known.crop_padding,
+        image_size=size,
+        crop_padding=size // CROP_SHARE,
         flip=known.flip,
     )
     return Source(config=config, path=data_dir)
@@ -230,12 +232,8 @@ def _load_cifar(name: str, image_size: int, path: Path) -> tuple[Part, Part]:
 
 
 _BUILTIN = {
-    "digits": _Builtin(num_classes=10, channels=1, native_size=8, crop_padding=1, flip=False, load=_load_digits),
-    "cifar10": _Builtin(
-        num_classes=10, channels=3, native_size=32, crop_padding=4, flip=True, load=lambda s, p: _load_cifar("cifar10", s, p)
-    ),
-    "cifar100": _Builtin(
-        num_classes=100, channels=3, native_size=32, crop_padding=4, flip=True, load=lambda s, p: _load_cifar("cifar100", s, p)
-    ),
+    "digits": _Builtin(num_classes=10, channels=1, native_size=8, flip=False, load=_load_digits),
+    "cifar10": _Builtin(num_classes=10, channels=3, native_size=32, flip=True, load=lambda s, p: _load_cifar("cifar10", s, p)),
+    "cifar100": _Builtin(num_classes=100, channels=3, native_size=32, flip=True, load=lambda s, p: _load_cifar("cifar100", s, p)),
 }
 """Data sets that a name pins down; adding an entry adds a data set."""

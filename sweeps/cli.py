@@ -172,6 +172,7 @@ def _print_end(report: Report, outcome: Outcome, root: Path, console: Console) -
         cells = (row["budget"], row["d_th"], row["gamma"], row["ac_after"], row["seed"], row["exit"], row["relus"])
         numbers = (f"{row['macs'] / 1e6:.2f}M", row["depth"], f"{row['val_accuracy']:.2f}", f"{row['test_accuracy']:.2f}")
         table.add_row(*("-" if pd.isna(cell) else str(cell) for cell in (*cells, *numbers)))
+    console.print()
     console.print(table)
     console.print(
         f"{len(report.table)} rows in {escape(str(root / 'results.csv'))}; front in pareto.csv and pareto.png beside it",

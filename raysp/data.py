@@ -17,7 +17,7 @@ from raysp import imagefolder
 from raysp.keys import Config
 
 CROP_SHARE = 8
-"""Training images are padded by one pixel in this many before they are cropped: 4 at 32x32, as usual, and in proportion elsewhere."""
+"""Training images are padded by one pixel in this many before they are cropped: by 4 at 32x32, as is usual."""
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]

@@ -7,7 +7,7 @@ COSTS = ("relus", "macs", "depth")
 """Columns to minimise, beside the accuracy to maximise."""
 
 
-def pareto_front(table: pd.DataFrame, accuracy: str = "val_accuracy", costs: tuple[str, ...] = COSTS) -> pd.DataFrame:
+def pareto_front(table: pd.DataFrame, *, accuracy: str = "val_accuracy", costs: tuple[str, ...] = COSTS) -> pd.DataFrame:
     """Return the rows that no other row dominates: none is as good in everything and better in something.
 
     Rows of equal accuracy and costs are all kept. Rows with a missing value are left out.
@@ -24,3 +24,9 @@ def pareto_front(table: pd.DataFrame, accuracy: str = "val_accuracy", costs: tup
     points = complete[columns].to_numpy(dtype=float)
     kept = moocore.is_nondominated(points, maximise=[True] + [False] * len(costs), keep_weakly=True)
     return complete[kept]
+
+
+def by_dataset(table: pd.DataFrame, costs: tuple[str, ...] = COSTS) -> pd.DataFrame:
+    """Each data set's own `pareto_front`, one after the other: accuracies on different data can't be compared."""
+    fronts = [pareto_front(rows, costs=costs) for _, rows in table.groupby("dataset", sort=True)]
+    return pd.concat(fronts) if fronts else table.head(0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures import AXES, draw_fronts
-from analysis.pareto import pareto_front
+from analysis.pareto import by_dataset
 from analysis.results import load_results
 from raysp.store import DamagedFile, write_atomically
 
@@ -30,12 +30,12 @@ def write_report(root: Path) -> Report:
     The picture is left out while there is no complete row.
     """
     table, damaged = load_results(root)
-    front = pareto_front(table).sort_values(["relus", "macs", "depth"], kind="stable")
+    front = by_dataset(table).sort_values(["dataset", "relus", "macs", "depth"], kind="stable")
     write_atomically(root / "results.csv", table.to_csv(index=False).encode())
     write_atomically(root / "pareto.csv", front.to_csv(index=False).encode())
-    complete = table.dropna(subset=["val_accuracy", *AXES])
+    complete = table.dropna(subset=["dataset", "val_accuracy", "test_accuracy", *AXES])
     if len(complete):
         picture = io.BytesIO()
-        draw_fronts(complete, {column: pareto_front(complete, costs=(column,)) for column in AXES}, picture)
+        draw_fronts(complete, {column: by_dataset(complete, costs=(column,)) for column in AXES}, picture)
         write_atomically(root / "pareto.png", picture.getvalue())
     return Report(table=table, front=front, damaged=damaged)

@@ -53,23 +53,17 @@ class Batches:
             yield self._normalise(images[start : start + batch_size]), labels[start : start + batch_size]
 
     def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        num, _, height, width = images.shape
+        num, channels, height, width = images.shape
         padding = self._config.crop_padding
-        if padding:
-            top, left = torch.randint(0, 2 * padding + 1, (2, num, 1), generator=generator).to(images.device)
-            rows = (top + torch.arange(height, device=images.device)).view(num, 1, height, 1)
-            columns = (left + torch.arange(width, device=images.device)).view(num, 1, 1, width)
-            if self._config.flip:
-                mirrored = (torch.rand(num, generator=generator) < 0.5).to(images.device).view(num, 1, 1, 1)
-                columns = torch.where(mirrored, columns.flip(-1), columns)
-            padded = F.pad(images, (padding,) * 4)
-            sample = torch.arange(num, device=images.device).view(num, 1, 1, 1)
-            channel = torch.arange(images.shape[1], device=images.device).view(1, -1, 1, 1)
-            return padded[sample, channel, rows, columns]
+        top, left = torch.randint(0, 2 * padding + 1, (2, num, 1), generator=generator).to(images.device)
+        rows = (top + torch.arange(height, device=images.device)).view(num, 1, height, 1)
+        columns = (left + torch.arange(width, device=images.device)).view(num, 1, 1, width)
         if self._config.flip:
             mirrored = (torch.rand(num, generator=generator) < 0.5).to(images.device).view(num, 1, 1, 1)
-            return torch.where(mirrored, images.flip(-1), images)
-        return images
+            columns = torch.where(mirrored, columns.flip(-1), columns)
+        sample = torch.arange(num, device=images.device).view(num, 1, 1, 1)
+        channel = torch.arange(channels, device=images.device).view(1, channels, 1, 1)
+        return F.pad(images, (padding,) * 4)[sample, channel, rows, columns]
 
     def _normalise(self, images: Tensor) -> Tensor:
         return images.float() * self._scale - self._shift

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from raysp.budget import resolve_budget
 from raysp.data import DataConfig
-from raysp.models import build_model
+from raysp.models import MODELS, build_model
 from raysp.presets import Preset
 from raysp.schedules import GammaSchedule
 from raysp.stage import Stage
@@ -40,7 +40,8 @@ class ChainBuilder:
         preset: recipes and defaults.
         data: which images.
         model: a name in `raysp.models.MODELS`; None takes the preset's.
-        width: channels of the first residual stage; None takes the preset's.
+        width: channels of the first residual stage; None takes the preset's, or for another model than the preset's the width
+            that is as large a share of its own.
         epochs_scale: multiplies every stage's epochs, milestones and gate epochs with them; above 0.
 
     Raises:
@@ -52,7 +53,11 @@ class ChainBuilder:
     ) -> None:
         self._preset, self._data = preset, data
         self._model = model or preset.model
-        self._width = preset.width if width is None else width
+        if self._model not in MODELS:
+            raise ValueError(f"unknown model {self._model!r}; expected one of {', '.join(MODELS)}")
+        # Another model than the preset's is as narrow, in proportion to its own width, as the preset's is.
+        proportional = MODELS[self._model].default_width * preset.width // MODELS[preset.model].default_width
+        self._width = proportional if width is None else width
         self._recipes = {
             name: getattr(preset, name).scaled(epochs_scale) for name in ("baseline", "sensitivity", "mask", "finetune")
         }
@@ -60,7 +65,7 @@ class ChainBuilder:
         network = build_model(
             self._model, num_classes=data.num_classes, image_size=data.image_size, in_channels=data.channels, width=self._width
         )
-        self._num_relus, self._num_stages = network.num_relus(), len(network.stages)
+        self._num_relus, self.num_stages = network.num_relus(), len(network.stages)
 
     def baseline(self, seed: int) -> Stage:
         """The all-ReLU network of one seed."""
@@ -72,10 +77,10 @@ class ChainBuilder:
         Raises:
             ValueError: the choice doesn't fit the network, or a value is out of range.
         """
-        if choice.ac_after is not None and not 1 <= choice.ac_after < self._num_stages:
+        if choice.ac_after is not None and not 1 <= choice.ac_after < self.num_stages:
             raise ValueError(
-                f"auxiliary classifier after stage {choice.ac_after}; expected a stage from 1 to {self._num_stages - 1} of "
-                f"{self._model}'s {self._num_stages} (behind the last stands the final classifier)"
+                f"auxiliary classifier after stage {choice.ac_after}; expected a stage from 1 to {self.num_stages - 1} of "
+                f"{self._model}'s {self.num_stages} (behind the last stands the final classifier)"
             )
         preset, experiment = self._preset, self._experiment(choice.seed)
         baseline = self.baseline(choice.seed)

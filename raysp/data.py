@@ -95,7 +95,7 @@ class Source:
     """Where a data set's images come from, before they are decoded."""
 
     config: DataConfig
-    path: Path | None = None
+    path: Path
     """Directory to read or to download to."""
 
 
@@ -154,7 +154,7 @@ def load_splits(source: Source) -> Splits:
         DataError: it can't be found, downloaded or decoded, or is too small to split; the message names the file.
     """
     config = source.config
-    path = source.path or Path()
+    path = source.path
     if config.name == "imagefolder":
         try:
             decoded = {part: Part(images=i, labels=l) for part, (i, l) in imagefolder.decode(path, config.image_size).items()}

@@ -13,17 +13,16 @@ from raysp.progress import Progress
 from raysp.stage import Stage
 
 
-def run_inline(missing: Sequence[Stage], place: Place, progress: Progress, *, fail_fast: bool = False) -> Outcome:
+def run_inline(missing: Sequence[Stage], place: Place, progress: Progress) -> Outcome:
     """Run stages one by one.
 
     Args:
         missing: the stages to run, ancestors first.
         place: where results and data are.
         progress: told of every start, epoch and end.
-        fail_fast: let the first failure raise, for debugging.
 
     Returns:
-        What became of every stage; failures don't raise unless `fail_fast`.
+        What became of every stage; failures don't raise.
 
     Raises:
         NoLongerOwner: another run has taken the results root over.
@@ -34,8 +33,6 @@ def run_inline(missing: Sequence[Stage], place: Place, progress: Progress, *, fa
         try:
             run_job(stage, place, partial(progress.epoch, stage))
         except StageError as error:
-            if fail_fast:
-                raise
             progress.failed(stage, str(error), queue.failed(stage, str(error)))
         else:
             queue.done(stage)

@@ -1,6 +1,6 @@
 """The method's losses, each as the paper writes it.
 
-Owns cross-entropy-free pieces: the distillation KL and the PRAM loss in its two forms. Refuses to weigh them; the stages do.
+Owns the distillation KL and the PRAM loss in its two forms. Refuses to weigh them; the stages do.
 """
 
 from collections.abc import Sequence

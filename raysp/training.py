@@ -147,7 +147,7 @@ def accuracy(model: Network, batches: Batches, part: str) -> dict[str, float]:
 
 
 def seed_torch(seed: int, purpose: str) -> None:
-    """Seed torch's generators for one purpose, so that two stages of one seed don't draw the same numbers."""
+    """Seed torch's generators for one purpose, so that two stages of one seed start from different weights."""
     torch.manual_seed(int.from_bytes(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:7]))
 
 

@@ -131,7 +131,7 @@ def _run(options: Options, make_stages: MakeStages, console: Console) -> int:
     )
     source = open_source(options.dataset or preset.dataset, options.image_size, options.data_dir.expanduser())
     builder = ChainBuilder(preset, source.config, model=options.model, width=options.width, epochs_scale=options.epochs_scale)
-    leaves = make_stages(builder, _axes(options, preset))
+    leaves = make_stages(builder, _axes(options, preset, builder))
     root = (options.storage or Path("runs") / options.preset).expanduser().absolute()
     _check_storage(root)
     if options.plan:
@@ -143,12 +143,14 @@ def _run(options: Options, make_stages: MakeStages, console: Console) -> int:
     return 0 if outcome.ok else 1
 
 
-def _axes(options: Options, preset: Preset) -> Axes:
+def _axes(options: Options, preset: Preset, builder: ChainBuilder) -> Axes:
+    # A network with fewer stages than the preset's has its classifier before its own last one.
+    placements = tuple(dict.fromkeys(a and min(a, builder.num_stages - 1) for a in preset.ac_after))
     return Axes(
         budgets=options.budgets or preset.budgets,
         d_th=tuple(None if d == "none" else d for d in options.d_th) or preset.d_th,
         gamma=options.gamma or preset.gamma,
-        ac_after=tuple(None if a == "none" else a for a in options.ac_after) or preset.ac_after,
+        ac_after=tuple(None if a == "none" else a for a in options.ac_after) or placements,
         seeds=options.seeds or preset.seeds,
     )
 

@@ -60,6 +60,12 @@ def test_a_report_of_records_with_a_damaged_one(tmp_path):
     assert set(AXES) == {"relus", "macs", "depth"}
 
 
+def test_models_of_different_data_sets_are_not_compared(tmp_path):
+    commit(tmp_path, 0, [row(dataset="easy", val_accuracy=95, test_accuracy=95, relus=10)])
+    commit(tmp_path, 1, [row(dataset="hard", val_accuracy=60, test_accuracy=60, relus=20)])
+    assert write_report(tmp_path).front["dataset"].tolist() == ["easy", "hard"]
+
+
 @pytest.mark.parametrize("rows", [[], [{}], [row(val_accuracy=None)], [row(relus=0)], [row(relus=0), row(relus=5)]])
 def test_a_report_of_little_does_not_fail(tmp_path, rows):
     commit(tmp_path, 0, rows)

@@ -78,6 +78,14 @@ def test_plan_runs_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_another_model_takes_its_own_width_and_last_placement(tmp_path):
+    done = sweep(
+        "--plan", "--preset", "cifar100", "--model", "wrn22-8", "--budgets", "1392640", "--dataset", "cifar100", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 configurations" in done.stdout
+
+
 def test_plan_of_a_paper_preset_needs_no_data(tmp_path):
     done = sweep("--plan", "--preset", "paper-resnet18-cifar100", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -22,11 +22,11 @@ from raysp.sweep import RunOptions, run_sweep
 BUDGETS = (0.05, 0.4)
 
 
-def builder(scale=0.2):
+def builder(scale=0.34):
     return ChainBuilder(PRESETS["quick"], open_source("digits", None, None).config, width=4, epochs_scale=scale)
 
 
-def chains(scale=0.2, ac_after=3):
+def chains(scale=0.34, ac_after=3):
     return [builder(scale).chain(Choice(budget=b, d_th=0.1, gamma="linear", ac_after=ac_after, seed=0)) for b in BUDGETS]
 
 
@@ -72,6 +72,7 @@ def test_sensitivity_is_one_minus_density_and_the_density_is_held(finished):
     assert abs(alive / total - 0.1) < 0.002
     layers = Store(root=root).read(stage)["metrics"]["layers"]
     assert len(layers) == 17
+    assert min(layer["eta_alpha"] for layer in layers) >= 0.05
     assert all(layer["eta_alpha"] == 1 - layer["eta_theta"] for layer in layers)
     assert layers[1]["eta_theta"] == float((tensors["stages.0.0.conv1.weight"] != 0).float().mean())
 
@@ -123,12 +124,13 @@ def test_a_run_interrupted_in_every_stage_ends_bit_identical(finished, tmp_path,
 
     def save_then_stop(self, tensors, state):
         save(self, tensors, state)
-        if len(state["history"]) == 2 and self.stage.key not in interrupted:
-            interrupted.add(self.stage.key)
+        moment = (self.stage.key, len(state["history"]))
+        if moment[1] in (1, 3) and moment not in interrupted:
+            interrupted.add(moment)
             raise Interrupted
 
     monkeypatch.setattr(Context, "save_checkpoint", save_then_stop)
-    for _ in range(20):
+    for _ in range(40):
         try:
             outcome = run(chains(), tmp_path)
         except Interrupted:
@@ -136,7 +138,9 @@ def test_a_run_interrupted_in_every_stage_ends_bit_identical(finished, tmp_path,
         break
     assert outcome.ok
     stages = Plan(leaves).stages.values()
-    assert len(interrupted) == len(stages)
+    assert len(interrupted) == 2 * len(stages)
+    assert all(stage.epochs >= 4 for stage in stages)
+    assert 0 < Store(root=root).read(leaves[0])["history"][1]["gamma"] < 1, "an epoch with both branches must be resumed"
     for stage in stages:
         one, two = weights(root, stage), weights(tmp_path, stage)
         assert one.keys() == two.keys()
@@ -217,5 +221,6 @@ def test_paper_presets_hold_the_papers_numbers(name):
     assert isinstance(config, FinetuneConfig)
     assert (config.gate_epochs, config.kl_weight, config.beta, config.rho, config.pram) == (90, 0.9, 1000.0, 4.0, "attention")
     mask = chain.parents["mask"].config
+    assert mask.recipe.milestones == tuple(round(share * 150) for share in (0.625, 0.75, 0.875))
     assert (mask.kl_weight, mask.rho, mask.start, mask.frozen_share, mask.method) == (0.5, 4.0, "teacher", 0.0, "senet")
     assert chain.parents["mask"].parents["sensitivity"].config.density == 0.1

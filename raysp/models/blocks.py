@@ -33,6 +33,8 @@ class GatedBlock(nn.Module):
     `gate` is γ ∈ [0, 1]. At 0 and 1 only the branch that counts is computed.
     """
 
+    preactivated = False
+    """Whether the block's first ReLU comes before its convolutions."""
     conv1: nn.Conv2d | None
     conv2: nn.Conv2d | None
     shallow: nn.Sequential | None
@@ -46,7 +48,7 @@ class GatedBlock(nn.Module):
 
     @property
     def depth(self) -> int:
-        """3x3 convolutions on the main path, as the paper's tables count: 2, or 1 when only the shallow branch is left."""
+        """Convolutions on the main path, as the paper's tables count: 2, or 1 when only the shallow branch is left."""
         return 2 if self.conv1 is not None else 1
 
     def add_shallow_branch(self, kernel_size: int) -> None:
@@ -132,6 +134,8 @@ class WideBlock(GatedBlock):
         stride: of the first convolution and the shortcut.
         size: height and width of the block's output.
     """
+
+    preactivated = True
 
     def __init__(self, num_in: int, num_out: int, stride: int, size: int) -> None:
         super().__init__(num_in, num_out, stride)

@@ -31,5 +31,5 @@ def activated_pool_head(num_in: int, num_classes: int, size: int) -> nn.Sequenti
 
 HeadBuilder = Callable[[int, int, int], nn.Sequential]
 
-AC_HEADS: dict[str, HeadBuilder] = {"pool": pool_head}
-"""Heads that an auxiliary classifier can have, by name."""
+AC_HEADS: dict[str, dict[bool, HeadBuilder]] = {"pool": {False: pool_head, True: activated_pool_head}}
+"""Heads that an auxiliary classifier can have, by name and by whether the network is pre-activated."""

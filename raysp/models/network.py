@@ -33,7 +33,8 @@ class Outputs:
     logits: dict[str, Tensor]
     """(n, classes) per exit, by the exit's name."""
     features: list[Tensor]
-    """Each residual stage's output (n, c, h, w), after its ReLU: the PRAM loss's pairs."""
+    """Each residual stage's output (n, c, h, w): the PRAM loss's pairs. After its ReLU, or the plain sum where the blocks are
+    pre-activated."""
 
 
 class Network(nn.Module):
@@ -67,7 +68,7 @@ class Network(nn.Module):
         self.stage_sizes = [image_size // 2**s for s in range(num_stages)]
         self.stage_channels = [width * 2**s for s in range(num_stages)]
         stem_width = architecture.stem_width or width
-        preactivated = architecture.block is WideBlock
+        self.preactivated = preactivated = architecture.block.preactivated
         self.stem_conv = conv3x3(in_channels, stem_width)
         self.stem_bn = None if preactivated else nn.BatchNorm2d(stem_width)
         self.stem_relu = None if preactivated else MaskedReLU((stem_width, image_size, image_size))
@@ -115,8 +116,8 @@ class Network(nn.Module):
         """ReLU positions of the whole network, all kept."""
         return sum(layer.relu.size for layer in self.relu_layers())
 
-    def add_exit(self, after_stage: int, head: str) -> str:
-        """Add an auxiliary classifier after a stage and return its exit's name.
+    def add_exit(self, after_stage: int, head: str) -> None:
+        """Add an auxiliary classifier, exit `ac<after_stage>`. Its own ReLUs, if it has any, are all kept.
 
         Args:
             after_stage: from 1 to the number of stages minus 1.
@@ -131,8 +132,9 @@ class Network(nn.Module):
             raise ValueError(f"unknown head {head!r}; expected one of {', '.join(AC_HEADS)}")
         exit_name = f"ac{after_stage}"
         index = after_stage - 1
-        self.heads[exit_name] = AC_HEADS[head](self.stage_channels[index], self.num_classes, self.stage_sizes[index])
-        return exit_name
+        self.heads[exit_name] = AC_HEADS[head][self.preactivated](
+            self.stage_channels[index], self.num_classes, self.stage_sizes[index]
+        )
 
     def set_gates(self, gamma: float) -> None:
         """Set γ ∈ [0, 1] of every block that has a shallow branch."""

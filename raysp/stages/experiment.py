@@ -29,7 +29,7 @@ class Experiment(Config):
     width: int
     """Channels of the first residual stage, at least 1."""
     seed: int = 0
-    """Of initial weights, masks, and the order and augmentation of images; from 0 to 2^31 - 1."""
+    """Of initial weights, masks, and the order and augmentation of images (the same in all stages); from 0 to 2^31 - 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -88,7 +88,6 @@ def run(config: MaskConfig, context: Context) -> StageResult:
         {"layer": layer.name, "kept": count, "size": layer.relu.size} for layer, count in zip(relus, counts, strict=True)
     ]
     metrics = {
-        "budget": config.budget,
         "best_epoch": trained.best_epoch,
         "val_accuracy": trained.val_accuracy[FINAL],
         "layers": allocation,

@@ -1,0 +1,216 @@
+"""What each stage's task computes in a step and between epochs, against slow references on hand-made states."""
+
+import dataclasses
+
+import pytest
+import reference
+import torch
+from torch.nn import functional as F
+
+from raysp.data import DataConfig
+from raysp.schedules import Recipe
+from raysp.stages.experiment import Experiment
+from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches
+from raysp.stages.mask import MaskConfig, MaskTask, top_positions
+from raysp.stages.sensitivity import SensitivityConfig, SparseTask
+from raysp.training import Task, Trained, train
+
+DATA = DataConfig(name="digits", num_classes=5, channels=1, image_size=8)
+RECIPE = Recipe(epochs=4, milestones=(), batch_size=8, lr=0.1)
+
+
+def experiment(model="resnet18"):
+    return Experiment(data=DATA, model=model, width=4, seed=1)
+
+
+def batch(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(12, 1, 8, 8, generator=generator), torch.randint(0, 5, (12,), generator=generator)
+
+
+def masked_student(share=0.3):
+    student = experiment().build("student")
+    for layer in student.relu_layers():
+        layer.relu.set_mask(top_positions(torch.rand(layer.relu.shape), round(share * layer.relu.size)))
+    return student
+
+
+def buffers(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(("pram", "reference_pram"), [("attention", reference.pram_attention), ("eq2", reference.pram_eq2)])
+def test_the_fine_tuning_loss_is_equation_2_for_every_exit(pram, reference_pram):
+    student, teacher = masked_student(), experiment().build("teacher")
+    student.add_exit(3, "pool")
+    config = FinetuneConfig(experiment=experiment(), recipe=RECIPE, gate_epochs=0, kl_weight=0.7, beta=30.0, rho=2.0, pram=pram)
+    task = FinetuneTask(student, teacher, config, any_gated=False)
+    task.begin_epoch(0)
+    images, labels = batch()
+    student.eval()  # so that the reference below sees the same statistics
+    before = buffers(teacher)
+    got = task.loss(images, labels)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items()), (
+        "the teacher must stay as it is"
+    )
+    assert not any(p.requires_grad for p in teacher.parameters())
+    out, target = student(images), teacher(images)
+    want = 30.0 * reference_pram(out.features, target.features)
+    for exit_name in ("final", "ac3"):
+        logits = out.logits[exit_name]
+        want = want + 0.7 * reference.distillation_kl(logits, target.logits["final"], 2.0) + 0.3 * F.cross_entropy(logits, labels)
+    torch.testing.assert_close(got, want)
+
+
+def test_the_gate_follows_the_schedule_and_only_gates_at_1_are_eligible():
+    student = masked_student(share=0.05)
+    gated = grow_shallow_branches(student, 0.1, 3)
+    config = FinetuneConfig(experiment=experiment(), recipe=RECIPE, gate_epochs=2)
+    task = FinetuneTask(student, experiment().build("teacher"), config, any_gated=True)
+    for epoch, gamma in enumerate((0.0, 0.5, 1.0, 1.0)):
+        task.begin_epoch(epoch)
+        assert {block.gate for name, block in student.blocks() if name in gated} == {gamma}
+        assert task.eligible(epoch) == (gamma == 1.0)
+    plain = FinetuneTask(student, experiment().build("teacher"), config, any_gated=False)
+    assert plain.eligible(0)
+
+
+def test_a_mask_update_takes_the_top_positions_of_the_summed_difference():
+    student, teacher = masked_student(), experiment().build("teacher")
+    config = MaskConfig(experiment=experiment(), recipe=RECIPE, budget=100, kl_weight=0.4, rho=3.0)
+    maps: dict = {}
+    for name, model in (("student", student), ("teacher", teacher)):
+        for layer in model.relu_layers():
+            layer.relu.register_forward_hook(lambda _, __, out, key=(name, layer.name): maps.update({key: out.detach()}))
+    task = MaskTask(student, teacher, config)
+    task.begin_epoch(0)
+    scores = {layer.name: torch.zeros(layer.relu.shape) for layer in student.relu_layers()}
+    kept = {layer.name: layer.relu.kept for layer in student.relu_layers()}
+    before = buffers(teacher)
+    student.train()
+    for seed in (0, 1, 2):
+        images, labels = batch(seed)
+        student_state = buffers(student)
+        got = task.loss(images, labels)
+        for name, score in scores.items():
+            for image in range(len(images)):
+                score += (maps["teacher", name][image] - maps["student", name][image]).abs()
+        student.load_state_dict(student_state)
+        out, target = student(images).logits["final"], teacher(images).logits["final"]
+        want = 0.6 * F.cross_entropy(out, labels) + 0.4 * reference.distillation_kl(out, target, 3.0)
+        torch.testing.assert_close(got, want)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items()), (
+        "the teacher must stay as it is"
+    )
+    old = {layer.name: layer.relu.mask.clone() for layer in student.relu_layers()}
+    figures = task.end_epoch(0, None)
+    changed = 0
+    for layer in student.relu_layers():
+        assert layer.relu.kept == kept[layer.name]
+        score, mask = scores[layer.name], layer.relu.mask
+        assert score[mask].min() >= score[~mask].max() - 1e-4
+        changed += int((mask & ~old[layer.name]).sum())
+    assert figures["mask_changed"] == changed / 100 > 0
+
+
+@pytest.mark.parametrize(("frozen_share", "updates"), [(0.0, [True, True, True, False]), (0.5, [True, True, False, False])])
+def test_the_mask_freezes_for_the_last_share_of_the_epochs(frozen_share, updates):
+    student = masked_student()
+    config = MaskConfig(experiment=experiment(), recipe=RECIPE, budget=100, frozen_share=frozen_share)
+    task = MaskTask(student, experiment().build("teacher"), config)
+    for epoch, expected in enumerate(updates):
+        task.begin_epoch(epoch)
+        student.train()
+        task.loss(*batch(epoch))
+        before = buffers(student)
+        task.end_epoch(epoch, None)
+        moved = any(not torch.equal(t, before[name]) for name, t in student.state_dict().items() if name.endswith(".mask"))
+        assert moved == expected
+
+
+def test_equal_scores_go_to_earlier_positions():
+    assert top_positions(torch.tensor([1.0, 2.0, 2.0, 2.0]), 2).tolist() == [False, True, True, False]
+
+
+def sparse_task(**changes):
+    model = experiment().build("sparse")
+    config = dataclasses.replace(SensitivityConfig(experiment=experiment(), recipe=RECIPE), **changes)
+    task = SparseTask(model, config)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model.train()
+    for seed in (0, 1):
+        optimizer.zero_grad()
+        task.loss(*batch(seed)).backward()
+        optimizer.step()
+        task.after_step(optimizer)
+    return task, optimizer
+
+
+def weights_of(task):
+    return {name: m.weight.detach().clone().flatten() for name, m in task.model.named_modules() if name in task.alive}
+
+
+def test_rewiring_prunes_the_smallest_and_regrows_where_the_momentum_is_largest():
+    task, optimizer = sparse_task()
+    before = {name: alive.clone() for name, alive in task.alive.items()}
+    weights = weights_of(task)
+    assert all(torch.equal(weights[name] != 0, alive) for name, alive in before.items())
+    task.end_epoch(0, optimizer)
+    rate = 0.5 * 0.5 * (1 + 2**-0.5)  # cos(π/4)
+    assert sum(int(a.sum()) for a in task.alive.values()) == sum(int(a.sum()) for a in before.values())
+    for name, alive in task.alive.items():
+        momentum = optimizer.state[dict(task.model.named_parameters())[f"{name}.weight"]]["momentum_buffer"].flatten().abs()
+        count = round(rate * int(before[name].sum()))
+        pruned = sorted(weights[name][before[name]].abs().tolist())[:count]
+        survivors = before[name] & (weights[name].abs() > (pruned[-1] if pruned else -1))
+        assert torch.equal(alive & survivors, survivors), "a large weight was pruned"
+        grown, still_dead = alive & ~survivors, ~alive
+        if grown.any() and still_dead.any():
+            assert momentum[grown].min() >= momentum[still_dead].max()
+        assert torch.count_nonzero(weights_of(task)[name][~alive]) == 0
+
+
+def test_no_layer_grows_denser_than_allowed_so_every_sensitivity_is_above_0():
+    task, optimizer = sparse_task(density=0.5, max_density=0.6)
+    for epoch in (0, 1, 2, 3):
+        task.end_epoch(epoch, optimizer)
+    assert max(float(alive.float().mean()) for alive in task.alive.values()) <= 0.6
+
+
+class _Scripted(Task):
+    """Counts what is evaluated; epoch 1 is the best but not eligible."""
+
+    def eligible(self, epoch):
+        return epoch != 1
+
+    def loss(self, images, labels):
+        return sum(p.sum() for p in self.model.parameters()) * 0.0
+
+
+def test_the_best_eligible_epoch_is_chosen_on_the_validation_part_alone(monkeypatch):
+    import raysp.training as training
+
+    parts, scores = [], iter([40.0, 90.0, 60.0, 60.0])
+    monkeypatch.setattr(training, "accuracy", lambda model, batches, part: parts.append(part) or {"final": next(scores)})
+
+    class Batches:
+        def train(self, batch_size, seed, epoch):
+            yield batch(epoch)
+
+        def num_batches(self, batch_size):
+            return 1
+
+    class Context:
+        def load_checkpoint(self):
+            return None
+
+        def save_checkpoint(self, tensors, state):
+            pass
+
+        def report(self, figures):
+            pass
+
+    trained = train(_Scripted(experiment().build("x")), RECIPE, 0, Batches(), Context())
+    assert isinstance(trained, Trained)
+    assert parts == ["val"] * 4
+    assert (trained.best_epoch, trained.val_accuracy) == (4, {"final": 60.0}), "the later of two equals"

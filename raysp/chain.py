@@ -8,6 +8,8 @@ Owns how the four stages hang together; every sweep builds its configurations he
 
 from dataclasses import dataclass
 
+import torch
+
 from raysp.budget import resolve_budget
 from raysp.data import DataConfig
 from raysp.models import MODELS, build_model
@@ -62,9 +64,14 @@ class ChainBuilder:
             name: getattr(preset, name).scaled(epochs_scale) for name in ("baseline", "sensitivity", "mask", "finetune")
         }
         self._gate_epochs = min(round(preset.gate_epochs * epochs_scale), self._recipes["finetune"].epochs - 1)
-        network = build_model(
-            self._model, num_classes=data.num_classes, image_size=data.image_size, in_channels=data.channels, width=self._width
-        )
+        with torch.device("meta"):  # only its shape is asked for here
+            network = build_model(
+                self._model,
+                num_classes=data.num_classes,
+                image_size=data.image_size,
+                in_channels=data.channels,
+                width=self._width,
+            )
         self._num_relus, self.num_stages = network.num_relus(), len(network.stages)
 
     def baseline(self, seed: int) -> Stage:

@@ -7,6 +7,7 @@ anything trains.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from raysp.keys import Config
 
 CROP_SHARE = 8
 """Training images are padded by one pixel in this many before they are cropped: by 4 at 32x32, as is usual."""
+
+MAX_IMAGE_SIZE = 1024
+"""Largest height and width in pixels; the networks are made for small images."""
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -57,10 +61,12 @@ class DataConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.image_size < 1 or self.crop_padding < 0 or not 0 < self.val_fraction < 1:
+        if not 1 <= self.image_size <= MAX_IMAGE_SIZE:
+            raise ValueError(f"image size {self.image_size}; expected 1 to {MAX_IMAGE_SIZE} pixels")
+        if self.crop_padding < 0 or not 0 < self.val_fraction < 1:
             raise ValueError(
-                f"image size {self.image_size}, crop padding {self.crop_padding}, validation share {self.val_fraction:g}; "
-                "expected at least 1 pixel, at least 0 pixels, and a share between 0 and 1"
+                f"crop padding {self.crop_padding}, validation share {self.val_fraction:g}; expected at least 0 pixels and a "
+                "share between 0 and 1"
             )
 
 
@@ -165,7 +171,10 @@ def load_splits(source: Source) -> Splits:
         try:
             train, test = _BUILTIN[config.name].load(config.image_size, path)
         except (OSError, RuntimeError) as error:
-            raise DataError(f"{config.name} could not be found in or downloaded to {path}: {error}") from error
+            raise DataError(
+                f"{config.name} is not in {path} (or not whole), and could not be downloaded to it: {error}; "
+                "put torchvision's files there, or name their directory with --data-dir"
+            ) from error
         val = None
     if val is None:
         train, val = _hold_out(train, config.val_fraction)
@@ -215,13 +224,22 @@ def _load_digits(image_size: int, path: Path) -> tuple[Part, Part]:
 def _load_cifar(name: str, image_size: int, path: Path) -> tuple[Part, Part]:
     import torchvision
 
+    if path.exists() and not path.is_dir():
+        raise DataError(f"{path} is not a directory; expected one that holds {name}, or to download it to")
+    existed = path.exists()
     kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
     parts = []
     for train in (True, False):
         try:
             found = kind(root=path, train=train, download=False)
         except RuntimeError:
-            found = kind(root=path, train=train, download=True)
+            try:
+                found = kind(root=path, train=train, download=True)
+            except BaseException:
+                if not existed:
+                    with suppress(OSError):  # torchvision makes the directory before it downloads
+                        path.rmdir()
+                raise
         images = found.data
         if image_size != images.shape[1]:
             images = np.stack([imagefolder.to_array(image, image_size) for image in images])

@@ -1,10 +1,11 @@
 """Image folders in torchvision's layout: `train/<class>/*` and `test/<class>/*` or `val/<class>/*`.
 
-Owns finding, fingerprinting and decoding the files. Contract: the fingerprint is of the files' names and bytes, not of where the
-tree lies; every problem names the file or directory that has it.
+Owns finding, fingerprinting and decoding the files; names that start with a dot are passed over. Contract: the fingerprint is
+of the files' names and bytes, not of where the tree lies; every problem names the file or directory that has it.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,6 +67,10 @@ def decode(root: Path, image_size: int) -> DECODED:
 def to_array(image: Any, image_size: int) -> npt.NDArray[np.uint8]:
     """Turn a PIL image, or an array (h, w) or (h, w, 3), into uint8 (3, image_size, image_size), resized if need be."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    if picture.mode.startswith("I;16"):  # PIL would clip 16 bits to 8 instead of scaling them
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        raise ValueError(f"its pixels are {picture.mode!r}, whose range isn't known; expected 8 or 16 bits a channel")
     picture = picture.convert("RGB")
     if picture.size != (image_size, image_size):
         picture = picture.resize((image_size, image_size), Image.Resampling.BILINEAR)
@@ -87,7 +92,7 @@ def _parts(root: Path) -> dict[str, Path]:
 
 def _classes(root: Path) -> list[str]:
     parts = _parts(root)
-    names = {part: {d.name for d in path.iterdir() if d.is_dir()} for part, path in parts.items()}
+    names = {part: {d.name for d in _folders(path)} for part, path in parts.items()}
     for part, path in parts.items():
         if not names[part]:
             raise FolderError(f"{path} has no class folders; expected one folder of images per class")
@@ -105,7 +110,7 @@ def _classes(root: Path) -> list[str]:
 
 def _files(part: Path) -> Iterator[Path]:
     found = False
-    for directory in sorted(d for d in part.iterdir() if d.is_dir()):
+    for directory in _folders(part):
         for file in sorted(_images(directory)):
             found = True
             yield file
@@ -114,7 +119,18 @@ def _files(part: Path) -> Iterator[Path]:
 
 
 def _images(directory: Path) -> Iterator[Path]:
-    return (file for file in directory.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS and file.is_file())
+    for folder, subfolders, names in os.walk(directory, onerror=_refuse):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        files = (Path(folder) / name for name in names if not name.startswith("."))
+        yield from (file for file in files if file.suffix.lower() in IMG_EXTENSIONS and file.is_file())
+
+
+def _folders(directory: Path) -> list[Path]:
+    return sorted(d for d in directory.iterdir() if d.is_dir() and not d.name.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    raise FolderError(f"{error.filename} can't be read: {error.strerror}")
 
 
 def _read(file: Path) -> bytes:

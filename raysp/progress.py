@@ -85,7 +85,9 @@ class Progress:
         job = self._running.pop(stage.key, None)
         self._left.pop(stage.key, None)
         took = f" in {_clock(time.monotonic() - job.started)}" if job else ""
-        self._say(f"[green]done[/]     {stage.label}{took}{_accuracy(job.figures if job else {})}")
+        best = job.figures.get("best_val_accuracy") if job else None
+        accuracy = f"  best val {best:.2f} %" if best is not None else ""
+        self._say(f"[green]done[/]     {stage.label}{took}{accuracy}", stage.note)
 
     def failed(self, stage: Stage, message: str, skipped: Sequence[Stage]) -> None:
         """A job failed, and with it its descendants."""
@@ -119,11 +121,11 @@ class Progress:
             chain[key] = need[key] + max((chain.get(p.key, 0.0) for p in stage.parents.values()), default=0.0)
         return max(sum(need.values()) / self._slots, max(chain.values(), default=0.0))
 
-    def _say(self, line: str) -> None:
+    def _say(self, line: str, note: str = "") -> None:
         left = self.seconds_left()
         finished = self._total - len(self._left)
         tail = f", about {_clock(left)} left" if left and self._left else ""
-        self._console.print(f"{line}  [dim]({finished}/{self._total}{tail})[/]", highlight=False, soft_wrap=True)
+        self._console.print(f"{line}  [dim]({finished}/{self._total}{tail})  {note}[/]", highlight=False, soft_wrap=True)
 
     def _draw(self) -> Group:
         table = Table("running", "epoch", "accuracy", "loss", "elapsed", box=None, pad_edge=False)

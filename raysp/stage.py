@@ -48,6 +48,8 @@ class Stage:
     """Epochs that the stage trains; what a plan counts."""
     parents: Mapping[str, "Stage"] = field(default_factory=dict)
     """The stages whose results this one reads, by role."""
+    note: str = ""
+    """What tells it from its kind, in a few words for people, e.g. "budget 435, seed 0"; not part of the key."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", self.name):

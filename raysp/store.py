@@ -177,9 +177,13 @@ class Store:
             StoreBusy: another live process holds it; the message says which.
             OSError: the root can't be created or written.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / ".lock"
-        with path.open("a+") as file:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            opened = path.open("a+")
+        except OSError as error:
+            raise OSError(f"results can't be written to {self.root}: {error.strerror}; give another --storage") from error
+        with opened as file:
             _flock(file, path)
             run_id = uuid.uuid4().hex
             file.truncate(0)

@@ -27,7 +27,9 @@ from raysp.keys import key_of
 from raysp.plan import Outcome, Plan, Survey, inspect, survey
 from raysp.progress import Progress
 from raysp.stage import Stage
-from raysp.store import Store
+from raysp.store import CHECKPOINT, Store
+
+MAX_THREADS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +62,11 @@ class RunOptions:
             raise ValueError(
                 f"workers_per_stage is {self.workers_per_stage}; expected 1 (data-parallel stages are not supported yet)"
             )
-        if self.threads_per_stage < 1:
-            raise ValueError(f"threads_per_stage is {self.threads_per_stage}; expected at least 1")
+        most = (os.cpu_count() or 1) if self.inline else MAX_THREADS
+        if not 1 <= self.threads_per_stage <= most:
+            raise ValueError(f"threads_per_stage is {self.threads_per_stage}; expected 1 to {most}")
+        if self.inline and self.address is not None:
+            raise ValueError(f"inline, and address {self.address!r}; expected one of them: inline runs without Ray")
         gpus = self.gpus_per_stage
         if gpus is not None and not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or gpus.is_integer())):
             raise ValueError(f"gpus_per_stage is {gpus:g}; expected a share from 0 to 1, or a whole number")
@@ -96,10 +101,15 @@ def run_sweep(
     found = survey(plan, reader)
     print_plan(plan, found, console)
     for stage in found.found:
-        console.print(f"[green]found[/]    {stage.label}", highlight=False)
+        console.print(f"[green]found[/]    {stage.label}  [dim]{stage.note}[/]", highlight=False, soft_wrap=True)
     if not found.missing:
         return Outcome()
-    splits = {key_of(source.config): load_splits(source)} if source else {}
+    splits = {}
+    if source:
+        loaded = load_splits(source)
+        splits[key_of(source.config)] = loaded
+        counts = ", ".join(f"{len(getattr(loaded, part))} {part}" for part in ("train", "val", "test"))
+        console.print(f"{source.config.name}: {counts} images in {source.config.num_classes} classes", highlight=False)
     with _runner(options) as runner, reader.lock() as store:
         _tidy(found, store, console)
         place = Place(
@@ -114,13 +124,16 @@ def run_sweep(
 
 
 def _tidy(found: Survey, store: Store, console: Console) -> None:
-    """Set damaged files aside, and drop what a kill left beside a record."""
+    """Set damaged files aside, say what resumes, and drop what a kill left beside a record."""
     for stage in found.damaged:
         for damage in inspect(stage, store)[1]:  # looked at again: another driver may have mended it before we held the lock
             line = f"[yellow]damaged[/]  {escape(str(damage))}"
             if os.path.lexists(damage.path):
                 line += f"; set aside as {escape(store.set_aside(damage.path).name)}"
             console.print(line, highlight=False, soft_wrap=True)
+    for stage in found.missing:
+        if (store.directory(stage) / CHECKPOINT).exists():
+            console.print(f"resumes  {stage.label}  [dim]{stage.note}[/]", highlight=False, soft_wrap=True)
     for stage in found.found:
         store.drop_leftovers(stage)
 
@@ -137,6 +150,8 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
     """This process, or a connected Ray, ready to run stages."""
     gpus = options.gpus_per_stage
     if options.inline:
+        if gpus and not torch.cuda.is_available():
+            raise ValueError(f"gpus_per_stage is {gpus:g}, but torch finds no GPU here; expected 0, or leave it out")
         yield _Runner(use_gpu=gpus != 0 and torch.cuda.is_available(), slots=1, run=run_inline)
         return
     from raysp import ray_tune  # Ray takes seconds to import, and may be absent where stages run inline

@@ -62,7 +62,7 @@ class Trained:
     """What a training gave."""
 
     history: list[dict[str, Any]]
-    """Figures per epoch."""
+    """Figures per epoch; `val_accuracy` is the mean over the exits, `val_by_exit` has each."""
     best_epoch: int
     """The chosen epoch, from 1: the last of those eligible with the highest mean validation accuracy over the exits."""
     val_accuracy: dict[str, float]
@@ -115,7 +115,7 @@ def train(task: Task, recipe: Recipe, seed: int, batches: Batches, context: Cont
         if task.eligible(epoch) and mean_accuracy >= best.get("mean", -1.0):
             best = {"epoch": epoch + 1, "mean": mean_accuracy, "val_accuracy": accuracies}
             best_state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        figures = {"epoch": epoch + 1, "loss": mean_loss, "lr": lr, "val_accuracy": mean_accuracy}
+        figures = {"epoch": epoch + 1, "loss": mean_loss, "lr": lr, "val_accuracy": mean_accuracy, "val_by_exit": accuracies}
         figures |= task.end_epoch(epoch, optimizer)
         history.append(figures | {"time_s": time.monotonic() - clock})
         momenta = {
@@ -128,7 +128,7 @@ def train(task: Task, recipe: Recipe, seed: int, batches: Batches, context: Cont
             | _above("extra.", task.extra_state()),
             {"history": history, "best": best},
         )
-        context.report({"epochs": recipe.epochs, **history[-1]})
+        context.report({"epochs": recipe.epochs, "best_val_accuracy": best.get("mean", mean_accuracy), **history[-1]})
     assert best, "no epoch was eligible"
     return Trained(history=history, best_epoch=best["epoch"], val_accuracy=best["val_accuracy"], best_state=best_state)
 

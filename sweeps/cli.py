@@ -36,16 +36,16 @@ class Options:
 
     preset: PresetName = "quick"
     """Data set, network, recipes and axes. `quick` takes minutes on two CPU cores; `paper-*` are the paper's, for a GPU."""
-    budgets: tuple[float, ...] = ()
+    budgets: tuple[float, ...] | None = None
     """ReLUs to keep: units (24900), or shares of the network's ReLUs when below 1 (0.1)."""
-    d_th: tuple[float | Nothing, ...] = ()
+    d_th: tuple[float | Nothing, ...] | None = None
     """Threshold of gated branching: blocks whose inner ReLU keeps at most this share of its positions (0 to 1) become shallow;
     `none` gates no block."""
-    gamma: tuple[GammaSchedule, ...] = ()
+    gamma: tuple[GammaSchedule, ...] | None = None
     """How the gate grows from 0 to 1 over the epochs."""
-    ac_after: tuple[int | Nothing, ...] = ()
+    ac_after: tuple[int | Nothing, ...] | None = None
     """Stage (counted from 1) after which an auxiliary classifier is placed, or `none`; each value is a model of its own."""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...] | None = None
     """Each seed trains the whole chain once more."""
     dataset: str | None = None
     """`digits`, `cifar10`, `cifar100`, or `imagefolder:PATH` for a tree with train/ and test/ or val/, a folder per class."""
@@ -146,11 +146,14 @@ def _run(options: Options, make_stages: MakeStages, console: Console) -> int:
 def _axes(options: Options, preset: Preset, builder: ChainBuilder) -> Axes:
     # A network with fewer stages than the preset's has its classifier before its own last one.
     placements = tuple(dict.fromkeys(a and min(a, builder.num_stages - 1) for a in preset.ac_after))
+    for name in ("budgets", "d_th", "gamma", "ac_after", "seeds"):
+        if getattr(options, name) == ():
+            raise ValueError(f"--{name.replace('_', '-')} has no value; expected one or more, or leave it out for the preset's")
     return Axes(
         budgets=options.budgets or preset.budgets,
-        d_th=tuple(None if d == "none" else d for d in options.d_th) or preset.d_th,
+        d_th=tuple(None if d == "none" else d for d in options.d_th or ()) or preset.d_th,
         gamma=options.gamma or preset.gamma,
-        ac_after=tuple(None if a == "none" else a for a in options.ac_after) or placements,
+        ac_after=tuple(None if a == "none" else a for a in options.ac_after or ()) or placements,
         seeds=options.seeds or preset.seeds,
     )
 
@@ -159,8 +162,9 @@ def _check_storage(root: Path) -> None:
     existing = next(path for path in (root, *root.parents) if path.exists() or path.is_symlink())
     if not existing.is_dir():
         raise ValueError(f"storage {root} can't be made: {existing} is not a directory; give another --storage")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"storage {root} can't be written: no permission in {existing}; give another --storage")
+    for directory in (existing, root / "stages"):
+        if directory.exists() and not os.access(directory, os.W_OK | os.X_OK):
+            raise ValueError(f"storage {root} can't be written: no permission in {directory}; give another --storage")
 
 
 def _print_end(report: Report, outcome: Outcome, root: Path, console: Console) -> None:

@@ -102,6 +102,19 @@ def test_bad_folders_are_refused_with_the_culprit_named(tree, how):
         load_splits(open_folder(tree))
 
 
+def test_sixteen_bits_are_scaled_and_hidden_files_passed_over(tree):
+    deep = np.full((12, 10), 200 * 256 + 17, dtype=np.uint16)
+    Image.fromarray(deep).save(tree / "test" / "cat" / "0.png")
+    (tree / "train" / ".cache").mkdir()
+    (tree / "train" / ".cache" / "x.png").write_bytes(b"no image")
+    (tree / "train" / "cat" / "._0.png").write_bytes(b"no image")
+    splits = load_splits(open_folder(tree))
+    assert splits.test.images[0].min() == splits.test.images[0].max() == 200
+    Image.fromarray(deep.astype(np.float32)).save(tree / "test" / "cat" / "0.tiff")
+    with pytest.raises(DataError, match=r"0\.tiff is not a readable image .*range isn't known"):
+        load_splits(open_folder(tree))
+
+
 def test_unknown_data_sets_are_refused_with_the_known_ones():
     with pytest.raises(DataError, match="expected one of digits, cifar10, cifar100, or imagefolder:PATH"):
         open_source("mnist", None, None)

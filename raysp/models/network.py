@@ -13,6 +13,9 @@ from raysp.models.blocks import BasicBlock, GatedBlock, ReLULayer, WideBlock, co
 from raysp.models.exits import AC_HEADS, FINAL, activated_pool_head, pool_head
 from raysp.models.relu import MaskedReLU
 
+MAX_WIDTH = 4096
+"""More channels in the first stage than this are taken for a slip."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
@@ -58,8 +61,8 @@ class Network(nn.Module):
         width = architecture.default_width if width is None else width
         num_stages = len(architecture.blocks_per_stage)
         total_stride = 2 ** (num_stages - 1)
-        if width < 1 or in_channels < 1:
-            raise ValueError(f"width {width}, {in_channels} image channels; expected at least 1 of each")
+        if not 1 <= width <= MAX_WIDTH or in_channels < 1:
+            raise ValueError(f"width {width}, {in_channels} image channels; expected 1 to {MAX_WIDTH}, and at least 1")
         if num_classes < 2:
             raise ValueError(f"{num_classes} classes; expected at least 2")
         if image_size < total_stride or image_size % total_stride:

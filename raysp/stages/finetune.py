@@ -75,7 +75,10 @@ class FinetuneConfig(Config):
 def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage) -> Stage:
     """The stage that fine-tunes one configuration; what a sweep is about."""
     parents = {"baseline": baseline, "mask": mask}
-    return Stage(name="finetune", version=1, config=config, run=run, epochs=config.recipe.epochs, parents=parents)
+    gates = "no gates" if config.d_th is None else f"d_th {config.d_th:g}, {config.gamma}"
+    head = "no AC" if config.ac_after is None else f"AC after {config.ac_after}"
+    note = f"{gates}, {head}, {mask.note}"
+    return Stage(name="finetune", version=1, config=config, run=run, epochs=config.recipe.epochs, parents=parents, note=note)
 
 
 def run(config: FinetuneConfig, context: Context) -> StageResult:

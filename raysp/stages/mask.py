@@ -62,7 +62,8 @@ class MaskConfig(Config):
 def mask_stage(config: MaskConfig, *, baseline: Stage, sensitivity: Stage) -> Stage:
     """The stage that learns one budget's mask."""
     parents = {"baseline": baseline, "sensitivity": sensitivity}
-    return Stage(name="mask", version=1, config=config, run=run, epochs=config.recipe.epochs, parents=parents)
+    note = f"budget {config.budget}, seed {config.experiment.seed}"
+    return Stage(name="mask", version=1, config=config, run=run, epochs=config.recipe.epochs, parents=parents, note=note)
 
 
 def run(config: MaskConfig, context: Context) -> StageResult:

@@ -125,7 +125,7 @@ class Progress:
         left = self.seconds_left()
         finished = self._total - len(self._left)
         tail = f", about {_clock(left)} left" if left and self._left else ""
-        self._console.print(f"{line}  [dim]({finished}/{self._total}{tail})  {note}[/]", highlight=False, soft_wrap=True)
+        self._console.print(f"{line}  [dim]({finished}/{self._total}{tail})[/]  {note}".rstrip(), highlight=False, soft_wrap=True)
 
     def _draw(self) -> Group:
         table = Table("running", "epoch", "accuracy", "loss", "elapsed", box=None, pad_edge=False)

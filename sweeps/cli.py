@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pandas as pd
 import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from tyro.conf import arg
 
 from analysis.report import Report, write_report
 from raysp.chain import ChainBuilder
@@ -28,6 +29,7 @@ from raysp.store import NoLongerOwner, Store, StoreBusy
 from raysp.sweep import RunOptions, print_plan, run_sweep
 
 Nothing = Literal["none"]
+THE_PRESETS = "(default: the preset's)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,43 +38,43 @@ class Options:
 
     preset: PresetName = "quick"
     """Data set, network, recipes and axes. `quick` takes minutes on two CPU cores; `paper-*` are the paper's, for a GPU."""
-    budgets: tuple[float, ...] | None = None
+    budgets: Annotated[tuple[float, ...] | None, arg(metavar="RELUS ...", help_behavior_hint=THE_PRESETS)] = None
     """ReLUs to keep: units (24900), or shares of the network's ReLUs when below 1 (0.1)."""
-    d_th: tuple[float | Nothing, ...] | None = None
+    d_th: Annotated[tuple[float | Nothing, ...] | None, arg(metavar="SHARE|none ...", help_behavior_hint=THE_PRESETS)] = None
     """Threshold of gated branching: blocks whose inner ReLU keeps at most this share of its positions (0 to 1) become shallow;
     `none` gates no block."""
-    gamma: tuple[GammaSchedule, ...] | None = None
+    gamma: Annotated[tuple[GammaSchedule, ...] | None, arg(metavar="linear|cosine ...", help_behavior_hint=THE_PRESETS)] = None
     """How the gate grows from 0 to 1 over the epochs."""
-    ac_after: tuple[int | Nothing, ...] | None = None
+    ac_after: Annotated[tuple[int | Nothing, ...] | None, arg(metavar="STAGE|none ...", help_behavior_hint=THE_PRESETS)] = None
     """Stage (counted from 1) after which an auxiliary classifier is placed, or `none`; each value is a model of its own."""
-    seeds: tuple[int, ...] | None = None
+    seeds: Annotated[tuple[int, ...] | None, arg(metavar="SEED ...", help_behavior_hint=THE_PRESETS)] = None
     """Each seed trains the whole chain once more."""
-    dataset: str | None = None
+    dataset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=THE_PRESETS)] = None
     """`digits`, `cifar10`, `cifar100`, or `imagefolder:PATH` for a tree with train/ and test/ or val/, a folder per class."""
     data_dir: Path = Path("data")
     """Where CIFAR lies, or is downloaded to."""
-    image_size: int | None = None
-    """Height and width in pixels that images are resized to."""
-    model: str | None = None
+    image_size: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
+    """Height and width in pixels that images are resized to; by default the data set's own, 32 for an image folder."""
+    model: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=THE_PRESETS)] = None
     """`resnet18` or `wrn22-8`."""
-    width: int | None = None
+    width: Annotated[int | None, arg(metavar="CHANNELS", help_behavior_hint=THE_PRESETS)] = None
     """Channels of the network's first residual stage."""
     epochs_scale: float = 1.0
     """Multiplies every stage's epochs, learning-rate milestones and gate epochs with them."""
-    storage: Path | None = None
-    """Results directory; by default runs/<preset>."""
+    storage: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/<preset>)")] = None
+    """Results directory."""
     plan: bool = False
     """Print the plan, run nothing."""
     inline: bool = False
     """Run in this process, without Ray, one stage after the other."""
-    address: str | None = None
+    address: Annotated[str | None, arg(metavar="HOST:PORT|local", help_behavior_hint="")] = None
     """Address of a Ray cluster, or `local` to start one here; by default the one that `ray start` started on this machine, else a
     local one."""
-    max_concurrent: int | None = None
+    max_concurrent: Annotated[int | None, arg(metavar="STAGES", help_behavior_hint="")] = None
     """Stages at once; by default as many as the cluster's CPUs or GPUs allow."""
     workers_per_stage: int = 1
     """Training processes per stage (only 1 for now)."""
-    gpus_per_stage: float | None = None
+    gpus_per_stage: Annotated[float | None, arg(metavar="GPUS", help_behavior_hint="")] = None
     """GPUs that each stage holds; a share such as 0.25 packs several on one, 0 trains on the CPU. By default 1 where there are
     GPUs."""
     threads_per_stage: int = 1
@@ -102,7 +104,7 @@ def main(make_stages: MakeStages, description: str) -> None:
         make_stages: from a chain builder and the axes to the leaves of the sweep.
         description: shown by `--help`.
     """
-    options = tyro.cli(Options, description=description)
+    options = tyro.cli(Options, description=description, config=(tyro.conf.FlagCreatePairsOff,))
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)  # logs know no width
     errors = Console(stderr=True, highlight=False)
     try:

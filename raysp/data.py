@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ CROP_SHARE = 8
 MAX_IMAGE_SIZE = 1024
 """Largest height and width in pixels; the networks are made for small images."""
 
+Selection = Literal["val", "test"]
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
@@ -52,8 +54,12 @@ class DataConfig(Config):
     """Channels of the images."""
     image_size: int
     """Height and width in pixels; images of another size are resized."""
+    selection: Selection = "val"
+    """Part that chooses the best epoch. `val` is held out of the training part, unless the data bring one; `test` holds nothing out
+    and chooses by the very part whose accuracy is reported, as the paper does."""
     val_fraction: float = 0.1
-    """Share of the training part held out for validation, in (0, 1); unused where the data bring a validation part."""
+    """Share of the training part held out for validation, in (0, 1); unused where the data bring a validation part, or where the
+    test part selects."""
     crop_padding: int = 4
     """Training images are padded by this many pixels and cropped at random, at least 0."""
     flip: bool = True
@@ -115,13 +121,14 @@ class _Builtin:
     """(image size, directory) to the training and the test part."""
 
 
-def open_source(name: str, image_size: int | None, data_dir: Path) -> Source:
+def open_source(name: str, image_size: int | None, data_dir: Path, selection: Selection = "val") -> Source:
     """Find out what a data set is, without decoding it.
 
     Args:
         name: `digits`, `cifar10`, `cifar100`, or `imagefolder:PATH`.
         image_size: pixels; None takes the data set's own size (32 for an image folder).
         data_dir: where downloaded data sets lie.
+        selection: part that chooses the best epoch; see `DataConfig`.
 
     Raises:
         DataError: unknown name, or an image folder that can't be used.
@@ -135,7 +142,12 @@ def open_source(name: str, image_size: int | None, data_dir: Path) -> Source:
         size = 32 if image_size is None else image_size
         padding = size // CROP_SHARE
         config = DataConfig(
-            name="imagefolder", fingerprint=fingerprint, num_classes=len(classes), image_size=size, crop_padding=padding
+            name="imagefolder",
+            fingerprint=fingerprint,
+            num_classes=len(classes),
+            image_size=size,
+            crop_padding=padding,
+            selection=selection,
         )
         return Source(config=config, path=path)
     if name not in _BUILTIN:
@@ -149,6 +161,7 @@ def open_source(name: str, image_size: int | None, data_dir: Path) -> Source:
         image_size=size,
         crop_padding=size // CROP_SHARE,
         flip=known.flip,
+        selection=selection,
     )
     return Source(config=config, path=data_dir)
 
@@ -176,7 +189,9 @@ def load_splits(source: Source) -> Splits:
                 "put torchvision's files there, or name their directory with --data-dir"
             ) from error
         val = None
-    if val is None:
+    if config.selection == "test":
+        val = test
+    elif val is None:
         train, val = _hold_out(train, config.val_fraction)
     if len(train) < 2 or not len(val) or not len(test):
         raise DataError(

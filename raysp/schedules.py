@@ -14,7 +14,7 @@ GammaSchedule = Literal["linear", "cosine"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Config):
-    """How one stage trains: SGD and its learning rate over the epochs. The defaults are the paper's for the baseline.
+    """How one stage trains: optimizer and learning rate over the epochs. The defaults are the paper's for the baseline.
 
     Raises:
         ValueError: a field is out of the range that its docstring gives.
@@ -24,6 +24,8 @@ class Recipe(Config):
     """Passes over the training part, from 1 to a million."""
     batch_size: int = 128
     """Images per step over all workers, at least 2."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """`sgd` has momentum; `adam` has its usual two moments."""
     lr: float = 0.05
     """Learning rate of the first epoch, above 0."""
     decay: Literal["steps", "cosine"] = "steps"
@@ -33,7 +35,7 @@ class Recipe(Config):
     factor: float = 0.1
     """What the rate is multiplied by at a milestone, in (0, 1]."""
     momentum: float = 0.9
-    """SGD momentum, in [0, 1)."""
+    """SGD momentum, in [0, 1); unused by Adam."""
     weight_decay: float = 5e-4
     """L2 penalty on all weights, at least 0."""
 

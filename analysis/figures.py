@@ -20,7 +20,8 @@ KINDS = {
 
 
 def draw_fronts(table: pd.DataFrame, fronts: dict[str, pd.DataFrame], target: IO[bytes]) -> None:
-    """Draw accuracy against ReLUs, MACs and depth side by side, each with its two-objective front; a row per data set.
+    """Draw accuracy against ReLUs, MACs and depth side by side, each with its two-objective front; a row per data set and
+    selection part.
 
     Args:
         table: rows of a results table, at least one, none without accuracy or costs.
@@ -28,13 +29,14 @@ def draw_fronts(table: pd.DataFrame, fronts: dict[str, pd.DataFrame], target: IO
         target: takes the PNG.
     """
     with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        datasets = sorted(table["dataset"].unique())
-        figure = Figure(figsize=(12, 0.6 + 3.8 * len(datasets)), layout="constrained")
-        grid = figure.subplots(len(datasets), len(AXES), sharey="row", squeeze=False)
-        for dataset, panels in zip(datasets, grid, strict=True):
-            of_dataset = {column: front[front["dataset"] == dataset] for column, front in fronts.items()}
-            _draw_row(panels, table[table["dataset"] == dataset], of_dataset)
-            panels[0].set_ylabel(f"accuracy on {dataset} (%)")
+        groups = table.groupby(["dataset", "selection"], sort=True)
+        figure = Figure(figsize=(12, 0.6 + 3.8 * len(groups)), layout="constrained")
+        grid = figure.subplots(len(groups), len(AXES), sharey="row", squeeze=False)
+        for ((dataset, selection), rows), panels in zip(groups, grid, strict=True):
+            of_group = {c: f[(f["dataset"] == dataset) & (f["selection"] == selection)] for c, f in fronts.items()}
+            _draw_row(panels, rows, of_group)
+            flattered = ",\nselected on the test part" if selection == "test" else ""
+            panels[0].set_ylabel(f"accuracy on {dataset} (%){flattered}")
         handles: dict[str, Artist] = {}
         for panel in grid.flat:
             handles |= {label: handle for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}

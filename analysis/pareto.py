@@ -27,6 +27,9 @@ def pareto_front(table: pd.DataFrame, *, accuracy: str = "val_accuracy", costs: 
 
 
 def by_dataset(table: pd.DataFrame, costs: tuple[str, ...] = COSTS) -> pd.DataFrame:
-    """Each data set's own `pareto_front`, one after the other: accuracies on different data can't be compared."""
-    fronts = [pareto_front(rows, costs=costs) for _, rows in table.groupby("dataset", sort=True)]
+    """Each data set's own `pareto_front`, one after the other: accuracies on different data can't be compared.
+
+    Nor can those of models that were selected on the test part with others': they have fronts of their own.
+    """
+    fronts = [pareto_front(rows, costs=costs) for _, rows in table.groupby(["dataset", "selection"], sort=True)]
     return pd.concat(fronts) if fronts else table.head(0)

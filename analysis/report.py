@@ -1,4 +1,4 @@
-"""What a sweep leaves for its user: results.csv, pareto.csv and pareto.png in the results root, all made from the records."""
+"""What a sweep leaves for its user: tables, front and picture in the results root, all made from the records."""
 
 import io
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.figures import AXES, draw_fronts
 from analysis.pareto import by_dataset
-from analysis.results import load_results
+from analysis.results import load_layers, load_results
 from raysp.store import DamagedFile, write_atomically
 
 
@@ -32,6 +32,7 @@ def write_report(root: Path) -> Report:
     table, damaged = load_results(root)
     front = by_dataset(table).sort_values(["dataset", "relus", "macs", "depth"], kind="stable")
     write_atomically(root / "results.csv", table.to_csv(index=False).encode())
+    write_atomically(root / "layers.csv", load_layers(root).to_csv(index=False).encode())
     write_atomically(root / "pareto.csv", front.to_csv(index=False).encode())
     complete = table.dropna(subset=["dataset", "val_accuracy", "test_accuracy", *AXES])
     if len(complete):

@@ -2,11 +2,12 @@
 
 from raysp.budget import allocate_budget
 from raysp.chain import ChainBuilder, Choice
-from raysp.costs import Costs, count_costs
+from raysp.costs import Costs, LayerCosts, count_costs
 from raysp.data import DataConfig, load_splits, open_source
 from raysp.models import MODELS, build_model
-from raysp.models.collapse import collapse
+from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.presets import PRESETS, Preset
+from raysp.saving import load_model, save_model
 from raysp.stage import Stage, StageResult
 from raysp.store import Store
 from raysp.sweep import RunOptions, run_sweep
@@ -20,6 +21,7 @@ __all__ = [
     "Choice",
     "Costs",
     "DataConfig",
+    "LayerCosts",
     "Preset",
     "RunOptions",
     "Stage",
@@ -29,7 +31,10 @@ __all__ = [
     "build_model",
     "collapse",
     "count_costs",
+    "fold_batchnorm",
+    "load_model",
     "load_splits",
     "open_source",
     "run_sweep",
+    "save_model",
 ]

@@ -66,6 +66,25 @@ def _fill(layers: Sequence[int], weights: Sequence[int], sizes: Sequence[int], a
         total -= weights[l]
 
 
+def whole_channels(counts: Sequence[int], channel_sizes: Sequence[int]) -> list[int]:
+    """Turn counts per layer into whole channels: each rounded down, then up again where it lost most, while the total allows.
+
+    Args:
+        counts: ReLUs to keep per layer.
+        channel_sizes: positions of one channel per layer, at least 1.
+
+    Returns:
+        ReLUs to keep per layer, multiples of the channel's size, each within one channel of its count and never more in all.
+    """
+    kept = [count // size * size for count, size in zip(counts, channel_sizes, strict=True)]
+    left = sum(counts) - sum(kept)
+    for l in sorted(range(len(counts)), key=lambda l: (Fraction(kept[l] - counts[l], channel_sizes[l]), l)):
+        if kept[l] < counts[l] and channel_sizes[l] <= left:
+            kept[l] += channel_sizes[l]
+            left -= channel_sizes[l]
+    return kept
+
+
 def resolve_budget(given: float, num_relus: int) -> int:
     """Turn a budget as a user gives it into ReLU units.
 

@@ -3,36 +3,54 @@
 Owns how the four stages hang together; every sweep builds its configurations here, so that what one has trained another finds.
 
     baseline ───────────┬──────────────┐
-    sensitivity ── mask(budget) ── finetune(budget, d_th, gamma, AC)
+    sensitivity ── mask(budget, method) ── finetune(d_th, gamma, AC, ...)
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from raysp.budget import resolve_budget
 from raysp.data import DataConfig
+from raysp.methods.positions import Granularity
 from raysp.models import MODELS, build_model
 from raysp.presets import Preset
 from raysp.schedules import GammaSchedule
 from raysp.stage import Stage
 from raysp.stages.baseline import BaselineConfig, baseline_stage
 from raysp.stages.experiment import Experiment
-from raysp.stages.finetune import FinetuneConfig, finetune_stage
-from raysp.stages.mask import MaskConfig, mask_stage
+from raysp.stages.finetune import AcHead, FinetuneConfig, GateStart, Pram, finetune_stage
+from raysp.stages.mask import MaskConfig, MaskMethod, mask_stage
 from raysp.stages.sensitivity import SensitivityConfig, sensitivity_stage
+
+EQ2_BETA_SHARE = 0.01
+"""β of PRAM's `eq2` form as a share of `attention`'s: at one β its value is about a hundred times as large."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One configuration of a sweep."""
+    """One configuration of a sweep. What it leaves out is as in the paper."""
 
     budget: float
     """ReLU units, or a share of the network's ReLUs when below 1."""
-    d_th: float | None
-    gamma: GammaSchedule
-    ac_after: int | None
-    seed: int
+    mask_method: MaskMethod = "senet"
+    granularity: Granularity = "pixel"
+    d_th: float | None = None
+    """None gates no block."""
+    gamma: GammaSchedule = "linear"
+    gate_epochs: int | None = None
+    """Epochs until γ is 1, as they are; None takes the preset's, scaled."""
+    gb_init: GateStart = "random"
+    kernel_size: Literal[3, 5] = 3
+    ac_after: tuple[int, ...] = ()
+    """Stages after which auxiliary classifiers stand, all in one model."""
+    ac_head: AcHead = "pool"
+    pram: Pram = "attention"
+    beta: float | None = None
+    """None takes the preset's."""
+    seed: int = 0
 
 
 class ChainBuilder:
@@ -42,16 +60,25 @@ class ChainBuilder:
         preset: recipes and defaults.
         data: which images.
         model: a name in `raysp.models.MODELS`; None takes the preset's.
-        width: channels of the first residual stage; None takes the preset's, or for another model than the preset's the width
-            that is as large a share of its own.
+        width: channels of the first stage; None takes the preset's, or for another model than the preset's the width that is as
+            large a share of its own.
         epochs_scale: multiplies every stage's epochs, milestones and gate epochs with them; above 0.
+        sensitivity: a user's own η_α for every ReLU layer, in forward order or by the layer's name; None trains the sensitivity
+            stage.
 
     Raises:
-        ValueError: the network can't be built so, or the scale is out of range.
+        ValueError: the network can't be built so, the scale is out of range, or the sensitivities don't fit the network.
     """
 
     def __init__(
-        self, preset: Preset, data: DataConfig, *, model: str | None = None, width: int | None = None, epochs_scale: float = 1.0
+        self,
+        preset: Preset,
+        data: DataConfig,
+        *,
+        model: str | None = None,
+        width: int | None = None,
+        epochs_scale: float = 1.0,
+        sensitivity: Sequence[float] | Mapping[str, float] | None = None,
     ) -> None:
         self._preset, self._data = preset, data
         self._model = model or preset.model
@@ -61,7 +88,7 @@ class ChainBuilder:
         proportional = MODELS[self._model].default_width * preset.width // MODELS[preset.model].default_width
         self._width = proportional if width is None else width
         self._recipes = {
-            name: getattr(preset, name).scaled(epochs_scale) for name in ("baseline", "sensitivity", "mask", "finetune")
+            name: getattr(preset, name).scaled(epochs_scale) for name in ("baseline", "sensitivity", "mask", "snl", "finetune")
         }
         self._gate_epochs = min(round(preset.gate_epochs * epochs_scale), self._recipes["finetune"].epochs - 1)
         with torch.device("meta"):  # only its shape is asked for here
@@ -72,11 +99,56 @@ class ChainBuilder:
                 in_channels=data.channels,
                 width=self._width,
             )
+        layers = network.relu_layers()
         self._num_relus, self.num_stages = network.num_relus(), len(network.stages)
+        self._smallest_channel = min(layer.relu.shape[1] * layer.relu.shape[2] for layer in layers)
+        names = [layer.name for layer in layers]
+        if isinstance(sensitivity, Mapping):
+            if set(sensitivity) != set(names):
+                odd = sorted(set(sensitivity) ^ set(names))
+                raise ValueError(
+                    f"sensitivities that are missing or too many: {', '.join(odd)}; expected one for each ReLU layer of "
+                    f"{self._model}: {', '.join(names)}"
+                )
+            sensitivity = [sensitivity[name] for name in names]
+        if sensitivity is not None and len(sensitivity) != len(names):
+            raise ValueError(
+                f"{len(sensitivity)} sensitivities; expected {len(names)}, one for each ReLU layer of {self._model}: "
+                f"{', '.join(names)}"
+            )
+        self._sensitivity = None if sensitivity is None else tuple(sensitivity)
 
     def baseline(self, seed: int) -> Stage:
         """The all-ReLU network of one seed."""
         return baseline_stage(BaselineConfig(experiment=self._experiment(seed), recipe=self._recipes["baseline"]))
+
+    def mask(self, choice: Choice) -> Stage:
+        """The mask of one configuration, with its ancestors.
+
+        Raises:
+            ValueError: a value is out of range.
+        """
+        preset, experiment = self._preset, self._experiment(choice.seed)
+        snl = choice.mask_method == "snl"
+        budget = resolve_budget(choice.budget, self._num_relus)
+        if choice.granularity == "channel" and budget < self._smallest_channel:
+            raise ValueError(
+                f"budget {budget} by channel; expected at least {self._smallest_channel}, the positions of the smallest channel"
+            )
+        config = MaskConfig(
+            experiment=experiment,
+            recipe=self._recipes["snl" if snl else "mask"],
+            budget=budget,
+            method=choice.mask_method,
+            granularity=choice.granularity,
+            sensitivity=None if snl else self._sensitivity,
+            snl=preset.snl_search if snl else None,
+            frozen_share=preset.mask_frozen_share,
+        )
+        sensitivity = None
+        if not snl and self._sensitivity is None:
+            sensitivity = sensitivity_stage(SensitivityConfig(experiment=experiment, recipe=self._recipes["sensitivity"]))
+        return mask_stage(config, baseline=self.baseline(choice.seed), sensitivity=sensitivity)
 
     def chain(self, choice: Choice) -> Stage:
         """The fine-tuning of one configuration, with its ancestors.
@@ -84,33 +156,32 @@ class ChainBuilder:
         Raises:
             ValueError: the choice doesn't fit the network, or a value is out of range.
         """
-        if choice.ac_after is not None and not 1 <= choice.ac_after < self.num_stages:
-            raise ValueError(
-                f"auxiliary classifier after stage {choice.ac_after}; expected a stage from 1 to {self.num_stages - 1} of "
-                f"{self._model}'s {self.num_stages} (behind the last stands the final classifier)"
-            )
-        preset, experiment = self._preset, self._experiment(choice.seed)
-        baseline = self.baseline(choice.seed)
-        sensitivity = sensitivity_stage(SensitivityConfig(experiment=experiment, recipe=self._recipes["sensitivity"]))
-        mask = MaskConfig(
-            experiment=experiment,
-            recipe=self._recipes["mask"],
-            budget=resolve_budget(choice.budget, self._num_relus),
-            frozen_share=preset.mask_frozen_share,
-        )
+        for stage in choice.ac_after:
+            if not 1 <= stage < self.num_stages:
+                raise ValueError(
+                    f"auxiliary classifier after stage {stage}; expected a stage from 1 to {self.num_stages - 1} of "
+                    f"{self._model}'s {self.num_stages} (behind the last stands the final classifier)"
+                )
+        beta = choice.beta
+        if beta is None:
+            beta = self._preset.beta * (EQ2_BETA_SHARE if choice.pram == "eq2" else 1.0)
         gated = choice.d_th is not None
-        finetune = FinetuneConfig(
-            experiment=experiment,
+        gate_epochs = self._gate_epochs if choice.gate_epochs is None else choice.gate_epochs
+        # A choice without effect takes its default: one configuration, not one per value that means nothing.
+        config = FinetuneConfig(
+            experiment=self._experiment(choice.seed),
             recipe=self._recipes["finetune"],
             d_th=choice.d_th,
-            # Without gates their course means nothing: one configuration, not one per schedule.
             gamma=choice.gamma if gated else "linear",
-            gate_epochs=self._gate_epochs if gated else 0,
+            gate_epochs=gate_epochs if gated else 0,
+            gb_init=choice.gb_init if gated else "random",
+            kernel_size=choice.kernel_size if gated else 3,
             ac_after=choice.ac_after,
-            beta=preset.beta,
+            ac_head=choice.ac_head if choice.ac_after else "pool",
+            pram=choice.pram if beta else "attention",
+            beta=beta,
         )
-        mask_parent = mask_stage(mask, baseline=baseline, sensitivity=sensitivity)
-        return finetune_stage(finetune, baseline=baseline, mask=mask_parent)
+        return finetune_stage(config, baseline=self.baseline(choice.seed), mask=self.mask(choice))
 
     def _experiment(self, seed: int) -> Experiment:
         return Experiment(data=self._data, model=self._model, width=self._width, seed=seed)

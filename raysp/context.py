@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from raysp.keys import Config, key_of
+from raysp.saving import metadata_of
 from raysp.stage import Stage
 from raysp.store import WEIGHTS, Store, load_tensors
 
 if TYPE_CHECKING:
     from raysp.data import Splits
+    from raysp.models.network import Network
 
 Report = Callable[[dict[str, Any]], None]
 """Takes one epoch's figures: `epoch` (from 1), `epochs`, `time_s` and whatever the stage measured."""
@@ -74,9 +76,20 @@ class Context:
         """Replace this stage's checkpoint."""
         self.place.store.save_checkpoint(self.stage, tensors, state)
 
-    def save_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Write this stage's weights."""
-        self.place.store.save_weights(self.stage, tensors)
+    def save_model(self, model: "Network", data: Config) -> None:
+        """Write this stage's weights, for its children and for `raysp.load_model`.
+
+        Args:
+            model: as it is to be saved.
+            data: the data configuration that it was trained on, whose normalisation belongs to it.
+        """
+        splits = self.splits(data)
+        model.input_mean, model.input_std = splits.mean, splits.std
+        self.save_weights(model.state_dict(), metadata_of(model))
+
+    def save_weights(self, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+        """Write this stage's weights, whatever they are."""
+        self.place.store.save_weights(self.stage, tensors, metadata)
 
 
 def read_parents(stage: Stage, store: Store) -> dict[str, Parent]:

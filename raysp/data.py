@@ -55,8 +55,8 @@ class DataConfig(Config):
     image_size: int
     """Height and width in pixels; images of another size are resized."""
     selection: Selection = "val"
-    """Part that chooses the best epoch. `val` is held out of the training part, unless the data bring one; `test` holds nothing out
-    and chooses by the very part whose accuracy is reported, as the paper does."""
+    """Part that chooses the best epoch. `val` is held out of the training part, unless the data bring one; `test` holds nothing
+    out and chooses by the very part whose accuracy is reported, as the paper does."""
     val_fraction: float = 0.1
     """Share of the training part held out for validation, in (0, 1); unused where the data bring a validation part, or where the
     test part selects."""

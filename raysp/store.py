@@ -115,13 +115,13 @@ class Store:
             with suppress(OSError):  # the record is written; a leftover does no harm
                 (self.directory(stage) / leftover).unlink(missing_ok=True)
 
-    def save_weights(self, stage: Stage, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Write the stage's weights (safetensors)."""
-        self._write(self.directory(stage) / WEIGHTS, safetensors.torch.save(_plain(tensors)))
+    def save_weights(self, stage: Stage, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+        """Write the stage's weights (safetensors), and with them what the file says about itself."""
+        self._write(self.directory(stage) / WEIGHTS, safetensors.torch.save(plain_tensors(tensors), dict(metadata or {})))
 
     def save_checkpoint(self, stage: Stage, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         """Replace the stage's checkpoint by these tensors and this JSON state, in one file with a digest over both."""
-        plain = _plain(tensors)
+        plain = plain_tensors(tensors)
         text = json.dumps(state, allow_nan=False)
         metadata = {"state": text, "key": stage.key, "sha256": _digest(plain, stage.key + text)}
         self._write(self.directory(stage) / CHECKPOINT, safetensors.torch.save(plain, metadata))
@@ -299,7 +299,8 @@ def _flock(file: IO[str], path: Path) -> None:
         raise StoreBusy(f"{path.parent} is in use by {holder}; wait for it or end it") from None
 
 
-def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def plain_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies on the CPU, as safetensors wants them: in one piece each, by name."""
     # safetensors refuses tensors that share memory, and keeps no strides.
     return {name: t.detach().cpu().contiguous().clone() for name, t in sorted(tensors.items())}
 

@@ -73,14 +73,20 @@ class RunOptions:
 
 
 def run_sweep(
-    leaves: Sequence[Stage], root: Path, source: Source | None, options: RunOptions, *, labels: dict[str, Any], console: Console
+    leaves: Sequence[Stage],
+    root: Path,
+    sources: Sequence[Source],
+    options: RunOptions,
+    *,
+    labels: dict[str, Any],
+    console: Console,
 ) -> Outcome:
     """Train what is missing of a sweep.
 
     Args:
         leaves: one stage per configuration.
         root: the results root; made if it doesn't exist.
-        source: the data set that the stages read; None for stages that read none.
+        sources: the data sets that the stages read.
         options: where to run.
         labels: kept in every record besides its identity.
         console: for the plan and the progress.
@@ -105,7 +111,7 @@ def run_sweep(
     if not found.missing:
         return Outcome()
     splits = {}
-    if source:
+    for source in sources:
         loaded = load_splits(source)
         splits[key_of(source.config)] = loaded
         counts = ", ".join(f"{len(getattr(loaded, part))} {part}" for part in ("train", "val", "test"))

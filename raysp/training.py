@@ -38,10 +38,14 @@ class Task:
     def begin_epoch(self, epoch: int) -> None:
         """Called before an epoch (from 0), also when training resumes there."""
 
-    def after_step(self, optimizer: torch.optim.SGD) -> None:
+    def extra_parameters(self) -> dict[str, tuple[Tensor, float]]:
+        """Leaf tensors to train beside the model's parameters, each with its share of the recipe's learning rate; not decayed."""
+        return {}
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called after every optimizer step."""
 
-    def end_epoch(self, epoch: int, optimizer: torch.optim.SGD) -> dict[str, Any]:
+    def end_epoch(self, epoch: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Called after an epoch's evaluation; what it returns joins the epoch's figures."""
         return {}
 
@@ -85,8 +89,8 @@ def train(task: Task, recipe: Recipe, seed: int, batches: Batches, context: Cont
         FloatingPointError: an epoch's loss is NaN or infinite.
     """
     model = task.model
-    named = dict(model.named_parameters())
-    optimizer = torch.optim.SGD(named.values(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    named = dict(model.named_parameters()) | {name: tensor for name, (tensor, _) in task.extra_parameters().items()}
+    optimizer = _build_optimizer(task, recipe)
     history: list[dict[str, Any]] = []
     best: dict[str, Any] = {}
     best_state: dict[str, Tensor] = {}
@@ -96,13 +100,15 @@ def train(task: Task, recipe: Recipe, seed: int, batches: Batches, context: Cont
         best_state = _below("best.", tensors)
         model.load_state_dict(_below("model.", tensors))
         task.load_extra_state(_below("extra.", tensors))
-        for name, momentum in _below("momentum.", tensors).items():
-            optimizer.state[named[name]]["momentum_buffer"] = momentum.to(named[name].device)
+        for slot_and_name, value in _below("optimizer.", tensors).items():
+            slot, name = slot_and_name.split("/", 1)
+            # Adam counts its steps on the CPU wherever the parameter is.
+            optimizer.state[named[name]][slot] = value if slot == "step" else value.to(named[name].device)
     for epoch in range(len(history), recipe.epochs):
         clock = time.monotonic()
         lr = recipe.lr_at(epoch)
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_share"]
         task.begin_epoch(epoch)
         mean_loss = _one_epoch(task, optimizer, recipe, seed, epoch, batches)
         if not math.isfinite(mean_loss):
@@ -118,12 +124,15 @@ def train(task: Task, recipe: Recipe, seed: int, batches: Batches, context: Cont
         figures = {"epoch": epoch + 1, "loss": mean_loss, "lr": lr, "val_accuracy": mean_accuracy, "val_by_exit": accuracies}
         figures |= task.end_epoch(epoch, optimizer)
         history.append(figures | {"time_s": time.monotonic() - clock})
-        momenta = {
-            name: optimizer.state[p]["momentum_buffer"] for name, p in named.items() if "momentum_buffer" in optimizer.state[p]
+        slots = {
+            f"{slot}/{name}": value
+            for name, parameter in named.items()
+            for slot, value in optimizer.state[parameter].items()
+            if isinstance(value, Tensor)
         }
         context.save_checkpoint(
             _above("model.", model.state_dict())
-            | _above("momentum.", momenta)
+            | _above("optimizer.", slots)
             | _above("best.", best_state)
             | _above("extra.", task.extra_state()),
             {"history": history, "best": best},
@@ -151,7 +160,15 @@ def seed_torch(seed: int, purpose: str) -> None:
     torch.manual_seed(int.from_bytes(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:7]))
 
 
-def _one_epoch(task: Task, optimizer: torch.optim.SGD, recipe: Recipe, seed: int, epoch: int, batches: Batches) -> float:
+def _build_optimizer(task: Task, recipe: Recipe) -> torch.optim.Optimizer:
+    groups: list[dict[str, Any]] = [{"params": list(task.model.parameters()), "lr_share": 1.0}]
+    groups += [{"params": [p], "lr_share": share, "weight_decay": 0.0} for p, share in task.extra_parameters().values()]
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+
+
+def _one_epoch(task: Task, optimizer: torch.optim.Optimizer, recipe: Recipe, seed: int, epoch: int, batches: Batches) -> float:
     task.model.train()
     total: Tensor | float = 0.0  # stays on the device: reading it each step would wait for the device
     for images, labels in batches.train(recipe.batch_size, seed, epoch):

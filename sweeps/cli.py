@@ -1,7 +1,7 @@
-"""The command line that all sweeps share.
+"""What every sweep's command line shares: where and how to run, what is printed at the end, exit statuses.
 
-Owns flags, their translation into a chain builder and run options, the table at the end, and exit statuses: 0 all done, 1 a stage
-failed, 2 bad input (nothing was trained), 130 interrupted.
+Owns the flags that don't change what is compared, and the statuses: 0 all done, 1 a stage failed, 2 bad input (nothing was
+trained), 130 interrupted. The flags that are swept are `sweeps.axes`'.
 """
 
 import os
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, TypeVar
 
 import pandas as pd
 import tyro
@@ -19,48 +19,34 @@ from rich.table import Table
 from tyro.conf import arg
 
 from analysis.report import Report, write_report
-from raysp.chain import ChainBuilder
-from raysp.data import open_source
+from raysp.data import Selection, Source, open_source
 from raysp.plan import Outcome, Plan, survey
-from raysp.presets import PRESETS, Preset, PresetName
-from raysp.schedules import GammaSchedule
+from raysp.presets import Preset
 from raysp.stage import Stage
 from raysp.store import NoLongerOwner, Store, StoreBusy
 from raysp.sweep import RunOptions, print_plan, run_sweep
 
-Nothing = Literal["none"]
 THE_PRESETS = "(default: the preset's)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """Flags of every sweep. What is not given comes from the preset."""
+class RunFlags:
+    """Flags of every sweep."""
 
-    preset: PresetName = "quick"
-    """Data set, network, recipes and axes. `quick` takes minutes on two CPU cores; `paper-*` are the paper's, for a GPU."""
-    budgets: Annotated[tuple[float, ...] | None, arg(metavar="RELUS ...", help_behavior_hint=THE_PRESETS)] = None
-    """ReLUs to keep: units (24900), or shares of the network's ReLUs when below 1 (0.1)."""
-    d_th: Annotated[tuple[float | Nothing, ...] | None, arg(metavar="SHARE|none ...", help_behavior_hint=THE_PRESETS)] = None
-    """Threshold of gated branching: blocks whose inner ReLU keeps at most this share of its positions (0 to 1) become shallow;
-    `none` gates no block."""
-    gamma: Annotated[tuple[GammaSchedule, ...] | None, arg(metavar="linear|cosine ...", help_behavior_hint=THE_PRESETS)] = None
-    """How the gate grows from 0 to 1 over the epochs."""
-    ac_after: Annotated[tuple[int | Nothing, ...] | None, arg(metavar="STAGE|none ...", help_behavior_hint=THE_PRESETS)] = None
-    """Stage (counted from 1) after which an auxiliary classifier is placed, or `none`; each value is a model of its own."""
-    seeds: Annotated[tuple[int, ...] | None, arg(metavar="SEED ...", help_behavior_hint=THE_PRESETS)] = None
-    """Each seed trains the whole chain once more."""
     dataset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=THE_PRESETS)] = None
     """`digits`, `cifar10`, `cifar100`, or `imagefolder:PATH` for a tree with train/ and test/ or val/, a folder per class."""
     data_dir: Path = Path("data")
     """Where CIFAR lies, or is downloaded to."""
     image_size: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
     """Height and width in pixels that images are resized to; by default the data set's own, 32 for an image folder."""
-    model: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=THE_PRESETS)] = None
-    """`resnet18` or `wrn22-8`."""
+    selection: Annotated[Selection | None, arg(metavar="val|test", help_behavior_hint=THE_PRESETS)] = None
+    """Part that chooses the best epoch: `val` is held out of the training part; `test` is the paper's way, and flatters."""
     width: Annotated[int | None, arg(metavar="CHANNELS", help_behavior_hint=THE_PRESETS)] = None
-    """Channels of the network's first residual stage."""
+    """Channels of the network's first stage."""
     epochs_scale: float = 1.0
     """Multiplies every stage's epochs, learning-rate milestones and gate epochs with them."""
+    seeds: Annotated[tuple[int, ...] | None, arg(metavar="SEED ...", help_behavior_hint="(default: 0)")] = None
+    """Each seed trains the whole chain once more."""
     storage: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/<preset>)")] = None
     """Results directory."""
     plan: bool = False
@@ -82,82 +68,81 @@ class Options:
     verbose: bool = False
     """Show Ray's own messages, and the traceback of an error."""
 
+    def open(self, preset: Preset) -> Source:
+        """The data set: the flags', or the preset's."""
+        selection = self.selection or preset.selection
+        return open_source(self.dataset or preset.dataset, self.image_size, self.data_dir.expanduser(), selection)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Axes:
-    """The values to sweep, from the flags or the preset."""
+class Work:
+    """What a sweep wants done."""
 
-    budgets: tuple[float, ...]
-    d_th: tuple[float | None, ...]
-    gamma: tuple[GammaSchedule, ...]
-    ac_after: tuple[int | None, ...]
-    seeds: tuple[int, ...]
-
-
-MakeStages = Callable[[ChainBuilder, Axes], Sequence[Stage]]
+    leaves: Sequence[Stage]
+    """A stage per configuration."""
+    sources: Sequence[Source]
+    """The data sets that they read."""
+    name: str
+    """The preset's, which names the default results directory and stands in the rows."""
 
 
-def main(make_stages: MakeStages, description: str) -> None:
+Flags = TypeVar("Flags")
+
+
+def main(flags_type: type[Flags], prepare: Callable[[Flags], Work], description: str) -> None:
     """Parse the command line, run the sweep, exit.
 
     Args:
-        make_stages: from a chain builder and the axes to the leaves of the sweep.
+        flags_type: a dataclass of flags with a field `run` of `RunFlags`.
+        prepare: from the flags to the work; raises ValueError for bad input.
         description: shown by `--help`.
     """
-    options = tyro.cli(Options, description=description, config=(tyro.conf.FlagCreatePairsOff,))
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+    flags = tyro.cli(flags_type, description=description, config=config)
+    run: RunFlags = flags.run  # type: ignore[attr-defined]
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)  # logs know no width
     errors = Console(stderr=True, highlight=False)
     try:
-        status = _run(options, make_stages, console)
+        check_given(flags)
+        check_given(run)
+        status = _run(run, prepare(flags), console)
     except KeyboardInterrupt:
         errors.print("interrupted; the same command goes on from the last checkpoints")
         status = 130
     except (ValueError, StoreBusy, NoLongerOwner, OSError) as error:
-        if options.verbose:
+        if run.verbose:
             raise
         errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         status = 2
     sys.exit(status)
 
 
-def _run(options: Options, make_stages: MakeStages, console: Console) -> int:
-    preset = PRESETS[options.preset]
-    run_options = RunOptions(
-        inline=options.inline,
-        address=options.address,
-        max_concurrent=options.max_concurrent,
-        workers_per_stage=options.workers_per_stage,
-        gpus_per_stage=options.gpus_per_stage,
-        threads_per_stage=options.threads_per_stage,
-        verbose=options.verbose,
+def check_given(flags: object) -> None:
+    """Refuse a flag of several values that was given none."""
+    for name, value in vars(flags).items():
+        if value == ():
+            raise ValueError(f"--{name.replace('_', '-')} has no value; expected one or more, or leave it out")
+
+
+def _run(flags: RunFlags, work: Work, console: Console) -> int:
+    options = RunOptions(
+        inline=flags.inline,
+        address=flags.address,
+        max_concurrent=flags.max_concurrent,
+        workers_per_stage=flags.workers_per_stage,
+        gpus_per_stage=flags.gpus_per_stage,
+        threads_per_stage=flags.threads_per_stage,
+        verbose=flags.verbose,
     )
-    source = open_source(options.dataset or preset.dataset, options.image_size, options.data_dir.expanduser())
-    builder = ChainBuilder(preset, source.config, model=options.model, width=options.width, epochs_scale=options.epochs_scale)
-    leaves = make_stages(builder, _axes(options, preset, builder))
-    root = (options.storage or Path("runs") / options.preset).expanduser().absolute()
+    root = (flags.storage or Path("runs") / work.name).expanduser().absolute()
     _check_storage(root)
-    if options.plan:
-        plan = Plan(leaves)
+    if flags.plan:
+        plan = Plan(work.leaves)
         print_plan(plan, survey(plan, Store(root=root)), console)
         return 0
-    outcome = run_sweep(leaves, root, source, run_options, labels={"preset": options.preset}, console=console)
+    outcome = run_sweep(work.leaves, root, work.sources, options, labels={"preset": work.name}, console=console)
     _print_end(write_report(root), outcome, root, console)
     return 0 if outcome.ok else 1
-
-
-def _axes(options: Options, preset: Preset, builder: ChainBuilder) -> Axes:
-    # A network with fewer stages than the preset's has its classifier before its own last one.
-    placements = tuple(dict.fromkeys(a and min(a, builder.num_stages - 1) for a in preset.ac_after))
-    for name in ("budgets", "d_th", "gamma", "ac_after", "seeds"):
-        if getattr(options, name) == ():
-            raise ValueError(f"--{name.replace('_', '-')} has no value; expected one or more, or leave it out for the preset's")
-    return Axes(
-        budgets=options.budgets or preset.budgets,
-        d_th=tuple(None if d == "none" else d for d in options.d_th or ()) or preset.d_th,
-        gamma=options.gamma or preset.gamma,
-        ac_after=tuple(None if a == "none" else a for a in options.ac_after or ()) or placements,
-        seeds=options.seeds or preset.seeds,
-    )
 
 
 def _check_storage(root: Path) -> None:
@@ -169,21 +154,47 @@ def _check_storage(root: Path) -> None:
             raise ValueError(f"storage {root} can't be written: no permission in {directory}; give another --storage")
 
 
+SHOWN = {
+    "model": "model",
+    "mask_method": "mask",
+    "granularity": "by",
+    "budget": "budget",
+    "d_th": "d_th",
+    "gamma": "gamma",
+    "gb_init": "GB start",
+    "kernel_size": "kernel",
+    "ac_after": "AC",
+    "ac_head": "head",
+    "pram": "PRAM",
+    "beta": "beta",
+    "epochs": "epochs",
+    "seed": "seed",
+}
+"""Columns of the table at the end that are left out where all rows agree."""
+
+
 def _print_end(report: Report, outcome: Outcome, root: Path, console: Console) -> None:
     for error in report.damaged:
         console.print(f"[yellow]left out[/] {escape(str(error))}")
+    front = report.front
     table = Table(title="Pareto front: accuracy up; ReLUs, MACs and depth down", title_justify="left", box=None, pad_edge=False)
-    columns = ("budget", "d_th", "gamma", "AC", "seed", "exit", "ReLUs", "MACs", "depth", "val %", "test %")
-    for column in columns:
-        table.add_column(column, justify="left" if column in ("gamma", "exit") else "right")
-    for row in report.front.to_dict("records"):
-        cells = (row["budget"], row["d_th"], row["gamma"], row["ac_after"], row["seed"], row["exit"], row["relus"])
-        numbers = (f"{row['macs'] / 1e6:.2f}M", row["depth"], f"{row['val_accuracy']:.2f}", f"{row['test_accuracy']:.2f}")
-        table.add_row(*("-" if pd.isna(cell) else str(cell) for cell in (*cells, *numbers)))
+    shown = [name for name in SHOWN if name == "budget" or len(front[name].drop_duplicates()) > 1]
+    for name in shown:
+        table.add_column(SHOWN[name], justify="left" if front[name].dtype == object else "right")
+    for title in ("exit", "ReLUs", "MACs", "depth", "val %", "test %"):
+        table.add_column(title, justify="left" if title == "exit" else "right")
+    for row in front.to_dict("records"):
+        cells = ["-" if pd.isna(row[name]) else str(row[name]) for name in shown]
+        numbers = (str(row["relus"]), f"{row['macs'] / 1e6:.2f}M", str(row["depth"]))
+        accuracies = (f"{row['val_accuracy']:.2f}", f"{row['test_accuracy']:.2f}")
+        table.add_row(*cells, row["exit"], *numbers, *accuracies)
     console.print()
     console.print(table)
+    if (front["selection"] == "test").any():
+        console.print("[yellow]selected on the test part[/]: the accuracies of these rows flatter, and val % is test %")
     console.print(
-        f"{len(report.table)} rows in {escape(str(root / 'results.csv'))}; front in pareto.csv and pareto.png beside it",
+        f"{len(report.table)} rows in {escape(str(root / 'results.csv'))}; front in pareto.csv and pareto.png, every layer's "
+        "ReLUs in layers.csv beside it",
         soft_wrap=True,
     )
     if not outcome.ok:

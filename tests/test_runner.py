@@ -30,7 +30,7 @@ def _workers_find_the_toys(monkeypatch):
 
 
 def run(leaves, root, options, console=None):
-    return run_sweep(leaves, root, None, options, labels={"preset": "toy"}, console=console or Console(quiet=True))
+    return run_sweep(leaves, root, [], options, labels={"preset": "toy"}, console=console or Console(quiet=True))
 
 
 def snapshot(root):

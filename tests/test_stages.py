@@ -32,7 +32,7 @@ def chains(scale=0.34, ac_after=3):
 
 def run(leaves, root):
     options = RunOptions(inline=True, gpus_per_stage=0)
-    return run_sweep(leaves, root, open_source("digits", None, None), options, labels={}, console=Console(quiet=True))
+    return run_sweep(leaves, root, [open_source("digits", None, None)], options, labels={}, console=Console(quiet=True))
 
 
 @pytest.fixture(scope="module")

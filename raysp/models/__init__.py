@@ -1,11 +1,43 @@
 """The networks, by name."""
 
-from raysp.models.blocks import BasicBlock, WideBlock
 from raysp.models.network import Architecture, Network
+from raysp.models.residual import BasicBlock, WideBlock
+from raysp.models.vgg import PairBlock
 
 MODELS: dict[str, Architecture] = {
-    "resnet18": Architecture(block=BasicBlock, blocks_per_stage=(2, 2, 2, 2), default_width=64, stem_width=None),
-    "wrn22-8": Architecture(block=WideBlock, blocks_per_stage=(3, 3, 3), default_width=128, stem_width=16),
+    architecture.name: architecture
+    for architecture in (
+        Architecture(
+            name="resnet18",
+            block=BasicBlock,
+            convs_per_stage=(4, 4, 4, 4),
+            width_multiples=(1, 2, 4, 8),
+            default_width=64,
+        ),
+        Architecture(
+            name="resnet34",
+            block=BasicBlock,
+            convs_per_stage=(6, 8, 12, 6),
+            width_multiples=(1, 2, 4, 8),
+            default_width=64,
+        ),
+        Architecture(
+            name="wrn22-8",
+            block=WideBlock,
+            convs_per_stage=(6, 6, 6),
+            width_multiples=(1, 2, 4),
+            default_width=128,
+            stem_width=16,
+        ),
+        # The first of the original's thirteen convolutions is the stem.
+        Architecture(
+            name="vgg16",
+            block=PairBlock,
+            convs_per_stage=(1, 2, 3, 3, 3),
+            width_multiples=(1, 2, 4, 8, 8),
+            default_width=64,
+        ),
+    )
 }
 """Architectures by name; adding an entry adds a model."""
 
@@ -18,7 +50,7 @@ def build_model(name: str, *, num_classes: int, image_size: int = 32, in_channel
         num_classes: classes, 2 or more.
         image_size: height and width of the images in pixels.
         in_channels: channels of the images.
-        width: channels of the first residual stage; None takes the model's own (64 for resnet18, 128 for wrn22-8).
+        width: channels of the first stage; None takes the model's own (128 for wrn22-8, 64 for the others).
 
     Raises:
         ValueError: unknown name, or an argument out of range.

@@ -1,4 +1,4 @@
-"""Residual blocks whose two convolutions can be replaced by one, gradually.
+"""What every part of a stage can do, and the gate that replaces two convolutions by one, gradually.
 
 Owns the gate: output = γ·f_GB(X) + (1 − γ)·f_MB(X), where f_MB are the block's own two convolutions with the inner ReLU between
 and f_GB is one CONV-BN ("Making Models Shallow Again", CVPR-W 2023, section 4, gated branching). Refuses to decide
@@ -6,6 +6,7 @@ which blocks are gated and how γ grows (`raysp.stages.finetune`, `raysp.schedul
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -27,14 +28,38 @@ def conv3x3(num_in: int, num_out: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(num_in, num_out, 3, stride=stride, padding=1, bias=False)
 
 
-class GatedBlock(nn.Module):
-    """What both kinds of block share: the skip path, the two-convolution main branch, the shallow branch and its gate.
+class Block(nn.Module):
+    """A part of a stage: one or two convolutions of the main path with what belongs to them."""
+
+    preactivated: ClassVar[bool] = False
+    """Whether the first ReLU comes before the convolutions."""
+    foldable: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Names of convolutions and of the batch norms directly behind them."""
+
+    def main_path(self) -> list[tuple[str, nn.Conv2d]]:
+        """The convolutions that count as depth in the paper's tables, with their names in the block."""
+        raise NotImplementedError
+
+    def relu_layers(self, name: str, conv_before: nn.Conv2d) -> list[ReLULayer]:
+        """The block's ReLU layers in forward order, before anything is collapsed.
+
+        Args:
+            name: the block's.
+            conv_before: the last convolution of the main path before the block.
+        """
+        raise NotImplementedError
+
+
+class GatedBlock(Block):
+    """A block of two convolutions: the main branch, the shallow branch that can stand in its place, and the gate.
 
     `gate` is γ ∈ [0, 1]. At 0 and 1 only the branch that counts is computed.
+
+    Args:
+        num_in, num_out: channels.
+        stride: of the first convolution.
     """
 
-    preactivated = False
-    """Whether the block's first ReLU comes before its convolutions."""
     conv1: nn.Conv2d | None
     conv2: nn.Conv2d | None
     shallow: nn.Sequential | None
@@ -44,12 +69,21 @@ class GatedBlock(nn.Module):
         super().__init__()
         self.num_in, self.num_out, self.stride = num_in, num_out, stride
         self.shallow = None
+        self.shallow_kernel = 0
         self.gate = 0.0
 
-    @property
-    def depth(self) -> int:
-        """Convolutions on the main path, as the paper's tables count: 2, or 1 when only the shallow branch is left."""
-        return 2 if self.conv1 is not None else 1
+    def main_path(self) -> list[tuple[str, nn.Conv2d]]:
+        """See `Block`: two, or one when only the shallow branch is left."""
+        if self.conv1 is not None and self.conv2 is not None:
+            return [("conv1", self.conv1), ("conv2", self.conv2)]
+        assert self.shallow is not None and isinstance(self.shallow[0], nn.Conv2d)
+        return [("shallow.0", self.shallow[0])]
+
+    def main_ends(self) -> tuple[nn.Module, nn.Module]:
+        """The main branch's first module, which reads what the shallow branch reads, and its last, whose output the gate
+        mixes.
+        """
+        raise NotImplementedError
 
     def add_shallow_branch(self, kernel_size: int) -> None:
         """Give the block a CONV-BN in place of its two convolutions, with random weights and the gate at 0.
@@ -60,6 +94,7 @@ class GatedBlock(nn.Module):
         conv = nn.Conv2d(self.num_in, self.num_out, kernel_size, stride=self.stride, padding=kernel_size // 2, bias=False)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="linear")
         self.shallow = nn.Sequential(conv, nn.BatchNorm2d(self.num_out))
+        self.shallow_kernel = kernel_size
 
     def drop_main_branch(self) -> None:
         """Remove the two convolutions and the inner ReLU for good; what γ = 1 computes stays."""
@@ -77,40 +112,34 @@ class GatedBlock(nn.Module):
     def _main(self, x_nchw: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def relu_layers(self, name: str, conv_before: nn.Conv2d) -> list[ReLULayer]:
-        """The block's ReLU layers in forward order, while it still has its main branch."""
-        raise NotImplementedError
 
-
-class BasicBlock(GatedBlock):
-    """ResNet's block: conv-BN-ReLU-conv-BN, plus the skip, ReLU.
+class PostActivated(GatedBlock):
+    """Two convolutions, each with its batch norm, and a ReLU after each; what is between the last norm and its ReLU differs.
 
     Args:
-        num_in, num_out: channels.
-        stride: of the first convolution and the shortcut.
+        num_in, num_out, stride: see `GatedBlock`.
         size: height and width of the block's output.
     """
+
+    foldable = (("conv1", "bn1"), ("conv2", "bn2"))
 
     def __init__(self, num_in: int, num_out: int, stride: int, size: int) -> None:
         super().__init__(num_in, num_out, stride)
         self.conv1 = conv3x3(num_in, num_out, stride)
-        self.bn1: nn.BatchNorm2d | None = nn.BatchNorm2d(num_out)
+        self.bn1: nn.Module | None = nn.BatchNorm2d(num_out)
         self.inner_relu = MaskedReLU((num_out, size, size))
         self.conv2 = conv3x3(num_out, num_out)
-        self.bn2: nn.BatchNorm2d | None = nn.BatchNorm2d(num_out)
+        self.bn2: nn.Module | None = nn.BatchNorm2d(num_out)
         self.outer_relu = MaskedReLU((num_out, size, size))
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or num_in != num_out:
-            projection = nn.Conv2d(num_in, num_out, 1, stride=stride, bias=False)
-            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(num_out))
-
-    def forward(self, x_nchw: Tensor) -> Tensor:
-        """Map (n, num_in, h, w) to (n, num_out, h/stride, w/stride)."""
-        return self.outer_relu(self._branches(x_nchw) + self.shortcut(x_nchw))
 
     def _main(self, x_nchw: Tensor) -> Tensor:
         assert self.conv1 and self.bn1 and self.inner_relu and self.conv2 and self.bn2
         return self.bn2(self.conv2(self.inner_relu(self.bn1(self.conv1(x_nchw)))))
+
+    def main_ends(self) -> tuple[nn.Module, nn.Module]:
+        """See `GatedBlock`."""
+        assert self.conv1 and self.bn2
+        return self.conv1, self.bn2
 
     def drop_main_branch(self) -> None:
         """See `GatedBlock`."""
@@ -123,52 +152,4 @@ class BasicBlock(GatedBlock):
         return [
             ReLULayer(name=f"{name}.inner_relu", relu=self.inner_relu, conv=self.conv1),
             ReLULayer(name=f"{name}.outer_relu", relu=self.outer_relu, conv=self.conv2),
-        ]
-
-
-class WideBlock(GatedBlock):
-    """Wide ResNet's block (arXiv 1605.07146), pre-activated: BN-ReLU-conv-BN-ReLU-conv, plus the skip.
-
-    Args:
-        num_in, num_out: channels.
-        stride: of the first convolution and the shortcut.
-        size: height and width of the block's output.
-    """
-
-    preactivated = True
-
-    def __init__(self, num_in: int, num_out: int, stride: int, size: int) -> None:
-        super().__init__(num_in, num_out, stride)
-        self.bn0 = nn.BatchNorm2d(num_in)
-        self.outer_relu = MaskedReLU((num_in, size * stride, size * stride))
-        self.conv1 = conv3x3(num_in, num_out, stride)
-        self.bn1: nn.BatchNorm2d | None = nn.BatchNorm2d(num_out)
-        self.inner_relu = MaskedReLU((num_out, size, size))
-        self.conv2 = conv3x3(num_out, num_out)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or num_in != num_out:
-            self.shortcut = nn.Conv2d(num_in, num_out, 1, stride=stride, bias=False)
-
-    def forward(self, x_nchw: Tensor) -> Tensor:
-        """Map (n, num_in, h, w) to (n, num_out, h/stride, w/stride)."""
-        active = self.outer_relu(self.bn0(x_nchw))
-        # A block that changes shape takes its skip from the activated map, others from their input, as in the original.
-        skip = x_nchw if isinstance(self.shortcut, nn.Identity) else self.shortcut(active)
-        return self._branches(active) + skip
-
-    def _main(self, x_nchw: Tensor) -> Tensor:
-        assert self.conv1 and self.bn1 and self.inner_relu and self.conv2
-        return self.conv2(self.inner_relu(self.bn1(self.conv1(x_nchw))))
-
-    def drop_main_branch(self) -> None:
-        """See `GatedBlock`."""
-        super().drop_main_branch()
-        self.bn1 = None
-
-    def relu_layers(self, name: str, conv_before: nn.Conv2d) -> list[ReLULayer]:
-        """The block's first ReLU, fed by the convolution before the block, then the inner one."""
-        assert self.inner_relu and self.conv1
-        return [
-            ReLULayer(name=f"{name}.outer_relu", relu=self.outer_relu, conv=conv_before),
-            ReLULayer(name=f"{name}.inner_relu", relu=self.inner_relu, conv=self.conv1),
         ]

@@ -2,7 +2,10 @@
 
 import copy
 
-from raysp.models.exits import FINAL
+from torch import nn
+from torch.nn.utils import fuse_conv_bn_eval
+
+from raysp.models.exits import FINAL, stage_of
 from raysp.models.network import Network
 
 
@@ -22,15 +25,39 @@ def collapse(model: Network, exit: str = FINAL) -> Network:  # noqa: A002 (the f
     for name in list(plain.heads):
         if name != exit:
             del plain.heads[name]
+            plain.ac_heads.pop(name, None)
     if exit != FINAL:
-        plain.stages = plain.stages[: int(exit.removeprefix("ac"))]
+        plain.stages = plain.stages[: stage_of(exit)]
     return plain
 
 
 def drop_main_branches(model: Network) -> Network:
     """Return a copy of a network, in evaluation mode, whose gated blocks have only their shallow branch; all exits stay."""
     plain = copy.deepcopy(model).eval()
-    for _, block in plain.blocks():
+    for _, block in plain.gated_blocks():
         if block.shallow is not None:
             block.drop_main_branch()
     return plain
+
+
+def fold_batchnorm(model: Network) -> Network:
+    """Return a copy of a network, in evaluation mode, with every batch norm that directly follows a convolution folded into it.
+
+    Outputs stay the same to float rounding. A pre-activated network keeps those that follow an addition: the ReLU behind them
+    stands between them and the next convolution.
+
+    Args:
+        model: left as it is; usually a collapsed one.
+    """
+    folded = copy.deepcopy(model).eval()
+    for module in list(folded.modules()):
+        pairs = list(getattr(module, "foldable", ()))
+        if isinstance(module, nn.Sequential):
+            pairs += [(str(i), str(i + 1)) for i in range(len(module) - 1)]
+        for conv_name, norm_name in pairs:
+            conv, norm = module._modules.get(conv_name), module._modules.get(norm_name)
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                module._modules[conv_name] = fuse_conv_bn_eval(conv, norm)
+                module._modules[norm_name] = nn.Identity()
+    folded.folded = True
+    return folded

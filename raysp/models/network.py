@@ -1,4 +1,4 @@
-"""The network that all stages share: a stem, residual stages, a final classifier and any auxiliary ones.
+"""The network that all stages share: a stem, stages of blocks, a final classifier and any auxiliary ones.
 
 Owns the forward pass, the list of ReLU layers and the exits. Refuses to know about training. Contract: `relu_layers()` is in
 forward order and the same for teacher and student, so that layer l means the same in both.
@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raysp.models.blocks import BasicBlock, GatedBlock, ReLULayer, WideBlock, conv3x3
-from raysp.models.exits import AC_HEADS, FINAL, activated_pool_head, pool_head
+from raysp.models.blocks import Block, GatedBlock, ReLULayer, conv3x3
+from raysp.models.exits import AC_HEADS, FINAL, HeadShape, exit_name, final_head
 from raysp.models.relu import MaskedReLU
+from raysp.models.residual import BasicBlock, WideBlock
+from raysp.models.vgg import PairBlock, SingleBlock
 
 MAX_WIDTH = 4096
 """More channels in the first stage than this are taken for a slip."""
@@ -21,11 +23,16 @@ MAX_WIDTH = 4096
 class Architecture:
     """One family member, for any width."""
 
-    block: type[BasicBlock] | type[WideBlock]
-    blocks_per_stage: tuple[int, ...]
+    name: str
+    block: type[BasicBlock] | type[WideBlock] | type[PairBlock]
+    """Of two convolutions each; an odd convolution of a stage becomes a `SingleBlock`."""
+    convs_per_stage: tuple[int, ...]
+    """Convolutions on the main path, without the stem's. Each stage but the first halves the resolution."""
+    width_multiples: tuple[int, ...]
+    """Channels of each stage, as multiples of the width."""
     default_width: int
-    """Channels of the first residual stage; each later stage doubles it."""
-    stem_width: int | None
+    """Channels of the first stage."""
+    stem_width: int | None = None
     """Channels of the stem, where they don't follow the width."""
 
 
@@ -36,12 +43,12 @@ class Outputs:
     logits: dict[str, Tensor]
     """(n, classes) per exit, by the exit's name."""
     features: list[Tensor]
-    """Each residual stage's output (n, c, h, w): the PRAM loss's pairs. After its ReLU, or the plain sum where the blocks are
+    """Each stage's output (n, c, h, w): the PRAM loss's pairs. After its ReLU, or the plain sum where the blocks are
     pre-activated."""
 
 
 class Network(nn.Module):
-    """A residual network for small images (CIFAR stem: one 3x3 convolution, no pooling).
+    """A network for small images (CIFAR stem: one 3x3 convolution, no pooling).
 
     Args:
         architecture: block kind and counts.
@@ -54,51 +61,69 @@ class Network(nn.Module):
         ValueError: an argument is out of range.
     """
 
+    foldable = (("stem_conv", "stem_bn"),)
+
     def __init__(
         self, architecture: Architecture, *, num_classes: int, image_size: int, in_channels: int, width: int | None = None
     ) -> None:
         super().__init__()
         width = architecture.default_width if width is None else width
-        num_stages = len(architecture.blocks_per_stage)
+        num_stages = len(architecture.convs_per_stage)
         total_stride = 2 ** (num_stages - 1)
         if not 1 <= width <= MAX_WIDTH or in_channels < 1:
             raise ValueError(f"width {width}, {in_channels} image channels; expected 1 to {MAX_WIDTH}, and at least 1")
         if num_classes < 2:
             raise ValueError(f"{num_classes} classes; expected at least 2")
         if image_size < total_stride or image_size % total_stride:
-            raise ValueError(f"image size {image_size}; expected a multiple of {total_stride}, the network's total stride")
+            raise ValueError(
+                f"image size {image_size}; expected a multiple of {total_stride}, the total stride of {architecture.name}"
+            )
+        self.name, self.width = architecture.name, width
         self.in_channels, self.image_size, self.num_classes = in_channels, image_size, num_classes
+        self.input_mean, self.input_std = [0.0] * in_channels, [1.0] * in_channels
+        """What images in [0, 1] are normalised by before they come in, per channel; kept for whoever deploys the network."""
+        self.folded = False
+        """Whether its batch norms were folded into convolutions."""
         self.stage_sizes = [image_size // 2**s for s in range(num_stages)]
-        self.stage_channels = [width * 2**s for s in range(num_stages)]
+        self.stage_channels = [width * m for m in architecture.width_multiples]
         stem_width = architecture.stem_width or width
         self.preactivated = preactivated = architecture.block.preactivated
         self.stem_conv = conv3x3(in_channels, stem_width)
-        self.stem_bn = None if preactivated else nn.BatchNorm2d(stem_width)
+        self.stem_bn: nn.Module | None = None if preactivated else nn.BatchNorm2d(stem_width)
         self.stem_relu = None if preactivated else MaskedReLU((stem_width, image_size, image_size))
         self.stages = nn.ModuleList()
         channels = stem_width
-        for index, num_blocks in enumerate(architecture.blocks_per_stage):
-            blocks = []
-            for number in range(num_blocks):
+        for index, num_convs in enumerate(architecture.convs_per_stage):
+            num_out, size = self.stage_channels[index], self.stage_sizes[index]
+            blocks: list[Block] = []
+            for number in range(num_convs // 2):
                 stride = 2 if index and not number else 1
-                blocks.append(architecture.block(channels, self.stage_channels[index], stride, self.stage_sizes[index]))
-                channels = self.stage_channels[index]
+                blocks.append(architecture.block(channels, num_out, stride, size))
+                channels = num_out
+            if num_convs % 2:
+                blocks.append(SingleBlock(channels, num_out, size))
+                channels = num_out
             self.stages.append(nn.Sequential(*blocks))
-        build_head = activated_pool_head if preactivated else pool_head
-        self.heads = nn.ModuleDict({FINAL: build_head(channels, num_classes, self.stage_sizes[-1])})
+        self.heads = nn.ModuleDict({FINAL: final_head(self._head_shape(num_stages))})
+        self.ac_heads: dict[str, str] = {}
+        """Kind of each auxiliary head, by its exit."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def blocks(self) -> list[tuple[str, GatedBlock]]:
-        """All residual blocks with their names, in forward order."""
+    def blocks(self) -> list[tuple[str, Block]]:
+        """All blocks with their names, in forward order."""
         found = []
         for s, stage in enumerate(self.stages):
             assert isinstance(stage, nn.Sequential)
             for b, block in enumerate(stage):
-                assert isinstance(block, GatedBlock)
+                assert isinstance(block, Block)
                 found.append((f"stages.{s}.{b}", block))
         return found
+
+    def gated_blocks(self) -> list[tuple[str, GatedBlock]]:
+        """The blocks of two convolutions, which can be gated, whether they are or not."""
+        return [(name, block) for name, block in self.blocks() if isinstance(block, GatedBlock)]
 
     def relu_layers(self) -> list[ReLULayer]:
         """Every ReLU layer of the network without auxiliary heads, in forward order, before anything is collapsed."""
@@ -108,8 +133,7 @@ class Network(nn.Module):
         before = self.stem_conv
         for name, block in self.blocks():
             layers += block.relu_layers(name, before)
-            assert block.conv2 is not None
-            before = block.conv2
+            before = block.main_path()[-1][1]
         for module in self.heads[FINAL].modules():
             if isinstance(module, MaskedReLU):
                 layers.append(ReLULayer(name="heads.final.relu", relu=module, conv=before))
@@ -129,19 +153,29 @@ class Network(nn.Module):
         Raises:
             ValueError: no such stage or head.
         """
-        if not 1 <= after_stage < len(self.stages):
-            raise ValueError(f"auxiliary classifier after stage {after_stage}; expected a stage from 1 to {len(self.stages) - 1}")
+        if not 1 <= after_stage < len(self.stage_sizes):
+            raise ValueError(
+                f"auxiliary classifier after stage {after_stage}; expected a stage from 1 to {len(self.stage_sizes) - 1} "
+                f"of {self.name}'s {len(self.stage_sizes)} (behind the last stands the final classifier)"
+            )
         if head not in AC_HEADS:
             raise ValueError(f"unknown head {head!r}; expected one of {', '.join(AC_HEADS)}")
-        exit_name = f"ac{after_stage}"
-        index = after_stage - 1
-        self.heads[exit_name] = AC_HEADS[head][self.preactivated](
-            self.stage_channels[index], self.num_classes, self.stage_sizes[index]
+        self.heads[exit_name(after_stage)] = AC_HEADS[head](self._head_shape(after_stage))
+        self.ac_heads[exit_name(after_stage)] = head
+
+    def _head_shape(self, after_stage: int) -> HeadShape:
+        return HeadShape(
+            channels=self.stage_channels[after_stage - 1],
+            size=self.stage_sizes[after_stage - 1],
+            last_channels=self.stage_channels[-1],
+            last_size=self.stage_sizes[-1],
+            num_classes=self.num_classes,
+            preactivated=self.preactivated,
         )
 
     def set_gates(self, gamma: float) -> None:
         """Set γ ∈ [0, 1] of every block that has a shallow branch."""
-        for _, block in self.blocks():
+        for _, block in self.gated_blocks():
             if block.shallow is not None:
                 block.gate = gamma
 
@@ -154,7 +188,7 @@ class Network(nn.Module):
         for number, stage in enumerate(self.stages, start=1):
             x = stage(x)
             features.append(x)
-            name = f"ac{number}"
+            name = exit_name(number)
             if name in self.heads:
                 logits[name] = self.heads[name](x)
         if FINAL in self.heads:
@@ -162,5 +196,5 @@ class Network(nn.Module):
         return Outputs(logits=logits, features=features)
 
     def example_input(self) -> Tensor:
-        """One black image, (1, in_channels, image_size, image_size)."""
+        """One black image, (1, in_channels, image_size, image_size), on the CPU."""
         return torch.zeros(1, self.in_channels, self.image_size, self.image_size)

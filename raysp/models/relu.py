@@ -43,6 +43,9 @@ class MaskedReLU(nn.Module):
         self.register_buffer("mask", torch.ones(shape, dtype=torch.bool))
         self.register_buffer("_floor", None, persistent=False)
         self._kept = self.size
+        self.alpha: Tensor | None = None
+        """While it is set, a real share of ReLU per position, (c, h, w) or (c, 1, 1), stands in for the mask; see
+        `raysp.methods.snl`. Neither a parameter nor part of the state."""
 
     @property
     def size(self) -> int:
@@ -79,6 +82,8 @@ class MaskedReLU(nn.Module):
 
     def forward(self, x_nchw: Tensor) -> Tensor:
         """Apply to a batch (n, c, h, w); the shape is kept."""
+        if self.alpha is not None:
+            return x_nchw + self.alpha * (F.relu(x_nchw) - x_nchw)
         if self._kept == self.size:
             return F.relu(x_nchw)
         if self._kept == 0:

@@ -47,7 +47,14 @@ def run(config: BaselineConfig, context: Context) -> StageResult:
     model = experiment.build("baseline").to(context.device)
     trained = train(CrossEntropyTask(model), config.recipe, experiment.seed, batches, context)
     model.load_state_dict(trained.best_state)
-    context.save_weights(trained.best_state)
-    rows = exit_rows(experiment, model, trained.val_accuracy, accuracy(model, batches, "test"), budget=model.num_relus())
+    context.save_model(model, experiment.data)
+    rows = exit_rows(
+        experiment,
+        model,
+        trained.val_accuracy,
+        accuracy(model, batches, "test"),
+        budget=model.num_relus(),
+        epochs=config.recipe.epochs,
+    )
     metrics = {"best_epoch": trained.best_epoch, "mean": splits.mean, "std": splits.std}
     return StageResult(metrics=metrics, history=trained.history, rows=rows)

@@ -3,7 +3,7 @@
 Owns the data-model-seed part of every stage's configuration, and the columns of results.csv that a stage knows.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from raysp.costs import count_costs
@@ -51,18 +51,17 @@ def exit_rows(
     val_accuracy: dict[str, float],
     test_accuracy: dict[str, float],
     *,
-    mask_method: str = "none",
     budget: int,
-    d_th: float | None = None,
-    gamma: str | None = None,
-    ac_after: int | None = None,
+    epochs: int,
+    mask_method: str = "none",
+    **choices: Any,
 ) -> list[dict[str, Any]]:
     """One row per exit, with what the exit's collapsed network really costs.
 
     Args:
         experiment, model: what was trained, with the chosen epoch's masks.
         val_accuracy, test_accuracy: percent per exit.
-        mask_method, budget, d_th, gamma, ac_after: the configuration's columns of results.csv; None where there is none.
+        budget, epochs, mask_method, choices: the configuration's columns of results.csv; None where a choice means nothing.
     """
     dataset = experiment.data.name
     if experiment.data.fingerprint:
@@ -72,14 +71,15 @@ def exit_rows(
             "dataset": dataset,
             "model": experiment.model,
             "width": experiment.width,
+            "image_size": experiment.data.image_size,
+            "epochs": epochs,
             "seed": experiment.seed,
+            "selection": experiment.data.selection,
             "mask_method": mask_method,
             "budget": budget,
-            "d_th": d_th,
-            "gamma": gamma,
-            "ac_after": ac_after,
+            **choices,
             "exit": name,
-            **asdict(count_costs(model, name)),
+            **count_costs(model, name).totals(),
             "val_accuracy": val_accuracy[name],
             "test_accuracy": test_accuracy[name],
         }

@@ -4,7 +4,8 @@ Owns the choice of gated blocks, the gate's course and equation 2's loss ("Makin
 Contract: the chosen epoch is one with all gates at 1, so that what is selected and tested is what would be deployed.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -13,8 +14,10 @@ from torch.nn import functional as F
 
 from raysp.batches import Batches
 from raysp.context import Context
+from raysp.costs import count_costs
 from raysp.keys import Config
 from raysp.losses import PRAM_LOSSES, distillation_kl
+from raysp.methods.least_squares import fit_shallow_branches
 from raysp.models.collapse import drop_main_branches
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
@@ -22,6 +25,13 @@ from raysp.schedules import GammaSchedule, Recipe, gamma_at
 from raysp.stage import Stage, StageResult
 from raysp.stages.experiment import Experiment, exit_rows
 from raysp.training import Task, accuracy, seed_torch, train
+
+GateStart = Literal["random", "least-squares"]
+AcHead = Literal["pool", "bottleneck"]
+Pram = Literal["attention", "eq2"]
+
+FIT_IMAGES = 2048
+"""Training images that a least-squares start is fitted to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +52,21 @@ class FinetuneConfig(Config):
     """How γ grows from 0 to 1."""
     gate_epochs: int = 90
     """Epochs until γ is 1, from 0 to one less than the recipe's."""
+    gb_init: GateStart = "random"
+    """How a shallow branch starts: with random weights, or as the least-squares fit of the main branch (ours)."""
     kernel_size: Literal[3, 5] = 3
     """Of the shallow branch's convolution."""
-    ac_after: int | None = None
-    """Stage (from 1) after which an auxiliary classifier is placed; None places none."""
-    ac_head: Literal["pool"] = "pool"
-    """What the auxiliary classifier is made of."""
+    ac_after: tuple[int, ...] = ()
+    """Stages (from 1, rising) after which an auxiliary classifier is placed; all are trained together."""
+    ac_head: AcHead = "pool"
+    """What auxiliary classifiers are made of."""
     kl_weight: float = 0.9
     """λ of equation 2, in [0, 1]; cross-entropy has the rest."""
     beta: float = 1000.0
     """β of equation 2, at least 0."""
     rho: float = 4.0
     """ρ of equation 2, the distillation temperature, above 0."""
-    pram: Literal["attention", "eq2"] = "attention"
+    pram: Pram = "attention"
     """Form of the PRAM loss; β = 1000 belongs to `attention`."""
 
     def __post_init__(self) -> None:
@@ -66,6 +78,8 @@ class FinetuneConfig(Config):
                 f"gate_epochs is {self.gate_epochs}; expected 0 to {self.recipe.epochs - 1}, so that an epoch is left with all "
                 f"gates at 1 (the recipe has {self.recipe.epochs})"
             )
+        if list(self.ac_after) != sorted(set(self.ac_after)):
+            raise ValueError(f"ac_after is {self.ac_after}; expected rising stages, each once")
         if not 0 <= self.kl_weight <= 1 or self.beta < 0 or self.rho <= 0:
             raise ValueError(
                 f"kl_weight {self.kl_weight:g}, beta {self.beta:g}, rho {self.rho:g}; expected 0 to 1, at least 0, above 0"
@@ -76,9 +90,11 @@ def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage) -> S
     """The stage that fine-tunes one configuration; what a sweep is about."""
     parents = {"baseline": baseline, "mask": mask}
     gates = "no gates" if config.d_th is None else f"d_th {config.d_th:g}, {config.gamma}"
-    head = "no AC" if config.ac_after is None else f"AC after {config.ac_after}"
+    if config.gb_init != "random":
+        gates += f", {config.gb_init}"
+    head = f"AC after {'+'.join(map(str, config.ac_after))}" if config.ac_after else "no AC"
     note = f"{gates}, {head}, {mask.note}"
-    return Stage(name="finetune", version=1, config=config, run=run, epochs=config.recipe.epochs, parents=parents, note=note)
+    return Stage(name="finetune", version=2, config=config, run=run, epochs=config.recipe.epochs, parents=parents, note=note)
 
 
 def run(config: FinetuneConfig, context: Context) -> StageResult:
@@ -90,15 +106,18 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     student = experiment.build("finetune")
     student.load_state_dict(context.parents["mask"].tensors())
     seed_torch(experiment.seed, "finetune branches")
-    layers = [{"layer": layer.name, "kept": layer.relu.kept, "size": layer.relu.size} for layer in student.relu_layers()]
     gated = grow_shallow_branches(student, config.d_th, config.kernel_size)
-    if config.ac_after is not None:
-        student.add_exit(config.ac_after, config.ac_head)
-    task = FinetuneTask(student.to(context.device), teacher, config, any_gated=bool(gated))
+    for stage in config.ac_after:
+        student.add_exit(stage, config.ac_head)
+    student.to(context.device)
+    metrics: dict[str, Any] = {"gated_blocks": gated}
+    if gated:
+        metrics |= _start_branches(config, student, batches)
+    task = FinetuneTask(student, teacher, config, any_gated=bool(gated))
     trained = train(task, config.recipe, experiment.seed, batches, context)
     student.load_state_dict(trained.best_state)
     deployed = drop_main_branches(student)
-    context.save_weights(deployed.state_dict())
+    context.save_model(deployed, experiment.data)
     mask = context.parents["mask"].record["config"]
     rows = exit_rows(
         experiment,
@@ -106,12 +125,20 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
         trained.val_accuracy,
         accuracy(deployed, batches, "test"),
         mask_method=mask["method"],
+        granularity=mask["granularity"],
         budget=mask["budget"],
         d_th=config.d_th,
         gamma=config.gamma if config.d_th is not None else None,
-        ac_after=config.ac_after,
+        gb_init=config.gb_init if config.d_th is not None else None,
+        kernel_size=config.kernel_size if config.d_th is not None else None,
+        ac_after="+".join(map(str, config.ac_after)) or None,
+        ac_head=config.ac_head if config.ac_after else None,
+        pram=config.pram if config.beta else None,
+        beta=config.beta,
+        epochs=config.recipe.epochs,
     )
-    metrics = {"best_epoch": trained.best_epoch, "gated_blocks": gated, "layers": layers}
+    metrics["best_epoch"] = trained.best_epoch
+    metrics["costs"] = {row["exit"]: [asdict(layer) for layer in count_costs(deployed, row["exit"]).layers] for row in rows}
     return StageResult(metrics=metrics, history=trained.history, rows=rows)
 
 
@@ -122,12 +149,24 @@ def grow_shallow_branches(model: Network, d_th: float | None, kernel_size: int) 
     an addition are never touched.
     """
     gated = []
-    for name, block in model.blocks():
+    for name, block in model.gated_blocks():
         assert block.inner_relu is not None
         if d_th is not None and block.inner_relu.kept / block.inner_relu.size <= d_th:
             block.add_shallow_branch(kernel_size)
             gated.append(name)
     return gated
+
+
+def _start_branches(config: FinetuneConfig, student: Network, batches: Batches) -> dict[str, Any]:
+    """Start the shallow branches; report how well they fit and what they are worth before any training."""
+    found: dict[str, Any] = {}
+    if config.gb_init == "least-squares":
+        size = config.recipe.batch_size
+        first = islice(batches.train(size, config.experiment.seed, epoch=0), -(-FIT_IMAGES // size))
+        found["fit_r2"] = fit_shallow_branches(student, (images for images, _ in first))
+    student.set_gates(1.0)
+    found["start_val_accuracy"] = accuracy(student, batches, "val")[FINAL]
+    return found
 
 
 class FinetuneTask(Task):
@@ -155,12 +194,12 @@ class FinetuneTask(Task):
         """Only epochs with all gates at 1 can be deployed."""
         return not self._any_gated or epoch >= self._config.gate_epochs
 
-    def end_epoch(self, epoch: int, optimizer: torch.optim.SGD) -> dict[str, Any]:
+    def end_epoch(self, epoch: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Report γ."""
         return {"gamma": self._gamma} if self._any_gated else {}
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """λ·KL + (1 − λ)·CE summed over the exits, + β·PRAM over the residual stages' outputs."""
+        """λ·KL + (1 − λ)·CE summed over the exits, + β·PRAM over the stages' outputs."""
         config = self._config
         with torch.no_grad():
             target = self._teacher(images)

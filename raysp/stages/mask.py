@@ -1,27 +1,30 @@
-"""Stage 2: which ReLUs stay. A student with the layer-wise budget learns its mask beside its weights.
+"""Stage 2: which ReLUs stay. A student within the budget learns its mask beside its weights.
 
-Owns the mask's start, its score and its updates (SENet, arXiv 2301.09254, stage 2). Refuses to share the budget out
-(`raysp.budget`). Contract: the masks hold exactly the budget's number of ones at every moment.
+Owns the layers' counts and the choice of method (`raysp.methods`). Refuses to share the budget out (`raysp.budget`). Contract:
+the masks hold the budget's number of ones, exactly by the pixel and to within one channel per layer by the channel.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from raysp.batches import Batches
-from raysp.budget import allocate_budget
+from raysp.budget import allocate_budget, whole_channels
 from raysp.context import Context
 from raysp.keys import Config
-from raysp.losses import distillation_kl
+from raysp.methods.positions import Granularity, layer_mask
+from raysp.methods.scores import ScoreTask, StudentTask
+from raysp.methods.snl import SnlConfig, SnlTask
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.schedules import Recipe
 from raysp.stage import Stage, StageResult
 from raysp.stages.experiment import Experiment
-from raysp.training import Task, train
+from raysp.training import Task, accuracy, train
+
+MaskMethod = Literal["senet", "counterfactual", "snl", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +41,21 @@ class MaskConfig(Config):
     """How the student trains."""
     budget: int
     """ReLUs to keep over the whole network, at least 1."""
-    method: Literal["senet"] = "senet"
-    """How positions are scored: `senet` sums |Ψ_AR − Ψ_PR| over an epoch."""
+    method: MaskMethod = "senet"
+    """`senet` and `counterfactual` score positions within each layer's count (`raysp.methods.scores`), `random` keeps the mask
+    that they start from, `snl` searches with real α over the whole network (`raysp.methods.snl`)."""
+    granularity: Granularity = "pixel"
+    """What is kept or dropped as one."""
+    sensitivity: tuple[float, ...] | None = None
+    """A user's own η_α per ReLU layer, at least 0; None takes the sensitivity stage's."""
+    snl: SnlConfig | None = None
+    """The search; for method `snl` alone."""
     start: Literal["teacher", "scratch"] = "teacher"
     """The student's first weights."""
     frozen_share: float = 0.0
     """Share of the epochs, at the end, in which the mask no longer changes, in [0, 1]; the last epoch never changes it."""
     kl_weight: float = 0.5
-    """Weight of the distillation term, in [0, 1]; cross-entropy has the rest."""
+    """Weight of the distillation term, in [0, 1]; cross-entropy has the rest. SNL weighs both 1."""
     rho: float = 4.0
     """Distillation temperature, above 0."""
 
@@ -57,12 +67,32 @@ class MaskConfig(Config):
             raise ValueError(f"frozen_share {self.frozen_share:g}, kl_weight {self.kl_weight:g}; expected shares from 0 to 1")
         if self.rho <= 0:
             raise ValueError(f"rho is {self.rho:g}; expected a temperature above 0")
+        if self.sensitivity is not None and min(self.sensitivity, default=0.0) < 0:
+            raise ValueError(f"sensitivity {min(self.sensitivity):g}; expected at least 0 for every ReLU layer")
+        if (self.method == "snl") != (self.snl is not None):
+            raise ValueError(f"method {self.method} with snl {self.snl}; expected a search for method snl, and for no other")
+        if self.snl and self.recipe.epochs < 2:
+            raise ValueError("snl with 1 epoch; expected 2 or more: some to search, and one with the mask frozen")
+        if self.snl and self.sensitivity is not None:
+            raise ValueError("snl with sensitivities; expected none: its search shares the budget out by itself")
+
+    @property
+    def updated_epochs(self) -> int:
+        """Epochs, from the first, after which the mask may change."""
+        return self.recipe.epochs - max(1, round(self.frozen_share * self.recipe.epochs))
 
 
-def mask_stage(config: MaskConfig, *, baseline: Stage, sensitivity: Stage) -> Stage:
-    """The stage that learns one budget's mask."""
-    parents = {"baseline": baseline, "sensitivity": sensitivity}
-    note = f"budget {config.budget}, seed {config.experiment.seed}"
+def mask_stage(config: MaskConfig, *, baseline: Stage, sensitivity: Stage | None) -> Stage:
+    """The stage that learns one budget's mask.
+
+    Args:
+        config: what it depends on.
+        baseline: the AR teacher.
+        sensitivity: the layers' sensitivities; None where the method needs none or the configuration brings its own.
+    """
+    parents = {"baseline": baseline} | ({"sensitivity": sensitivity} if sensitivity else {})
+    by_channel = " by channel" if config.granularity == "channel" else ""
+    note = f"budget {config.budget}, {config.method}{by_channel}, seed {config.experiment.seed}"
     return Stage(name="mask", version=1, config=config, run=run, epochs=config.recipe.epochs, parents=parents, note=note)
 
 
@@ -76,84 +106,62 @@ def run(config: MaskConfig, context: Context) -> StageResult:
     student = experiment.build("mask")
     if config.start == "teacher":
         student.load_state_dict(ar_state)
-    layers = context.parents["sensitivity"].record["metrics"]["layers"]
-    sensitivity = {layer["layer"]: layer["eta_alpha"] for layer in layers}
-    relus = student.relu_layers()
-    counts = allocate_budget([sensitivity[layer.name] for layer in relus], [layer.relu.size for layer in relus], config.budget)
-    for layer, count in zip(relus, counts, strict=True):
-        layer.relu.set_mask(top_positions(torch.rand(layer.relu.shape), count))
-    task = MaskTask(student.to(context.device), teacher, config)
+    sensitivity = None if config.snl else _sensitivity(config, context, student)
+    if sensitivity is not None:
+        for layer, count in zip(student.relu_layers(), _counts(config, sensitivity, student), strict=True):
+            layer.relu.set_mask(layer_mask(torch.rand(layer.relu.shape), count, config.granularity))
+    task = _task(config, student.to(context.device), teacher)
     trained = train(task, config.recipe, experiment.seed, batches, context)
-    context.save_weights(trained.best_state)
-    allocation = [
-        {"layer": layer.name, "kept": count, "size": layer.relu.size} for layer, count in zip(relus, counts, strict=True)
-    ]
+    student.load_state_dict(trained.best_state)
+    context.save_model(student, experiment.data)
+    layers = student.relu_layers()
+    table: list[dict[str, Any]] = [{"layer": l.name, "kept": l.relu.kept, "size": l.relu.size} for l in layers]
+    for index, line in enumerate(table):
+        line["eta_alpha"] = sensitivity[index] if sensitivity else None
     metrics = {
         "best_epoch": trained.best_epoch,
         "val_accuracy": trained.val_accuracy[FINAL],
-        "layers": allocation,
+        "test_accuracy": accuracy(student, batches, "test")[FINAL],
+        "relus": sum(l.relu.kept for l in layers),
+        "layers": table,
     }
     return StageResult(metrics=metrics, history=trained.history)
 
 
-def top_positions(score: Tensor, count: int) -> Tensor:
-    """A mask with exactly `count` ones at the highest scores; among equals the earlier position. Bool, the score's shape."""
-    order = torch.sort(score.reshape(-1), descending=True, stable=True).indices
-    mask = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
-    mask[order[:count]] = True
-    return mask.view_as(score)
+def _sensitivity(config: MaskConfig, context: Context, student: Network) -> list[float]:
+    """η_α per ReLU layer, in forward order."""
+    if config.sensitivity is not None:
+        return list(config.sensitivity)
+    measured = {layer["layer"]: layer["eta_alpha"] for layer in context.parents["sensitivity"].record["metrics"]["layers"]}
+    return [measured[layer.name] for layer in student.relu_layers()]
 
 
-class MaskTask(Task):
-    """Distillation from the AR teacher, while the student's masks follow the score.
+def _counts(config: MaskConfig, sensitivity: list[float], student: Network) -> list[int]:
+    """ReLUs to keep per layer."""
+    shapes = [layer.relu.shape for layer in student.relu_layers()]
+    counts = allocate_budget(sensitivity, [math.prod(shape) for shape in shapes], config.budget)
+    return whole_channels(counts, [h * w for _, h, w in shapes]) if config.granularity == "channel" else counts
 
-    Args:
-        student: its masks hold the layers' counts already.
-        teacher: frozen, on the same device.
-        config: loss weights and the share of epochs with a frozen mask.
-    """
 
-    def __init__(self, student: Network, teacher: Network, config: MaskConfig) -> None:
-        super().__init__(student)
-        self._config = config
-        self._teacher = teacher.eval().requires_grad_(False)
-        self._pairs = [(s.relu, t.relu) for s, t in zip(student.relu_layers(), teacher.relu_layers(), strict=True)]
-        self._maps: dict[nn.Module, Tensor] = {}
-        for relu in (relu for pair in self._pairs for relu in pair):
-            relu.register_forward_hook(self._keep_map)
-        self._scores: list[Tensor] = []
-        num_frozen = max(1, round(config.frozen_share * config.recipe.epochs))
-        self._update_until = config.recipe.epochs - num_frozen
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Start the epoch's score at 0."""
-        self._updating = epoch < self._update_until
-        self._scores = [torch.zeros(s.shape, device=s.mask.device) for s, _ in self._pairs]
-
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """(1 − w)·CE + w·KL, and the score of the batch."""
-        with torch.no_grad():
-            teacher_nk = self._teacher(images).logits[FINAL]
-        student_nk = self.model(images).logits[FINAL]
-        if self._updating:
-            for score, (student, teacher) in zip(self._scores, self._pairs, strict=True):
-                score += (self._maps[teacher] - self._maps[student]).abs().sum(dim=0)
-        self._maps.clear()
-        weight = self._config.kl_weight
-        distilled = distillation_kl(student_nk, teacher_nk, self._config.rho)
-        return (1.0 - weight) * F.cross_entropy(student_nk, labels) + weight * distilled
-
-    def end_epoch(self, epoch: int, optimizer: torch.optim.SGD) -> dict[str, Any]:
-        """Replace each mask by the top positions of its score; report the share of kept positions that are new."""
-        if not self._updating:
-            return {"mask_changed": 0.0}
-        changed = 0
-        for score, (student, _) in zip(self._scores, self._pairs, strict=True):
-            mask = top_positions(score, student.kept)
-            changed += int((mask & ~student.mask).sum())
-            student.set_mask(mask)
-        return {"mask_changed": changed / self._config.budget}
-
-    def _keep_map(self, relu: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if self.model.training and self._updating:  # evaluation needs no maps
-            self._maps[relu] = output.detach()
+def _task(config: MaskConfig, student: Network, teacher: Network) -> Task:
+    if config.snl:
+        return SnlTask(
+            student,
+            teacher,
+            config.snl,
+            budget=config.budget,
+            granularity=config.granularity,
+            rho=config.rho,
+            max_epochs=config.updated_epochs,
+        )
+    if config.method == "random":
+        return StudentTask(student, teacher, kl_weight=config.kl_weight, rho=config.rho)
+    return ScoreTask(
+        student,
+        teacher,
+        kl_weight=config.kl_weight,
+        rho=config.rho,
+        score="counterfactual" if config.method == "counterfactual" else "difference",
+        granularity=config.granularity,
+        num_updates=config.updated_epochs,
+    )

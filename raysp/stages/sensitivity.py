@@ -53,8 +53,11 @@ class SensitivityConfig(Config):
                 raise ValueError(f"{name} is {getattr(self, name):g}; expected a share between 0 and 1")
         if not self.density <= self.max_density < 1:
             raise ValueError(f"max_density is {self.max_density:g}; expected at least the density, {self.density:g}, and below 1")
-        if self.recipe.momentum == 0:
-            raise ValueError("momentum is 0; expected more, because momentum decides which weights regrow")
+        if self.recipe.optimizer != "sgd" or self.recipe.momentum == 0:
+            raise ValueError(
+                f"{self.recipe.optimizer} with momentum {self.recipe.momentum:g}; expected sgd with some, because momentum "
+                "decides which weights regrow"
+            )
 
 
 def sensitivity_stage(config: SensitivityConfig) -> Stage:
@@ -70,7 +73,7 @@ def run(config: SensitivityConfig, context: Context) -> StageResult:
     model = experiment.build("sensitivity").to(context.device)
     task = SparseTask(model, config)
     trained = train(task, config.recipe, experiment.seed, batches, context)
-    context.save_weights(model.state_dict())
+    context.save_model(model, experiment.data)
     layers = []
     for layer in model.relu_layers():
         eta_theta = float((layer.conv.weight != 0).float().mean())
@@ -97,11 +100,11 @@ class SparseTask(CrossEntropyTask):
             self.alive[name] = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device).index_fill_(0, chosen, True)
         self._zero_dead()
 
-    def after_step(self, optimizer: torch.optim.SGD) -> None:
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Put dead weights back to zero; their gradients still feed the momentum that decides what regrows."""
         self._zero_dead()
 
-    def end_epoch(self, epoch: int, optimizer: torch.optim.SGD) -> dict[str, Any]:
+    def end_epoch(self, epoch: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Prune the smallest weights of each layer, and regrow as many in all where the momentum is largest."""
         rate = self._config.prune_rate * 0.5 * (1.0 + math.cos(math.pi * (epoch + 1) / self._config.recipe.epochs))
         momentum = {name: optimizer.state[w]["momentum_buffer"].detach().reshape(-1).abs() for name, w in self._weights.items()}

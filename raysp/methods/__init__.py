@@ -1,0 +1,1 @@
+"""How masks are scored and how shallow branches start: the parts of the stages that a user chooses between."""

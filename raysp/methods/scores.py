@@ -1,0 +1,117 @@
+"""Learning a mask beside the weights by a score per position (SENet, arXiv 2301.09254, stage 2), and the control that learns
+none.
+
+Owns the student's distillation loss, the scores and the masks' updates. Contract: every layer keeps its count of ReLUs at every
+moment.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raysp.losses import distillation_kl
+from raysp.methods.positions import Granularity, layer_mask
+from raysp.models.exits import FINAL
+from raysp.models.network import Network
+from raysp.training import Task
+
+Score = Literal["difference", "counterfactual"]
+
+
+class StudentTask(Task):
+    """Distillation from the AR teacher with masks that never change: what the `random` method trains.
+
+    Args:
+        student: its masks hold the layers' counts already.
+        teacher: frozen, on the same device.
+        kl_weight: of the distillation term, in [0, 1]; cross-entropy has the rest.
+        rho: distillation temperature, above 0.
+    """
+
+    def __init__(self, student: Network, teacher: Network, *, kl_weight: float, rho: float) -> None:
+        super().__init__(student)
+        self._teacher = teacher.eval().requires_grad_(False)
+        self._kl_weight, self._rho = kl_weight, rho
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """(1 − w)·CE + w·KL."""
+        with torch.no_grad():
+            teacher_nk = self._teacher(images).logits[FINAL]
+        student_nk = self.model(images).logits[FINAL]
+        distilled = distillation_kl(student_nk, teacher_nk, self._rho)
+        return (1.0 - self._kl_weight) * F.cross_entropy(student_nk, labels) + self._kl_weight * distilled
+
+    def end_epoch(self, epoch: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Report that nothing of the mask changed."""
+        return {"mask_changed": 0.0}
+
+
+class ScoreTask(StudentTask):
+    """Distillation, while the student's masks follow a score that is summed over each epoch.
+
+    `difference` is SENet's: |Ψ_AR − Ψ_PR| of the two networks' post-activation maps. It is large mostly where no ReLU is now, so
+    the mask turns over. `counterfactual` (ours) is relu(−x) of the student's pre-activation x: what making the position linear
+    would change, or has changed; it doesn't depend on the mask in force.
+
+    Args:
+        student, teacher, kl_weight, rho: see `StudentTask`.
+        score: which.
+        granularity: of the masks.
+        num_updates: epochs, from the first, after which the masks are replaced.
+    """
+
+    def __init__(
+        self,
+        student: Network,
+        teacher: Network,
+        *,
+        kl_weight: float,
+        rho: float,
+        score: Score,
+        granularity: Granularity,
+        num_updates: int,
+    ) -> None:
+        super().__init__(student, teacher, kl_weight=kl_weight, rho=rho)
+        self._score, self._granularity, self._num_updates = score, granularity, num_updates
+        self._pairs = [(s.relu, t.relu) for s, t in zip(student.relu_layers(), teacher.relu_layers(), strict=True)]
+        self._maps: dict[nn.Module, Tensor] = {}
+        for student_relu, teacher_relu in self._pairs:
+            student_relu.register_forward_hook(self._keep_map)
+            if score == "difference":
+                teacher_relu.register_forward_hook(self._keep_map)
+        self._scores: list[Tensor] = []
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Start the epoch's score at 0."""
+        self._updating = epoch < self._num_updates
+        self._scores = [torch.zeros(s.shape, device=s.mask.device) for s, _ in self._pairs]
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """(1 − w)·CE + w·KL, and the score of the batch."""
+        loss = super().loss(images, labels)
+        if self._updating:
+            for score, (student, teacher) in zip(self._scores, self._pairs, strict=True):
+                if self._score == "difference":
+                    score += (self._maps[teacher] - self._maps[student]).abs().sum(dim=0)
+                else:
+                    score += F.relu(-self._maps[student]).sum(dim=0)
+        self._maps.clear()
+        return loss
+
+    def end_epoch(self, epoch: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Replace each mask by the top of its score; report the share of kept positions that are new."""
+        if not self._updating:
+            return {"mask_changed": 0.0}
+        changed = total = 0
+        for score, (student, _) in zip(self._scores, self._pairs, strict=True):
+            mask = layer_mask(score, student.kept, self._granularity)
+            changed += int((mask & ~student.mask).sum())
+            total += student.kept
+            student.set_mask(mask)
+        return {"mask_changed": changed / max(total, 1)}
+
+    def _keep_map(self, relu: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if self.model.training and self._updating:  # evaluation needs no maps
+            self._maps[relu] = (output if self._score == "difference" else inputs[0]).detach()

@@ -1,0 +1,168 @@
+"""The flags that a sweep can sweep, and every combination of their values.
+
+Owns the axes: what is not given on the command line comes from the sweep, and what the sweep leaves open from the preset.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import arg
+
+from raysp.chain import ChainBuilder, Choice
+from raysp.methods.positions import Granularity
+from raysp.presets import PRESETS, Preset, PresetName
+from raysp.schedules import GammaSchedule
+from raysp.stages.finetune import AcHead, GateStart, Pram
+from raysp.stages.mask import MaskMethod
+from sweeps.cli import THE_PRESETS, RunFlags, Work, main
+
+Nothing = Literal["none"]
+
+
+def _several(metavar: str, default: str = "") -> Any:
+    return arg(metavar=f"{metavar} ...", help_behavior_hint=f"(default: {default})" if default else THE_PRESETS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepFlags:
+    """Flags of a sweep over axes. Those that take several values are swept: every combination is a configuration."""
+
+    preset: PresetName = "quick"
+    """Data set, network, recipes and axes. `quick` takes minutes on two CPU cores; `paper-*` are the paper's, for a GPU."""
+    model: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=THE_PRESETS)] = None
+    """`resnet18`, `resnet34`, `wrn22-8` or `vgg16`."""
+    budgets: Annotated[tuple[float, ...] | None, _several("RELUS")] = None
+    """ReLUs to keep: units (24900), or shares of the network's ReLUs when below 1 (0.1)."""
+    mask_method: Annotated[tuple[MaskMethod, ...] | None, _several("METHOD", "senet")] = None
+    """How masks are found: `senet` (the paper's), `counterfactual`, `snl`, or `random` as a control."""
+    granularity: Annotated[tuple[Granularity, ...] | None, _several("pixel|channel", "pixel")] = None
+    """What a mask keeps or drops: single positions, or whole channels."""
+    sensitivity: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the sensitivity stage is trained)")] = (
+        None
+    )
+    """Sensitivities of your own, as JSON: an object of ReLU layers' names and values, or a list in forward order."""
+    d_th: Annotated[tuple[float | Nothing, ...] | None, _several("SHARE|none")] = None
+    """Threshold of gated branching: blocks whose inner ReLU keeps at most this share of its positions (0 to 1) become shallow;
+    `none` gates no block."""
+    gamma: Annotated[tuple[GammaSchedule, ...] | None, _several("linear|cosine", "linear")] = None
+    """How the gate grows from 0 to 1 over the epochs."""
+    gate_epochs: Annotated[tuple[int, ...] | None, _several("EPOCHS")] = None
+    """Epochs of the fine-tuning until the gate is 1; not scaled by --epochs-scale."""
+    gb_init: Annotated[tuple[GateStart, ...] | None, _several("random|least-squares", "random")] = None
+    """How shallow branches start: at random, or as the least-squares fit of the branch that they replace."""
+    kernel_size: Annotated[tuple[Literal[3, 5], ...] | None, _several("3|5", "3")] = None
+    """Of the shallow branches' convolutions."""
+    ac_after: Annotated[tuple[str, ...] | None, _several("STAGE|A+B|none")] = None
+    """Stage (counted from 1) after which an auxiliary classifier is placed, or `none`. Each value is a model of its own: `2 3`
+    are two models, `2+3` one with both."""
+    ac_head: Annotated[tuple[AcHead, ...] | None, _several("pool|bottleneck", "pool")] = None
+    """What auxiliary classifiers are made of."""
+    pram: Annotated[tuple[Pram, ...] | None, _several("attention|eq2", "attention")] = None
+    """Form of the post-ReLU mismatch loss: the released code's, or equation 2 to the letter."""
+    beta: Annotated[tuple[float, ...] | None, _several("WEIGHT")] = None
+    """Weight of that loss; by default the preset's, a hundredth of it for `eq2`."""
+    run: RunFlags
+
+
+FLAG_OF = {"budget": "budgets"}
+"""Flags that are not named as the field of `Choice` that they fill."""
+
+
+def sweep(description: str, **defaults: tuple[Any, ...]) -> None:
+    """A whole sweep script: parse the command line, train every combination of the axes' values, exit.
+
+    Args:
+        description: what it compares; shown by `--help`.
+        defaults: values by the name of a field of `raysp.chain.Choice`, where the sweep has its own instead of the preset's.
+    """
+    own = "; ".join(f"{_flag(name)} {' '.join(map(_shown, values))}" for name, values in defaults.items())
+    help_text = f"{description.strip()}\n\nUnless given: {own}." if own else description.strip()
+    main(SweepFlags, lambda flags: _work(flags, defaults), help_text)
+
+
+def _work(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
+    preset = PRESETS[flags.preset]
+    source = flags.run.open(preset)
+    builder = ChainBuilder(
+        preset,
+        source.config,
+        model=flags.model,
+        width=flags.run.width,
+        epochs_scale=flags.run.epochs_scale,
+        sensitivity=None if flags.sensitivity is None else read_sensitivity(flags.sensitivity),
+    )
+    leaves = [builder.chain(choice) for choice in choices(flags, defaults, preset, builder.num_stages)]
+    return Work(leaves=leaves, sources=[source], name=flags.preset)
+
+
+def choices(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]], preset: Preset, num_stages: int) -> list[Choice]:
+    """Every combination of the axes' values.
+
+    Args:
+        flags: as given.
+        defaults: the sweep's own values.
+        preset: what neither of them says.
+        num_stages: of the network; default placements of auxiliary classifiers are moved to stages that it has.
+
+    Raises:
+        ValueError: a placement that can't be read.
+    """
+    presets = {"budget": preset.budgets, "d_th": preset.d_th, "gamma": preset.gamma, "ac_after": preset.ac_after}
+    values: dict[str, tuple[Any, ...]] = presets | dict(defaults)
+    # A network with fewer stages than the preset's has its classifier before its own last one.
+    moved = [tuple(sorted({min(stage, num_stages - 1) for stage in placement})) for placement in values["ac_after"]]
+    values["ac_after"] = tuple(dict.fromkeys(moved))
+    for field in fields(Choice):
+        given = getattr(flags, FLAG_OF.get(field.name, field.name), None)
+        if given is not None:
+            values[field.name] = given
+    if flags.run.seeds is not None:
+        values["seed"] = flags.run.seeds
+    values["d_th"] = tuple(None if d == "none" else d for d in values["d_th"])
+    values["ac_after"] = tuple(read_placement(a) if isinstance(a, str) else a for a in values["ac_after"])
+    return [Choice(**dict(zip(values, combination, strict=True))) for combination in product(*values.values())]
+
+
+def read_placement(text: str) -> tuple[int, ...]:
+    """Stages of one model's auxiliary classifiers: `none`, `3`, or `2+3`.
+
+    Raises:
+        ValueError: it reads otherwise, or names a stage twice.
+    """
+    if text == "none":
+        return ()
+    parts = text.split("+")
+    if not all(part.isascii() and part.isdigit() for part in parts) or len(set(map(int, parts))) < len(parts):
+        raise ValueError(f"ac_after {text!r}; expected a stage (3), several in one model (2+3), or none")
+    return tuple(sorted(map(int, parts)))
+
+
+def read_sensitivity(path: Path) -> list[float] | dict[str, float]:
+    """A user's own sensitivities, in forward order or by layer.
+
+    Raises:
+        ValueError: the file can't be read, or holds something else.
+    """
+    expected = "expected JSON: an object of ReLU layers' names and numbers, or a list of numbers in forward order"
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"sensitivity {path} can't be read ({error}); {expected}") from None
+    values = list(found.values()) if isinstance(found, dict) else found
+    if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+        raise ValueError(f"sensitivity {path} holds something else; {expected}")
+    return found
+
+
+def _flag(name: str) -> str:
+    return "--" + FLAG_OF.get(name, name).replace("_", "-")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "+".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

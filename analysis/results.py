@@ -49,6 +49,7 @@ def load_results(root: Path) -> tuple[pd.DataFrame, list[DamagedFile]]:
         for row in record["rows"]
     ]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table["selection"] = table["selection"].fillna("val")  # records from before there was a choice
     table["kernel_size"] = table["kernel_size"].astype("Int64")
     table["ac_after"] = table["ac_after"].astype("string")
     order = [name for name in COLUMNS if name not in ("key", "preset", *MEASURED)]

@@ -178,7 +178,9 @@ def _print_end(report: Report, outcome: Outcome, root: Path, console: Console) -
         console.print(f"[yellow]left out[/] {escape(str(error))}")
     front = report.front
     table = Table(title="Pareto front: accuracy up; ReLUs, MACs and depth down", title_justify="left", box=None, pad_edge=False)
-    shown = [name for name in SHOWN if name == "budget" or len(front[name].drop_duplicates()) > 1]
+    # The baseline has no such choices: it doesn't make a column worth showing.
+    students = front[front["mask_method"] != "none"]
+    shown = [name for name in SHOWN if name == "budget" or len(students[name].drop_duplicates()) > 1]
     for name in shown:
         table.add_column(SHOWN[name], justify="left" if front[name].dtype == object else "right")
     for title in ("exit", "ReLUs", "MACs", "depth", "val %", "test %"):

@@ -80,11 +80,12 @@ def prepare(flags: PaperFlags) -> Work:
             epochs_scale=flags.run.epochs_scale,
         )
         seeds = flags.run.seeds or (0,)
-        leaves += [_leaf(flags.grid, builder, _in_proportion(choice, PRESETS[name].model, seed)) for seed in seeds]
+        leaves += [_leaf(flags.grid, builder, prepare_choice(choice, PRESETS[name].model, seed)) for seed in seeds]
     return Work(leaves=leaves, sources=list(sources.values()), name=flags.preset or "paper")
 
 
-def _in_proportion(choice: Choice, model: str, seed: int) -> Choice:
+def prepare_choice(choice: Choice, model: str, seed: int) -> Choice:
+    """A configuration with its budget as a share of the model's ReLUs at full size, so that any width can have it."""
     with torch.device("meta"):
         full_size = build_model(model, num_classes=2).num_relus()
     return replace(choice, budget=choice.budget / full_size, seed=seed)

@@ -63,3 +63,28 @@ def nondominated(points):
         if (signed[j] <= signed[i]).all() and (signed[j] < signed[i]).any():
             keep[i] = False
     return keep
+
+
+def count_by_hooks(model):
+    """ReLUs, multiply-accumulates and parameters of one forward pass, by looking at what every layer really does."""
+    relus = macs = 0
+
+    def watch(module, inputs, output):
+        nonlocal relus, macs
+        x = inputs[0]
+        if isinstance(module, torch.nn.Conv2d):
+            patches = torch.nn.functional.unfold(
+                torch.ones_like(x), module.kernel_size, padding=module.padding, stride=module.stride
+            )
+            macs += patches[0].numel() * module.out_channels
+        elif isinstance(module, torch.nn.Linear):
+            macs += x[0].numel() * output[0].numel()
+        elif type(module).__name__ == "MaskedReLU":
+            relus += int((module.forward(torch.full_like(x, -1.0))[0] == 0).sum())
+
+    handles = [m.register_forward_hook(watch) for m in model.modules()]
+    with torch.no_grad():
+        model(model.example_input())
+    for handle in handles:
+        handle.remove()
+    return relus, macs, sum(p.numel() for p in model.parameters() if p.requires_grad)

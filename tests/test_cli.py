@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.budget_sweep import make_stages
-from sweeps.cli import main
+from sweeps.axes import sweep as sweep_script
 
 SCRIPT = Path(__file__).parent.parent / "sweeps" / "budget_sweep.py"
 TINY = ["--width", "4", "--epochs-scale", "0.1", "--budgets", "0.2", "--gpus-per-stage", "0"]
@@ -34,7 +33,7 @@ def sweep(*arguments, cwd):
         (["--ac-after", "0"], "expected a stage from 1 to 3"),
         (["--preset", "fast"], "quick"),
         (["--gamma", "square"], "cosine"),
-        (["--model", "resnet19"], "expected one of resnet18, wrn22-8"),
+        (["--model", "resnet19"], "expected one of resnet18, resnet34, wrn22-8, vgg16"),
         (["--dataset", "mnist"], "expected one of digits"),
         (["--dataset", "imagefolder:/nowhere"], "/nowhere"),
         (["--seeds", "-1"], "seed -1"),
@@ -64,7 +63,7 @@ def test_bad_input_ends_with_2_and_writes_nothing(arguments, message, tmp_path, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["budget_sweep.py", "--inline", *arguments])
     with pytest.raises(SystemExit) as stopped:
-        main(make_stages, "test")
+        sweep_script("test")
     assert stopped.value.code == 2
     printed = capsys.readouterr()
     assert message in " ".join((printed.err + printed.out).split())
@@ -95,7 +94,7 @@ def test_another_model_takes_its_own_width_and_last_placement(tmp_path):
 def test_plan_of_a_paper_preset_needs_no_data(tmp_path):
     done = sweep("--plan", "--preset", "paper-resnet18-cifar100", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "4 configurations from 8 stages" in done.stdout
+    assert "12 configurations from 17 stages" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -106,7 +105,7 @@ def test_the_main_job_twice(how, tmp_path):
     first = sweep(*TINY, *how, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     root = tmp_path / "runs" / "quick"
-    assert {path.name for path in root.iterdir()} == {".lock", "stages", "results.csv", "pareto.csv", "pareto.png"}
+    assert {path.name for path in root.iterdir()} == {".lock", "stages", "results.csv", "layers.csv", "pareto.csv", "pareto.png"}
     results = (root / "results.csv").read_bytes()
     second = sweep(*TINY, *how, cwd=tmp_path)
     assert second.returncode == 0

@@ -15,7 +15,7 @@ from raysp.plan import Plan
 from raysp.presets import PRESETS
 from raysp.stages.baseline import baseline_stage
 from raysp.stages.finetune import FinetuneConfig, grow_shallow_branches
-from raysp.stages.mask import top_positions
+from raysp.methods.positions import top_positions
 from raysp.store import Store, load_tensors
 from raysp.sweep import RunOptions, run_sweep
 
@@ -26,7 +26,7 @@ def builder(scale=0.34):
     return ChainBuilder(PRESETS["quick"], open_source("digits", None, None).config, width=4, epochs_scale=scale)
 
 
-def chains(scale=0.34, ac_after=3):
+def chains(scale=0.34, ac_after=(3,)):
     return [builder(scale).chain(Choice(budget=b, d_th=0.1, gamma="linear", ac_after=ac_after, seed=0)) for b in BUDGETS]
 
 
@@ -92,7 +92,7 @@ def test_rows_are_what_the_saved_weights_really_cost(finished):
         student.add_exit(3, "pool")
         student.load_state_dict(state)  # strict: no main branch of a gated block was saved
         for row in table[table["key"] == leaf.key].to_dict("records"):
-            expected = dataclasses.asdict(count_costs(student, row["exit"]))
+            expected = count_costs(student, row["exit"]).totals()
             assert {name: row[name] for name in expected} == expected
         total = sum(m.kept for m in student.modules() if isinstance(m, MaskedReLU))
         final = table[(table["key"] == leaf.key) & (table["exit"] == "final")]
@@ -179,12 +179,12 @@ def test_a_loss_that_explodes_is_reported_with_its_stage_and_epoch(tmp_path):
 
 def test_sharing_between_configurations():
     make = builder().chain
-    base = Choice(budget=0.1, d_th=0.1, gamma="linear", ac_after=3, seed=0)
+    base = Choice(budget=0.1, d_th=0.1, gamma="linear", ac_after=(3,), seed=0)
     leaves = [
         make(base),
         make(dataclasses.replace(base, d_th=0.2)),
         make(dataclasses.replace(base, gamma="cosine")),
-        make(dataclasses.replace(base, ac_after=None)),
+        make(dataclasses.replace(base, ac_after=())),
         make(dataclasses.replace(base, d_th=None)),
         make(dataclasses.replace(base, d_th=None, gamma="cosine")),
     ]
@@ -194,7 +194,7 @@ def test_sharing_between_configurations():
 
 
 def test_a_share_and_its_units_are_one_configuration():
-    base = Choice(budget=0.1, d_th=0.1, gamma="linear", ac_after=3, seed=0)
+    base = Choice(budget=0.1, d_th=0.1, gamma="linear", ac_after=(3,), seed=0)
     units = round(0.1 * builder()._num_relus)
     assert builder().chain(base).key == builder().chain(dataclasses.replace(base, budget=units)).key
 
@@ -214,9 +214,7 @@ def test_paper_presets_hold_the_papers_numbers(name):
     assert (preset.mask.epochs, preset.mask.lr) == (150, 0.05)
     assert (preset.finetune.epochs, preset.finetune.lr, preset.finetune.milestones) == (180, 0.01, (90, 140, 160))
     source = open_source(preset.dataset, None, None)
-    chain = ChainBuilder(preset, source.config).chain(
-        Choice(budget=preset.budgets[0], d_th=preset.d_th[0], gamma="linear", ac_after=None, seed=0)
-    )
+    chain = ChainBuilder(preset, source.config).chain(Choice(budget=preset.budgets[0], d_th=preset.d_th[-1]))
     config = chain.config
     assert isinstance(config, FinetuneConfig)
     assert (config.gate_epochs, config.kl_weight, config.beta, config.rho, config.pram) == (90, 0.9, 1000.0, 4.0, "attention")
@@ -224,3 +222,14 @@ def test_paper_presets_hold_the_papers_numbers(name):
     assert mask.recipe.milestones == tuple(round(share * 150) for share in (0.625, 0.75, 0.875))
     assert (mask.kl_weight, mask.rho, mask.start, mask.frozen_share, mask.method) == (0.5, 4.0, "teacher", 0.0, "senet")
     assert chain.parents["mask"].parents["sensitivity"].config.density == 0.1
+    snl = ChainBuilder(preset, source.config).mask(Choice(budget=0.1, mask_method="snl")).config
+    assert (snl.recipe.optimizer, snl.recipe.lr, snl.snl.penalty, snl.snl.growth, snl.snl.threshold, snl.snl.alpha_share) == (
+        "adam",
+        1e-3,
+        1e-5,
+        1.1,
+        1e-2,
+        1.0,
+    )
+    assert preset.selection == "test"
+    assert None in preset.d_th, "with and without gated branching"

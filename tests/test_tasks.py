@@ -11,7 +11,10 @@ from raysp.data import DataConfig
 from raysp.schedules import Recipe
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches
-from raysp.stages.mask import MaskConfig, MaskTask, top_positions
+from raysp.methods.positions import layer_mask, top_positions
+from raysp.methods.scores import ScoreTask, StudentTask
+from raysp.methods.snl import SnlConfig, SnlTask
+from raysp.stages.mask import MaskConfig
 from raysp.stages.sensitivity import SensitivityConfig, SparseTask
 from raysp.training import Task, Trained, train
 
@@ -75,14 +78,26 @@ def test_the_gate_follows_the_schedule_and_only_gates_at_1_are_eligible():
     assert plain.eligible(0)
 
 
-def test_a_mask_update_takes_the_top_positions_of_the_summed_difference():
-    student, teacher = masked_student(), experiment().build("teacher")
-    config = MaskConfig(experiment=experiment(), recipe=RECIPE, budget=100, kl_weight=0.4, rho=3.0)
+def score_task(student, teacher, score="difference", granularity="pixel", num_updates=4):
+    return ScoreTask(student, teacher, kl_weight=0.4, rho=3.0, score=score, granularity=granularity, num_updates=num_updates)
+
+
+@pytest.mark.parametrize("granularity", ["pixel", "channel"])
+@pytest.mark.parametrize("score_name", ["difference", "counterfactual"])
+def test_a_mask_update_takes_the_top_of_the_summed_score(score_name, granularity):
+    student, teacher = experiment().build("student"), experiment().build("teacher")
+    for layer in student.relu_layers():
+        mask = layer_mask(torch.rand(layer.relu.shape), round(0.3 * layer.relu.size), granularity)
+        layer.relu.set_mask(mask)
     maps: dict = {}
     for name, model in (("student", student), ("teacher", teacher)):
         for layer in model.relu_layers():
-            layer.relu.register_forward_hook(lambda _, __, out, key=(name, layer.name): maps.update({key: out.detach()}))
-    task = MaskTask(student, teacher, config)
+
+            def keep(_, inputs, out, key=(name, layer.name)):
+                maps[key] = (inputs[0].detach(), out.detach())
+
+            layer.relu.register_forward_hook(keep)
+    task = score_task(student, teacher, score_name, granularity)
     task.begin_epoch(0)
     scores = {layer.name: torch.zeros(layer.relu.shape) for layer in student.relu_layers()}
     kept = {layer.name: layer.relu.kept for layer in student.relu_layers()}
@@ -94,7 +109,10 @@ def test_a_mask_update_takes_the_top_positions_of_the_summed_difference():
         got = task.loss(images, labels)
         for name, score in scores.items():
             for image in range(len(images)):
-                score += (maps["teacher", name][image] - maps["student", name][image]).abs()
+                if score_name == "difference":
+                    score += (maps["teacher", name][1][image] - maps["student", name][1][image]).abs()
+                else:
+                    score += (maps["student", name][0][image] * -1).clamp_min(0)
         student.load_state_dict(student_state)
         out, target = student(images).logits["final"], teacher(images).logits["final"]
         want = 0.6 * F.cross_entropy(out, labels) + 0.4 * reference.distillation_kl(out, target, 3.0)
@@ -108,16 +126,19 @@ def test_a_mask_update_takes_the_top_positions_of_the_summed_difference():
     for layer in student.relu_layers():
         assert layer.relu.kept == kept[layer.name]
         score, mask = scores[layer.name], layer.relu.mask
-        assert score[mask].min() >= score[~mask].max() - 1e-4
-        changed += int((mask & ~old[layer.name]).sum())
-    assert figures["mask_changed"] == changed / 100 > 0
+        if granularity == "channel":
+            assert all(bool(channel.all()) or not bool(channel.any()) for channel in mask)
+            score, mask = score.sum(dim=(1, 2)), mask[:, 0, 0]
+        if mask.any() and not mask.all():
+            assert score[mask].min() >= score[~mask].max() - 1e-3
+        changed += int((layer.relu.mask & ~old[layer.name]).sum())
+    assert figures["mask_changed"] == changed / sum(kept.values()) > 0
 
 
-@pytest.mark.parametrize(("frozen_share", "updates"), [(0.0, [True, True, True, False]), (0.5, [True, True, False, False])])
-def test_the_mask_freezes_for_the_last_share_of_the_epochs(frozen_share, updates):
+@pytest.mark.parametrize(("num_updates", "updates"), [(3, [True, True, True, False]), (2, [True, True, False, False])])
+def test_the_mask_freezes_after_its_last_update(num_updates, updates):
     student = masked_student()
-    config = MaskConfig(experiment=experiment(), recipe=RECIPE, budget=100, frozen_share=frozen_share)
-    task = MaskTask(student, experiment().build("teacher"), config)
+    task = score_task(student, experiment().build("teacher"), num_updates=num_updates)
     for epoch, expected in enumerate(updates):
         task.begin_epoch(epoch)
         student.train()
@@ -126,6 +147,104 @@ def test_the_mask_freezes_for_the_last_share_of_the_epochs(frozen_share, updates
         task.end_epoch(epoch, None)
         moved = any(not torch.equal(t, before[name]) for name, t in student.state_dict().items() if name.endswith(".mask"))
         assert moved == expected
+
+
+@pytest.mark.parametrize(("share", "updated"), [(0.0, 3), (0.5, 2), (1.0, 0)])
+def test_the_frozen_share_is_the_last_epochs_and_at_least_one(share, updated):
+    assert MaskConfig(experiment=experiment(), recipe=RECIPE, budget=100, frozen_share=share).updated_epochs == updated
+
+
+def test_a_random_mask_never_changes():
+    student = masked_student()
+    task = StudentTask(student, experiment().build("teacher"), kl_weight=0.5, rho=4.0)
+    masks = [layer.relu.mask.clone() for layer in student.relu_layers()]
+    student.train()
+    task.begin_epoch(0)
+    task.loss(*batch())
+    assert task.end_epoch(0, None) == {"mask_changed": 0.0}
+    assert all(torch.equal(mask, layer.relu.mask) for mask, layer in zip(masks, student.relu_layers(), strict=True))
+
+
+def snl_task(budget=200, granularity="pixel", max_epochs=3, **config):
+    student = experiment().build("student")
+    search = SnlConfig(**{"penalty": 0.01, **config})
+    return SnlTask(
+        student,
+        experiment().build("teacher"),
+        search,
+        budget=budget,
+        granularity=granularity,
+        rho=2.0,
+        max_epochs=max_epochs,
+    )
+
+
+@pytest.mark.parametrize("granularity", ["pixel", "channel"])
+def test_snls_loss_and_the_gradient_of_alpha(granularity):
+    task = snl_task(granularity=granularity)
+    images, labels = batch()
+    alphas = {name: alpha for name, (alpha, _) in task.extra_parameters().items()}
+    for alpha in alphas.values():
+        alpha.data.uniform_(0.2, 1.0)
+    got = task.loss(images, labels)
+
+    def soften(module, inputs, output):
+        name = next(layer.name for layer in task.model.relu_layers() if layer.relu is module)
+        alpha = alphas[f"alpha.{name}"]
+        return alpha * torch.relu(inputs[0]) + (1 - alpha) * inputs[0]
+
+    handles = [layer.relu.register_forward_hook(soften) for layer in task.model.relu_layers()]
+    student_nk = task.model(images).logits["final"]
+    for handle in handles:
+        handle.remove()
+    teacher_nk = task._teacher(images).logits["final"]
+    sizes = {f"alpha.{layer.name}": layer.relu.shape for layer in task.model.relu_layers()}
+    penalty = sum(alpha.expand(sizes[name]).abs().sum() for name, alpha in alphas.items())
+    want = F.cross_entropy(student_nk, labels) + reference.distillation_kl(student_nk, teacher_nk, 2.0) + 0.01 * penalty
+    torch.testing.assert_close(got, want)
+    for g, w in zip(
+        torch.autograd.grad(got, list(alphas.values())), torch.autograd.grad(want, list(alphas.values())), strict=True
+    ):
+        torch.testing.assert_close(g, w, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("granularity", ["pixel", "channel"])
+def test_snl_ends_its_search_with_the_largest_alphas_of_the_whole_network(granularity):
+    task = snl_task(granularity=granularity)
+    alphas = {name.removeprefix("alpha."): alpha for name, (alpha, _) in task.extra_parameters().items()}
+    torch.manual_seed(0)
+    for alpha in alphas.values():
+        alpha.data.uniform_(0.1, 1.0)
+    assert task.searching
+    assert not task.eligible(0)
+    first = task.end_epoch(0, None)
+    assert first["snl_count"] == task.model.num_relus()
+    assert task.searching, "nothing has fallen yet"
+    assert task.end_epoch(1, None)["snl_penalty"] == pytest.approx(0.011), "grown, because the count had stopped falling"
+    task.end_epoch(2, None)
+    assert not task.searching, "three epochs at most"
+    assert task.eligible(3)
+    layers = task.model.relu_layers()
+    kept = sum(layer.relu.kept for layer in layers)
+    assert kept == 200 if granularity == "pixel" else 200 - 1 < kept + 1 <= 201
+    chosen, left = [], []
+    for layer in layers:
+        values = alphas[layer.name].detach().expand(layer.relu.shape)
+        chosen.append(values[layer.relu.mask])
+        left.append(values[~layer.relu.mask])
+        assert layer.relu.alpha is None
+    if granularity == "pixel":
+        assert torch.cat(chosen).min() >= torch.cat(left).max()
+
+
+def test_snl_stops_searching_once_the_count_is_under_the_budget():
+    task = snl_task(budget=300, max_epochs=100)
+    torch.manual_seed(0)
+    for alpha, _ in task.extra_parameters().values():
+        alpha.data.copy_((torch.rand(alpha.shape) < 0.01).float())
+    assert task.end_epoch(0, None)["snl_count"] <= 300
+    assert not task.searching
+    assert sum(layer.relu.kept for layer in task.model.relu_layers()) == 300
 
 
 def test_equal_scores_go_to_earlier_positions():

@@ -9,12 +9,12 @@ import pytest
 
 from sweeps.axes import sweep as sweep_script
 
-SCRIPT = Path(__file__).parent.parent / "sweeps" / "budget_sweep.py"
+SWEEPS = Path(__file__).parent.parent / "sweeps"
 TINY = ["--width", "4", "--epochs-scale", "0.1", "--budgets", "0.2", "--gpus-per-stage", "0"]
 
 
-def sweep(*arguments, cwd):
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+def sweep(*arguments, cwd, script="budget_sweep"):
+    command = [sys.executable, str(SWEEPS / f"{script}.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, env={**os.environ, "COLUMNS": "200"})
 
 
@@ -31,6 +31,26 @@ def sweep(*arguments, cwd):
         (["--d-th", "-0.1"], "d_th is -0.1"),
         (["--ac-after", "4"], "expected a stage from 1 to 3"),
         (["--ac-after", "0"], "expected a stage from 1 to 3"),
+        (["--ac-after", "2+x"], "ac_after '2+x'; expected a stage (3), several in one model (2+3), or none"),
+        (["--ac-after", "2+2"], "ac_after '2+2'"),
+        (["--ac-after", "3", "2+9"], "auxiliary classifier after stage 9"),
+        (["--ac-after", "-1"], "ac_after"),
+        (["--ac-head", "wide"], "bottleneck"),
+        (["--mask-method", "best"], "counterfactual"),
+        (["--granularity", "layer"], "channel"),
+        (["--granularity", "channel", "--image-size", "16", "--budgets", "3"], "budget 3 by channel; expected at least 4"),
+        (["--gb-init", "zero"], "least-squares"),
+        (["--kernel-size", "4"], "3"),
+        (["--gate-epochs", "16"], "gate_epochs is 16; expected 0 to 15"),
+        (["--gate-epochs", "-1"], "gate_epochs is -1"),
+        (["--pram", "eq3"], "eq2"),
+        (["--beta", "-1"], "beta -1"),
+        (["--beta", "nan"], "beta is nan"),
+        (["--selection", "train"], "val"),
+        (["--sensitivity", "missing.json"], "sensitivity missing.json can't be read"),
+        (["--sensitivity", "file"], "sensitivity file can't be read"),
+        (["--mask-method"], "--mask-method has no value"),
+        (["--seeds"], "--seeds has no value"),
         (["--preset", "fast"], "quick"),
         (["--gamma", "square"], "cosine"),
         (["--model", "resnet19"], "expected one of resnet18, resnet34, wrn22-8, vgg16"),
@@ -74,6 +94,54 @@ def test_the_exit_status_is_the_programs(tmp_path):
     done = sweep("--budgets", "0", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: budget 0; expected ReLU units from 1 to 8704")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1, 2]", "2 sensitivities; expected 17"),
+        ('{"stem_relu": "high"}', "holds something else"),
+        ("3", "holds something else"),
+    ],
+)
+def test_bad_sensitivity_files_are_refused(content, message, tmp_path):
+    (tmp_path / "mine.json").write_text(content)
+    done = sweep("--plan", "--sensitivity", "mine.json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "plan"),
+    [
+        ("threshold_sweep", [], "20 configurations from 26 stages"),
+        ("schedule_sweep", [], "16 configurations from 22 stages"),
+        ("ac_sweep", [], "16 configurations from 22 stages"),
+        ("ac_sweep", ["--model", "wrn22-8"], "8 configurations from 14 stages"),
+        ("mask_sweep", [], "16 configurations from 34 stages"),
+        ("paper", ["table1"], "8 configurations from 18 stages"),
+        ("paper", ["table2"], "2 configurations from 8 stages"),
+        ("paper", ["fig1"], "2 configurations from 5 stages"),
+        ("paper", ["fig2"], "4 configurations from 6 stages"),
+        ("paper", ["table1", "--preset", "quick"], "8 configurations from 16 stages"),
+        ("paper", ["fig2", "--preset", "quick", "--seeds", "0", "1"], "8 configurations from 12 stages"),
+    ],
+)
+def test_every_sweep_plans_its_grid(script, arguments, plan, tmp_path):
+    done = sweep("--plan", *arguments, cwd=tmp_path, script=script)
+    assert done.returncode == 0, done.stderr
+    assert plan in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_one_sweep_has_trained_another_finds(tmp_path):
+    assert sweep(*TINY, "--inline", cwd=tmp_path).returncode == 0
+    again = sweep(*TINY, "--inline", "--ac-after", "3", "--d-th", "0.1", cwd=tmp_path, script="threshold_sweep")
+    assert again.returncode == 0
+    assert again.stdout.count("found    ") == 4
+    masks = sweep("fig2", "--preset", "quick", *TINY[:4], "--inline", cwd=tmp_path, script="paper")
+    assert masks.returncode == 0
+    assert masks.stdout.count("found    ") == 2
 
 
 def test_plan_runs_nothing(tmp_path):

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysp.budget import allocate_budget, resolve_budget
+from raysp.budget import allocate_budget, resolve_budget, whole_channels
 from raysp.losses import distillation_kl, pram_attention, pram_eq2
+from raysp.methods.positions import network_masks
 from raysp.schedules import Recipe, gamma_at
 
 
@@ -42,6 +43,34 @@ def test_allocations_are_water_filling_to_within_one_unit(case):
 def test_insensitive_layers_are_filled_last():
     assert allocate_budget([0.0, 1.0, 0.0], [10, 10, 10], 8) == [0, 8, 0]
     assert allocate_budget([0.0, 1.0, 0.0], [10, 10, 10], 20) == [5, 10, 5]
+
+
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 64)), min_size=1, max_size=20))
+def test_whole_channels_are_within_one_channel_and_never_more_in_all(layers):
+    counts, sizes = [c for c, _ in layers], [s for _, s in layers]
+    kept = whole_channels(counts, sizes)
+    assert all(k % s == 0 and abs(k - c) < s for k, c, s in zip(kept, counts, sizes, strict=True))
+    left = sum(counts) - sum(kept)
+    assert left >= 0
+    assert all(k >= c or s > left for k, c, s in zip(kept, counts, sizes, strict=True)), "a channel that fits was left out"
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3)), min_size=1, max_size=5), st.integers(0, 200), st.integers(0, 99))
+def test_masks_of_the_whole_network_hold_the_budget(layers, budget, seed):
+    shapes = [(c, s, s) for c, s in layers]
+    torch.manual_seed(seed)
+    total = sum(c * s * s for c, s in layers)
+    pixels = network_masks([torch.rand(shape) for shape in shapes], shapes, min(budget, total))
+    assert sum(int(mask.sum()) for mask in pixels) == min(budget, total)
+    scores = [torch.rand(c, 1, 1) for c, _ in layers]
+    channels = network_masks(scores, shapes, min(budget, total))
+    left = min(budget, total) - sum(int(mask.sum()) for mask in channels)
+    assert left >= 0
+    for (_, s), mask in zip(layers, channels, strict=True):
+        assert tuple(mask.shape[1:]) == (s, s)
+        whole = mask.flatten(1).float().mean(dim=1)
+        assert set(whole.tolist()) <= {0.0, 1.0}
+        assert bool(whole.all()) or s * s > left, "a channel that fits was left out"
 
 
 def test_a_thousand_layers_are_quick():

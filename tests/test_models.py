@@ -55,6 +55,22 @@ def test_masked_relu_against_the_product_form(share):
     assert torch.autograd.gradcheck(relu, (x,))
 
 
+@pytest.mark.parametrize("shape", [(3, 4, 5), (3, 1, 1)])
+def test_a_real_alpha_stands_in_for_the_mask(shape):
+    relu = MaskedReLU((3, 4, 5)).double()
+    relu.alpha = torch.rand(shape, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(6, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    want = relu.alpha * torch.relu(x) + (1 - relu.alpha) * x
+    torch.testing.assert_close(relu(x), want)
+    for g, w in zip(
+        torch.autograd.grad(relu(x).square().sum(), (x, relu.alpha)),
+        torch.autograd.grad(want.square().sum(), (x, relu.alpha)),
+        strict=True,
+    ):
+        torch.testing.assert_close(g, w)
+    assert "alpha" not in relu.state_dict()
+
+
 def test_masked_relu_has_no_gradient_at_zero_like_relu():
     relu = MaskedReLU((1, 1, 2))
     relu.set_mask(torch.tensor([[[True, False]]]))
@@ -146,6 +162,27 @@ def test_the_gate_mixes_its_branches(name):
 
     torch.testing.assert_close(at(0.25), 0.25 * at(1.0) + 0.75 * at(0.0))
     assert not torch.allclose(at(0.0), at(1.0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gates_gradient_is_autograds_of_the_formula(name):
+    model = gated(name, blocks=(1,)).double()
+    block = model.gated_blocks()[1][1]
+    size = block.inner_relu.shape[-1] * block.stride
+    x = torch.randn(2, block.num_in, size, size, dtype=torch.float64, requires_grad=True)
+    block.gate = 0.3
+    got = block._branches(x)
+    shallow, main = block.shallow(x), block._main(x)
+    want = 0.3 * shallow + 0.7 * main
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    leaves = [x, block.conv1.weight, block.shallow[0].weight]
+    weights = torch.randn_like(got)
+    for g, w in zip(
+        torch.autograd.grad((got * weights).sum(), leaves),
+        torch.autograd.grad((want * weights).sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(g, w, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(("gate", "silent"), [(0.0, "shallow"), (1.0, "main")])

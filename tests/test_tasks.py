@@ -8,12 +8,12 @@ import torch
 from torch.nn import functional as F
 
 from raysp.data import DataConfig
-from raysp.schedules import Recipe
-from raysp.stages.experiment import Experiment
-from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches
 from raysp.methods.positions import layer_mask, top_positions
 from raysp.methods.scores import ScoreTask, StudentTask
 from raysp.methods.snl import SnlConfig, SnlTask
+from raysp.schedules import Recipe
+from raysp.stages.experiment import Experiment
+from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches
 from raysp.stages.mask import MaskConfig
 from raysp.stages.sensitivity import SensitivityConfig, SparseTask
 from raysp.training import Task, Trained, train

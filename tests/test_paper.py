@@ -11,9 +11,9 @@ from raysp.presets import PRESETS
 from raysp.stages.finetune import grow_shallow_branches
 from sweeps.paper import GRIDS, prepare_choice
 
-# The paper doesn't print its sensitivities. These curves (stem, then each block's two layers) were fitted to its tables: three rows
-# on CIFAR-100, two on CIFAR-10, seven ReLU counts and five depths in all. That one curve per data set meets all of them, with the
-# budgets that Table 2 leaves out taken as 100k and 150k, is what these tests show about the accounting.
+# The paper doesn't print its sensitivities. These curves (stem, then each block's two layers) were fitted to its tables: three
+# rows on CIFAR-100, two on CIFAR-10, seven ReLU counts and five depths in all. That one curve per data set meets all of them,
+# with the budgets that Table 2 leaves out taken as 100k and 150k, is what these tests show about the accounting.
 R18_C100 = (0.118, 0.102, 0.127, 0.373, 0.299, 0.521, 0.528, 0.535, 0.408)
 R18_C10 = (0.063, 0.079, 0.070, 0.059, 0.199, 0.424, 0.334, 0.546, 0.120)
 WRN_C100 = (0.05, 0.3, 0.3, 0.3, 0.5, 0.5, 0.5, 0.9, 0.9, 0.9)

@@ -80,7 +80,7 @@ def sweep(description: str, **defaults: tuple[Any, ...]) -> None:
         defaults: values by the name of a field of `raysp.chain.Choice`, where the sweep has its own instead of the preset's.
     """
     own = "; ".join(f"{_flag(name)} {' '.join(map(_shown, values))}" for name, values in defaults.items())
-    help_text = f"{description.strip()}\n\nUnless given: {own}." if own else description.strip()
+    help_text = f"{description.strip()}\n\nIts own defaults: {own}." if own else description.strip()
     main(SweepFlags, lambda flags: _work(flags, defaults), help_text)
 
 

@@ -21,6 +21,8 @@ COLUMNS = (
     "selection",
     "mask_method",
     "granularity",
+    "mask_start",
+    "sensitivity",
     "budget",
     "d_th",
     "gamma",

@@ -22,7 +22,7 @@ from raysp.stage import Stage
 from raysp.stages.baseline import BaselineConfig, baseline_stage
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import AcHead, FinetuneConfig, GateStart, Pram, finetune_stage
-from raysp.stages.mask import MaskConfig, MaskMethod, mask_stage
+from raysp.stages.mask import MaskConfig, MaskMethod, MaskStart, mask_stage
 from raysp.stages.sensitivity import SensitivityConfig, sensitivity_stage
 
 EQ2_BETA_SHARE = 0.01
@@ -35,8 +35,11 @@ class Choice:
 
     budget: float
     """ReLU units, or a share of the network's ReLUs when below 1."""
+    density: float = 0.1
+    """Of the sparse twin that the sensitivities come from."""
     mask_method: MaskMethod = "senet"
     granularity: Granularity = "pixel"
+    mask_start: MaskStart = "teacher"
     d_th: float | None = None
     """None gates no block."""
     gamma: GammaSchedule = "linear"
@@ -143,11 +146,13 @@ class ChainBuilder:
             granularity=choice.granularity,
             sensitivity=None if snl else self._sensitivity,
             snl=preset.snl_search if snl else None,
+            start=choice.mask_start,
             frozen_share=preset.mask_frozen_share,
         )
         sensitivity = None
         if not snl and self._sensitivity is None:
-            sensitivity = sensitivity_stage(SensitivityConfig(experiment=experiment, recipe=self._recipes["sensitivity"]))
+            twin = SensitivityConfig(experiment=experiment, recipe=self._recipes["sensitivity"], density=choice.density)
+            sensitivity = sensitivity_stage(twin)
         return mask_stage(config, baseline=self.baseline(choice.seed), sensitivity=sensitivity)
 
     def chain(self, choice: Choice) -> Stage:

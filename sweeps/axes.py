@@ -17,7 +17,7 @@ from raysp.methods.positions import Granularity
 from raysp.presets import PRESETS, Preset, PresetName
 from raysp.schedules import GammaSchedule
 from raysp.stages.finetune import AcHead, GateStart, Pram
-from raysp.stages.mask import MaskMethod
+from raysp.stages.mask import MaskMethod, MaskStart
 from sweeps.cli import THE_PRESETS, RunFlags, Work, main
 
 Nothing = Literal["none"]
@@ -41,6 +41,10 @@ class SweepFlags:
     """How masks are found: `senet` (the paper's), `counterfactual`, `snl`, or `random` as a control."""
     granularity: Annotated[tuple[Granularity, ...] | None, _several("pixel|channel", "pixel")] = None
     """What a mask keeps or drops: single positions, or whole channels."""
+    mask_start: Annotated[tuple[MaskStart, ...] | None, _several("teacher|scratch", "teacher")] = None
+    """The student's weights when its mask is first learned: the all-ReLU network's, or new ones."""
+    density: Annotated[tuple[float, ...] | None, _several("SHARE", "0.1")] = None
+    """Share of the sparse twin's weights that are non-zero; a layer's sensitivity is 1 minus its own share."""
     sensitivity: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the sensitivity stage is trained)")] = (
         None
     )

@@ -158,6 +158,8 @@ SHOWN = {
     "model": "model",
     "mask_method": "mask",
     "granularity": "by",
+    "mask_start": "mask start",
+    "sensitivity": "sensitivity",
     "budget": "budget",
     "d_th": "d_th",
     "gamma": "gamma",

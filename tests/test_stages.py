@@ -153,6 +153,7 @@ def test_every_method_keeps_its_budget_and_says_what_it_kept(varied):
         rows = table[table["key"] == leaf.key]
         assert set(rows["mask_method"]) == {mask.config.method}
         assert set(rows["budget"]) == {mask.config.budget}
+        assert set(rows["sensitivity"].fillna("-")) == {"-" if mask.config.snl else "density 0.1"}
     methods = layers.groupby("mask_method")["eta_alpha"].count()
     assert methods["snl"] == 0, "snl shares nothing out by sensitivity"
     assert methods["counterfactual"] == 17
@@ -319,6 +320,38 @@ def test_sharing_between_configurations():
     plan = Plan(leaves)
     assert [(c.name, c.jobs) for c in plan.counts()] == [("baseline", 1), ("sensitivity", 1), ("mask", 1), ("finetune", 5)]
     assert len(Plan([make(base), make(dataclasses.replace(base, seed=1))]).stages) == 8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"density": 0.2},
+        {"mask_start": "scratch"},
+        {"mask_method": "random"},
+        {"granularity": "channel"},
+        {"gamma": "cosine"},
+        {"gate_epochs": 3},
+        {"gb_init": "least-squares"},
+        {"kernel_size": 5},
+        {"ac_after": (2, 3)},
+        {"ac_head": "bottleneck"},
+        {"pram": "eq2"},
+        {"beta": 3.0},
+        {"seed": 1},
+    ],
+)
+def test_every_choice_makes_another_configuration(change):
+    base = Choice(budget=0.1, d_th=0.1, ac_after=(3,))
+    assert builder().chain(base).key != builder().chain(dataclasses.replace(base, **change)).key
+
+
+def test_choices_without_effect_make_none():
+    plain = Choice(budget=0.1, mask_method="snl")
+    without = {"gamma": "cosine", "gb_init": "least-squares", "kernel_size": 5, "gate_epochs": 3, "ac_head": "bottleneck"}
+    for name, value in {**without, "density": 0.2}.items():
+        assert builder().chain(plain).key == builder().chain(dataclasses.replace(plain, **{name: value})).key, name
+    no_pram = dataclasses.replace(plain, beta=0.0)
+    assert builder().chain(no_pram).key == builder().chain(dataclasses.replace(no_pram, pram="eq2")).key
 
 
 def test_a_share_and_its_units_are_one_configuration():

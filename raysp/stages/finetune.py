@@ -119,6 +119,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     deployed = drop_main_branches(student)
     context.save_model(deployed, experiment.data)
     mask = context.parents["mask"].record["config"]
+    sensitivity = context.parents["mask"].record["metrics"]["sensitivity"]
     rows = exit_rows(
         experiment,
         deployed,
@@ -126,6 +127,8 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
         accuracy(deployed, batches, "test"),
         mask_method=mask["method"],
         granularity=mask["granularity"],
+        mask_start=mask["start"],
+        sensitivity=sensitivity,
         budget=mask["budget"],
         d_th=config.d_th,
         gamma=config.gamma if config.d_th is not None else None,

@@ -25,6 +25,7 @@ from raysp.stages.experiment import Experiment
 from raysp.training import Task, accuracy, train
 
 MaskMethod = Literal["senet", "counterfactual", "snl", "random"]
+MaskStart = Literal["teacher", "scratch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class MaskConfig(Config):
     """A user's own η_α per ReLU layer, at least 0; None takes the sensitivity stage's."""
     snl: SnlConfig | None = None
     """The search; for method `snl` alone."""
-    start: Literal["teacher", "scratch"] = "teacher"
+    start: MaskStart = "teacher"
     """The student's first weights."""
     frozen_share: float = 0.0
     """Share of the epochs, at the end, in which the mask no longer changes, in [0, 1]; the last epoch never changes it."""
@@ -123,6 +124,7 @@ def run(config: MaskConfig, context: Context) -> StageResult:
         "val_accuracy": trained.val_accuracy[FINAL],
         "test_accuracy": accuracy(student, batches, "test")[FINAL],
         "relus": sum(l.relu.kept for l in layers),
+        "sensitivity": _source(config, context),
         "layers": table,
     }
     return StageResult(metrics=metrics, history=trained.history)
@@ -134,6 +136,15 @@ def _sensitivity(config: MaskConfig, context: Context, student: Network) -> list
         return list(config.sensitivity)
     measured = {layer["layer"]: layer["eta_alpha"] for layer in context.parents["sensitivity"].record["metrics"]["layers"]}
     return [measured[layer.name] for layer in student.relu_layers()]
+
+
+def _source(config: MaskConfig, context: Context) -> str | None:
+    """Where the layers' counts came from, in a few words for results.csv; None where the method found them itself."""
+    if config.snl:
+        return None
+    if config.sensitivity is not None:
+        return "given"
+    return f"density {context.parents['sensitivity'].record['config']['density']:g}"
 
 
 def _counts(config: MaskConfig, sensitivity: list[float], student: Network) -> list[int]:

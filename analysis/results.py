@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from raysp.data import DataConfig
 from raysp.store import DamagedFile, Store
 
 MEASURED = ("relus", "macs", "depth", "params", "val_accuracy", "test_accuracy", "time_s")
@@ -89,7 +90,7 @@ def load_layers(root: Path) -> pd.DataFrame:
         experiment = config["experiment"]
         known = {
             "key": record["key"],
-            "dataset": experiment["data"]["name"],
+            "dataset": DataConfig(**experiment["data"]).label,
             "model": experiment["model"],
             "width": experiment["width"],
             "image_size": experiment["data"]["image_size"],

@@ -75,6 +75,11 @@ class DataConfig(Config):
                 "share between 0 and 1"
             )
 
+    @property
+    def label(self) -> str:
+        """What tables call it: the name, with the start of the fingerprint if it has one."""
+        return f"{self.name}:{self.fingerprint[:8]}" if self.fingerprint else self.name
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:

@@ -63,12 +63,9 @@ def exit_rows(
         val_accuracy, test_accuracy: percent per exit.
         budget, epochs, mask_method, choices: the configuration's columns of results.csv; None where a choice means nothing.
     """
-    dataset = experiment.data.name
-    if experiment.data.fingerprint:
-        dataset += f":{experiment.data.fingerprint[:8]}"
     return [
         {
-            "dataset": dataset,
+            "dataset": experiment.data.label,
             "model": experiment.model,
             "width": experiment.width,
             "image_size": experiment.data.image_size,

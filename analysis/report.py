@@ -8,8 +8,8 @@ import pandas as pd
 
 from analysis.figures import AXES, draw_fronts
 from analysis.pareto import by_dataset
-from analysis.results import load_layers, load_results
-from raysp.store import DamagedFile, write_atomically
+from analysis.results import layers_table, results_table
+from raysp.store import DamagedFile, Store, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +29,11 @@ def write_report(root: Path) -> Report:
 
     The picture is left out while there is no complete row.
     """
-    table, damaged = load_results(root)
+    records, damaged = Store(root=root).records()
+    table = results_table(records)
     front = by_dataset(table).sort_values(["dataset", "relus", "macs", "depth"], kind="stable")
     write_atomically(root / "results.csv", table.to_csv(index=False).encode())
-    write_atomically(root / "layers.csv", load_layers(root).to_csv(index=False).encode())
+    write_atomically(root / "layers.csv", layers_table(records).to_csv(index=False).encode())
     write_atomically(root / "pareto.csv", front.to_csv(index=False).encode())
     complete = table.dropna(subset=["dataset", "val_accuracy", "test_accuracy", *AXES])
     if len(complete):

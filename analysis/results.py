@@ -1,11 +1,11 @@
-"""Records of a results root as a table, one row per exit of every finished model."""
+"""Records as tables: one row per exit of every finished model, and one per ReLU layer of every mask."""
 
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
 from raysp.data import DataConfig
-from raysp.store import DamagedFile, Store
 
 MEASURED = ("relus", "macs", "depth", "params", "val_accuracy", "test_accuracy", "time_s")
 """Columns that a configuration doesn't have but gets."""
@@ -27,6 +27,7 @@ COLUMNS = (
     "budget",
     "d_th",
     "gamma",
+    "gate_epochs",
     "gb_init",
     "kernel_size",
     "ac_after",
@@ -39,25 +40,26 @@ COLUMNS = (
 """Columns of results.csv. Accuracies in percent, budget and relus in ReLU units, time_s in seconds of that stage alone."""
 
 
-def load_results(root: Path) -> tuple[pd.DataFrame, list[DamagedFile]]:
-    """Read all records under a results root.
-
-    Returns:
-        The rows in `COLUMNS`, in an order that depends on their content alone, and the records that could not be read.
-    """
-    records, damaged = Store(root=root).records()
-    rows = [
-        {**row, "key": record["key"], "preset": record.get("labels", {}).get("preset"), "time_s": round(record["time_s"], 2)}
-        for record in records
-        for row in record["rows"]
-    ]
+def results_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The rows of these records in `COLUMNS`, in an order that depends on their content alone."""
+    rows = []
+    for record in records:
+        known = {
+            "key": record["key"],
+            "preset": record.get("labels", {}).get("preset"),
+            "time_s": round(record["time_s"], 2),
+        }
+        for row in record["rows"]:
+            # Records from before there was a choice have no selection part, and a number for their one placement.
+            old = {"selection": row.get("selection", "val")}
+            if row.get("ac_after") is not None:
+                old["ac_after"] = str(row["ac_after"])
+            rows.append(row | known | old)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    table["selection"] = table["selection"].fillna("val")  # records from before there was a choice
-    table["kernel_size"] = table["kernel_size"].astype("Int64")
+    table[["kernel_size", "gate_epochs"]] = table[["kernel_size", "gate_epochs"]].astype("Int64")
     table["ac_after"] = table["ac_after"].astype("string")
-    order = [name for name in COLUMNS if name not in ("key", "preset", *MEASURED)]
-    order += ["key", "exit"]
-    return table.sort_values(order, kind="stable", ignore_index=True), damaged
+    order = [name for name in COLUMNS if name not in ("key", "preset", "exit", *MEASURED)]
+    return table.sort_values([*order, "key", "exit"], kind="stable", ignore_index=True)
 
 
 LAYER_COLUMNS = (
@@ -66,7 +68,9 @@ LAYER_COLUMNS = (
     "model",
     "width",
     "image_size",
+    "epochs",
     "seed",
+    "selection",
     "mask_method",
     "granularity",
     "budget",
@@ -80,27 +84,29 @@ LAYER_COLUMNS = (
 shared out by, if there was one."""
 
 
-def load_layers(root: Path) -> pd.DataFrame:
-    """What every mask under a results root leaves of each ReLU layer, in `LAYER_COLUMNS`."""
+def layers_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """What every mask among these records leaves of each ReLU layer, in `LAYER_COLUMNS`."""
     rows = []
-    for record in Store(root=root).records()[0]:
+    for record in records:
         if record["stage"] != "mask":
             continue
         config = record["config"]
         experiment = config["experiment"]
+        data = DataConfig(**experiment["data"])
         known = {
             "key": record["key"],
-            "dataset": DataConfig(**experiment["data"]).label,
+            "dataset": data.label,
             "model": experiment["model"],
             "width": experiment["width"],
-            "image_size": experiment["data"]["image_size"],
+            "image_size": data.image_size,
+            "epochs": config["recipe"]["epochs"],
             "seed": experiment["seed"],
+            "selection": data.selection,
             "mask_method": config["method"],
-            "granularity": config["granularity"],
+            "granularity": config.get("granularity", "pixel"),  # records from before there was a choice have none
             "budget": config["budget"],
         }
         rows += [known | layer | {"d": layer["kept"] / layer["size"]} for layer in record["metrics"]["layers"]]
     table = pd.DataFrame(rows, columns=list(LAYER_COLUMNS))
-    return table.sort_values(
-        ["dataset", "model", "width", "seed", "mask_method", "budget", "key"], kind="stable", ignore_index=True
-    )
+    order = ["dataset", "model", "width", "seed", "mask_method", "budget", "key"]
+    return table.sort_values(order, kind="stable", ignore_index=True)

@@ -69,6 +69,8 @@ def _fill(layers: Sequence[int], weights: Sequence[int], sizes: Sequence[int], a
 def whole_channels(counts: Sequence[int], channel_sizes: Sequence[int]) -> list[int]:
     """Turn counts per layer into whole channels: each rounded down, then up again where it lost most, while the total allows.
 
+    Where that leaves nothing at all, the largest count that a channel of its layer fits beside takes one.
+
     Args:
         counts: ReLUs to keep per layer.
         channel_sizes: positions of one channel per layer, at least 1.
@@ -82,6 +84,11 @@ def whole_channels(counts: Sequence[int], channel_sizes: Sequence[int]) -> list[
         if kept[l] < counts[l] and channel_sizes[l] <= left:
             kept[l] += channel_sizes[l]
             left -= channel_sizes[l]
+    if not any(kept):
+        fitting = [l for l in range(len(counts)) if 0 < channel_sizes[l] <= left]
+        if fitting:
+            l = max(fitting, key=lambda l: (counts[l], -channel_sizes[l], -l))
+            kept[l] = channel_sizes[l]
     return kept
 
 

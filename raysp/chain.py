@@ -15,13 +15,13 @@ import torch
 from raysp.budget import resolve_budget
 from raysp.data import DataConfig
 from raysp.methods.positions import Granularity
-from raysp.models import MODELS, build_model
+from raysp.models import architecture, build_model
 from raysp.presets import Preset
 from raysp.schedules import GammaSchedule
 from raysp.stage import Stage
 from raysp.stages.baseline import BaselineConfig, baseline_stage
 from raysp.stages.experiment import Experiment
-from raysp.stages.finetune import AcHead, FinetuneConfig, GateStart, Pram, finetune_stage
+from raysp.stages.finetune import AcHead, FinetuneConfig, GateStart, Pram, check_gate_epochs, finetune_stage
 from raysp.stages.mask import MaskConfig, MaskMethod, MaskStart, mask_stage
 from raysp.stages.sensitivity import SensitivityConfig, sensitivity_stage
 
@@ -31,7 +31,9 @@ EQ2_BETA_SHARE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One configuration of a sweep. What it leaves out is as in the paper."""
+    """One configuration of a sweep. Its defaults are the paper's, but that no block is gated and no auxiliary classifier
+    placed.
+    """
 
     budget: float
     """ReLU units, or a share of the network's ReLUs when below 1."""
@@ -85,17 +87,15 @@ class ChainBuilder:
     ) -> None:
         self._preset, self._data = preset, data
         self._model = model or preset.model
-        if self._model not in MODELS:
-            raise ValueError(f"unknown model {self._model!r}; expected one of {', '.join(MODELS)}")
         # Another model than the preset's is as narrow, in proportion to its own width, as the preset's is.
-        proportional = MODELS[self._model].default_width * preset.width // MODELS[preset.model].default_width
+        proportional = architecture(self._model).default_width * preset.width // architecture(preset.model).default_width
         self._width = proportional if width is None else width
         self._recipes = {
             name: getattr(preset, name).scaled(epochs_scale) for name in ("baseline", "sensitivity", "mask", "snl", "finetune")
         }
         self._gate_epochs = min(round(preset.gate_epochs * epochs_scale), self._recipes["finetune"].epochs - 1)
         with torch.device("meta"):  # only its shape is asked for here
-            network = build_model(
+            self._network = network = build_model(
                 self._model,
                 num_classes=data.num_classes,
                 image_size=data.image_size,
@@ -147,7 +147,7 @@ class ChainBuilder:
             sensitivity=None if snl else self._sensitivity,
             snl=preset.snl_search if snl else None,
             start=choice.mask_start,
-            frozen_share=preset.mask_frozen_share,
+            frozen_share=preset.snl_frozen_share if snl else preset.mask_frozen_share,
         )
         sensitivity = None
         if not snl and self._sensitivity is None:
@@ -161,23 +161,22 @@ class ChainBuilder:
         Raises:
             ValueError: the choice doesn't fit the network, or a value is out of range.
         """
-        for stage in choice.ac_after:
-            if not 1 <= stage < self.num_stages:
-                raise ValueError(
-                    f"auxiliary classifier after stage {stage}; expected a stage from 1 to {self.num_stages - 1} of "
-                    f"{self._model}'s {self.num_stages} (behind the last stands the final classifier)"
-                )
+        with torch.device("meta"):
+            for stage in choice.ac_after:
+                self._network.add_exit(stage, choice.ac_head)  # refuses what doesn't fit
         beta = choice.beta
         if beta is None:
             beta = self._preset.beta * (EQ2_BETA_SHARE if choice.pram == "eq2" else 1.0)
         gated = choice.d_th is not None
         gate_epochs = self._gate_epochs if choice.gate_epochs is None else choice.gate_epochs
+        check_gate_epochs(gate_epochs, self._recipes["finetune"].epochs)
         # A choice without effect takes its default: one configuration, not one per value that means nothing.
         config = FinetuneConfig(
             experiment=self._experiment(choice.seed),
             recipe=self._recipes["finetune"],
             d_th=choice.d_th,
-            gamma=choice.gamma if gated else "linear",
+            # Linear and cosine agree at 0, 1/2 and 1, which is all that a ramp of two epochs or less passes through.
+            gamma=choice.gamma if gated and gate_epochs > 2 else "linear",
             gate_epochs=gate_epochs if gated else 0,
             gb_init=choice.gb_init if gated else "random",
             kernel_size=choice.kernel_size if gated else 3,

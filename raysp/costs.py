@@ -42,7 +42,8 @@ class Costs:
     macs: int
     """Multiply-accumulates of convolutions (1x1 shortcuts too) and linear layers."""
     depth: int
-    """3x3 convolutions of the blocks on the main path; a gated block counts one, an auxiliary head none."""
+    """Convolutions of the blocks on the main path (3x3, or 5x5 where a shallow one is so); a gated block counts one, an auxiliary
+    head none."""
     params: int
     """Trainable parameters."""
     layers: tuple[LayerCosts, ...] = field(default=(), repr=False)

@@ -41,6 +41,8 @@ class Preset:
     """Share of the mask stage's epochs, at its end, with a frozen mask."""
     snl_search: SnlConfig
     """How SNL searches; short searches need a faster α and a larger penalty."""
+    snl_frozen_share: float
+    """Share of SNL's epochs, at its end, that are kept for training with the mask it has found."""
     beta: float
     """Weight of the PRAM loss in its `attention` form; the paper's 1000 drowns the other terms in short runs and on small
     maps."""
@@ -74,7 +76,8 @@ _QUICK = Preset(
     finetune=_short(16, lr=0.02, batch_size=64),
     gate_epochs=6,
     mask_frozen_share=0.5,
-    snl_search=SnlConfig(alpha_share=20.0, penalty=1e-3),
+    snl_search=SnlConfig(alpha_share=10.0, penalty=3e-3, growth=1.5),
+    snl_frozen_share=0.25,
     beta=10.0,
     budgets=(0.05, 0.1, 0.2, 0.4),
     d_th=(0.1,),
@@ -95,7 +98,8 @@ def _cifar(name: Literal["cifar10", "cifar100"]) -> Preset:
         finetune=_short(30, lr=0.02),
         gate_epochs=12,
         mask_frozen_share=0.4,
-        snl_search=SnlConfig(alpha_share=5.0, penalty=1e-4),
+        snl_search=SnlConfig(alpha_share=5.0, penalty=1e-3),
+        snl_frozen_share=0.4,
         beta=100.0,
         budgets=(0.045, 0.09, 0.18),
         d_th=(0.1,),
@@ -126,6 +130,7 @@ def _paper(
         gate_epochs=90,
         mask_frozen_share=0.0,
         snl_search=SnlConfig(),
+        snl_frozen_share=0.2,
         beta=1000.0,
         budgets=budgets,
         d_th=(None, d_th),

@@ -45,6 +45,8 @@ class NetworkShape(Config):
     """Per block of two convolutions, in forward order: its shallow branch's kernel size, or 0."""
     main_branches: bool
     """Whether blocks with a shallow branch still have their two convolutions."""
+    gates: tuple[float, ...]
+    """Per block of two convolutions: its gate γ, in [0, 1]."""
     ac_heads: tuple[str, ...]
     """Per stage but the last: the auxiliary head after it, or an empty string."""
     num_stages: int
@@ -62,6 +64,8 @@ class NetworkShape(Config):
         super().__post_init__()
         if any(kernel not in (0, 3, 5) for kernel in self.shallow_kernels):
             raise ValueError(f"shallow_kernels {self.shallow_kernels}; expected 0, 3 or 5 each")
+        if len(self.gates) != len(self.shallow_kernels) or not all(0 <= gate <= 1 for gate in self.gates):
+            raise ValueError(f"gates {self.gates}; expected one from 0 to 1 for each of {len(self.shallow_kernels)} blocks")
         if any(head and head not in AC_HEADS for head in self.ac_heads):
             raise ValueError(f"ac_heads {self.ac_heads}; expected {', '.join(AC_HEADS)} or nothing each")
         if not self.final and sum(map(bool, self.ac_heads)) != 1:
@@ -82,6 +86,7 @@ def shape_of(model: Network) -> NetworkShape:
         width=model.width,
         shallow_kernels=tuple(block.shallow_kernel for block in blocks),
         main_branches=all(block.conv1 is not None for block in blocks),
+        gates=tuple(block.gate for block in blocks),
         ac_heads=tuple(model.ac_heads.get(exit_name(s), "") for s in range(1, len(model.stage_sizes))),
         num_stages=len(model.stages),
         final=FINAL in model.heads,
@@ -107,9 +112,10 @@ def build_shape(shape: NetworkShape) -> Network:
         )
         if len(shape.shallow_kernels) > len(model.gated_blocks()) or len(shape.ac_heads) != len(model.stages) - 1:
             raise ValueError(f"{len(shape.shallow_kernels)} blocks and {len(shape.ac_heads)} stages don't fit {shape.model}")
-        for (_, block), kernel in zip(model.gated_blocks(), shape.shallow_kernels, strict=False):
+        for (_, block), kernel, gate in zip(model.gated_blocks(), shape.shallow_kernels, shape.gates, strict=False):
             if kernel:
                 block.add_shallow_branch(kernel)
+                block.gate = gate
                 if not shape.main_branches:
                     block.drop_main_branch()
         for number, head in enumerate(shape.ac_heads, start=1):

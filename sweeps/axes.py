@@ -99,7 +99,10 @@ def _work(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
         epochs_scale=flags.run.epochs_scale,
         sensitivity=None if flags.sensitivity is None else read_sensitivity(flags.sensitivity),
     )
-    leaves = [builder.chain(choice) for choice in choices(flags, defaults, preset, builder.num_stages)]
+    combinations = choices(flags, defaults, preset, builder.num_stages)
+    if flags.sensitivity is not None and all(choice.mask_method == "snl" for choice in combinations):
+        raise ValueError("--sensitivity with no mask method but snl, which shares the budget out itself; leave one of them out")
+    leaves = [builder.chain(choice) for choice in combinations]
     return Work(leaves=leaves, sources=[source], name=flags.preset)
 
 
@@ -140,7 +143,7 @@ def read_placement(text: str) -> tuple[int, ...]:
     if text == "none":
         return ()
     parts = text.split("+")
-    if not all(part.isascii() and part.isdigit() for part in parts) or len(set(map(int, parts))) < len(parts):
+    if not all(part.isascii() and part.isdigit() and len(part) < 4 for part in parts) or len(set(map(int, parts))) < len(parts):
         raise ValueError(f"ac_after {text!r}; expected a stage (3), several in one model (2+3), or none")
     return tuple(sorted(map(int, parts)))
 
@@ -153,13 +156,19 @@ def read_sensitivity(path: Path) -> list[float] | dict[str, float]:
     """
     expected = "expected JSON: an object of ReLU layers' names and numbers, or a list of numbers in forward order"
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(), object_pairs_hook=_each_once)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"sensitivity {path} can't be read ({error}); {expected}") from None
     values = list(found.values()) if isinstance(found, dict) else found
     if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
         raise ValueError(f"sensitivity {path} holds something else; {expected}")
     return found
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name stands in it twice")
+    return dict(pairs)
 
 
 def _flag(name: str) -> str:

@@ -155,7 +155,11 @@ def _check_storage(root: Path) -> None:
 
 
 SHOWN = {
+    "dataset": "data",
+    "selection": "selection",
     "model": "model",
+    "width": "width",
+    "image_size": "pixels",
     "mask_method": "mask",
     "granularity": "by",
     "mask_start": "mask start",
@@ -163,6 +167,7 @@ SHOWN = {
     "budget": "budget",
     "d_th": "d_th",
     "gamma": "gamma",
+    "gate_epochs": "ramp",
     "gb_init": "GB start",
     "kernel_size": "kernel",
     "ac_after": "AC",

@@ -13,7 +13,6 @@ import torch
 from tyro.conf import Positional, arg
 
 from raysp.chain import ChainBuilder, Choice
-from raysp.data import DataConfig, Source
 from raysp.models import build_model
 from raysp.presets import PRESETS, PresetName
 from raysp.stage import Stage
@@ -66,25 +65,25 @@ class PaperFlags:
 
 def prepare(flags: PaperFlags) -> Work:
     """The grid's stages, and the data that they read."""
-    sources: dict[DataConfig, Source] = {}
+    grid = GRIDS[flags.grid]
+    presets = {name: PRESETS[flags.preset or name] for name, _ in grid}
+    opened = {preset.name: flags.run.open(preset) for preset in presets.values()}
+    sources = {source.config: source for source in opened.values()}  # two presets may read one data set
     leaves: list[Stage] = []
-    for name, choice in GRIDS[flags.grid]:
-        preset = PRESETS[flags.preset or name]
-        source = flags.run.open(preset)
-        sources[source.config] = source
+    for name, choice in grid:
         builder = ChainBuilder(
-            preset,
-            source.config,
+            presets[name],
+            opened[presets[name].name].config,
             model=PRESETS[name].model,
             width=flags.run.width,
             epochs_scale=flags.run.epochs_scale,
         )
         seeds = flags.run.seeds or (0,)
-        leaves += [_leaf(flags.grid, builder, prepare_choice(choice, PRESETS[name].model, seed)) for seed in seeds]
+        leaves += [_leaf(flags.grid, builder, scaled_choice(choice, PRESETS[name].model, seed)) for seed in seeds]
     return Work(leaves=leaves, sources=list(sources.values()), name=flags.preset or "paper")
 
 
-def prepare_choice(choice: Choice, model: str, seed: int) -> Choice:
+def scaled_choice(choice: Choice, model: str, seed: int) -> Choice:
     """A configuration with its budget as a share of the model's ReLUs at full size, so that any width can have it."""
     with torch.device("meta"):
         full_size = build_model(model, num_classes=2).num_relus()

@@ -66,6 +66,27 @@ def test_models_of_different_data_sets_are_not_compared(tmp_path):
     assert write_report(tmp_path).front["dataset"].tolist() == ["easy", "hard"]
 
 
+def test_records_from_before_there_were_such_choices_are_read(tmp_path):
+    experiment = {"data": {"name": "digits", "num_classes": 10, "image_size": 8}, "model": "resnet18", "width": 4, "seed": 0}
+    config = {"experiment": experiment, "method": "senet", "budget": 10, "recipe": {"epochs": 3}}
+    mask, finetune = toy(number=1), toy(number=2)
+    old_row = row(ac_after=3, val_accuracy=90, test_accuracy=90)
+    del old_row["selection"], old_row["granularity"], old_row["gb_init"]
+    with Store(root=tmp_path).lock() as store:
+        plain = {"config": {}, "metrics": {}, "history": [], "rows": [old_row, old_row | {"ac_after": None}], "time_s": 2}
+        store.commit(finetune, {**plain, "key": finetune.key, "stage": "finetune"})
+        layers = [{"layer": "stem_relu", "kept": 1, "size": 4}]
+        new = {"config": config, "metrics": {"layers": layers}, "rows": []}
+        store.commit(mask, {**plain, **new, "key": mask.key, "stage": "mask"})
+    write_report(tmp_path)
+    table = pd.read_csv(tmp_path / "results.csv", dtype={"ac_after": str})
+    assert table["ac_after"].fillna("-").tolist() == ["3", "-"]
+    assert table["selection"].tolist() == ["val", "val"]
+    assert len(pd.read_csv(tmp_path / "pareto.csv")) == 2
+    layers = pd.read_csv(tmp_path / "layers.csv")
+    assert layers[["granularity", "selection", "d"]].to_numpy().tolist() == [["pixel", "val", 0.25]]
+
+
 @pytest.mark.parametrize("rows", [[], [{}], [row(val_accuracy=None)], [row(relus=0)], [row(relus=0), row(relus=5)]])
 def test_a_report_of_little_does_not_fail(tmp_path, rows):
     commit(tmp_path, 0, rows)

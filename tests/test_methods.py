@@ -49,7 +49,8 @@ def test_insensitive_layers_are_filled_last():
 def test_whole_channels_are_within_one_channel_and_never_more_in_all(layers):
     counts, sizes = [c for c, _ in layers], [s for _, s in layers]
     kept = whole_channels(counts, sizes)
-    assert all(k % s == 0 and abs(k - c) < s for k, c, s in zip(kept, counts, sizes, strict=True))
+    assert all(k % s == 0 and abs(k - c) <= s for k, c, s in zip(kept, counts, sizes, strict=True))
+    assert any(kept) or sum(counts) < min(sizes)
     left = sum(counts) - sum(kept)
     assert left >= 0
     assert all(k >= c or s > left for k, c, s in zip(kept, counts, sizes, strict=True)), "a channel that fits was left out"

@@ -249,7 +249,7 @@ def test_folded_batch_norms_leave_the_outputs_as_they_are(name, exit_name):
 @pytest.mark.parametrize("state", ["gated", "dropped", "collapsed", "cut", "folded"])
 def test_a_saved_network_is_loaded_as_the_same_network(name, state, tmp_path):
     model = gated(name, ac_after=2, kernel=5, head="bottleneck")
-    model.set_gates(1.0)
+    model.set_gates(0.3)
     x = torch.randn(3, 3, 16, 16)
     change = {
         "gated": lambda m: m,
@@ -263,7 +263,6 @@ def test_a_saved_network_is_loaded_as_the_same_network(name, state, tmp_path):
     save_model(saved, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
     loaded = load_model(tmp_path)
-    loaded.set_gates(1.0)
     assert not loaded.training
     assert loaded.state_dict().keys() == saved.state_dict().keys()
     assert (loaded.input_mean, loaded.input_std) == (saved.input_mean, saved.input_std)
@@ -277,7 +276,9 @@ def test_a_saved_network_is_loaded_as_the_same_network(name, state, tmp_path):
 
 def test_a_model_is_loaded_for_one_of_its_exits(tmp_path):
     save_model(gated("resnet18", ac_after=3), tmp_path)
-    assert list(load_model(tmp_path, exit="ac3").heads) == ["ac3"]
+    loaded = load_model(tmp_path, exit="ac3")
+    assert list(loaded.heads) == ["ac3"]
+    assert sum(layer.relu.kept for layer in loaded.relu_layers()) == count_costs(loaded, "ac3").relus
     with pytest.raises(ValueError, match="no exit 'ac1'; the model has final, ac3"):
         load_model(tmp_path, exit="ac1")
 
@@ -298,9 +299,10 @@ def _other(**changes):
         (safetensors.torch.save({"a": torch.zeros(1)}, _other()), "don't make a network"),
         (safetensors.torch.save({"a": torch.zeros(1)}, _other(model="resnet19")), "expected one of resnet18"),
         (safetensors.torch.save({"a": torch.zeros(1)}, _other(width=10**9)), "width 1000000000"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, _other(shallow_kernels=[3] * 9)), "9 blocks"),
+        (safetensors.torch.save({"a": torch.zeros(1)}, _other(shallow_kernels=[3] * 9, gates=[0.0] * 9)), "9 blocks"),
         (safetensors.torch.save({"a": torch.zeros(1)}, _other(shallow_kernels=[99])), "expected 0, 3 or 5"),
         (safetensors.torch.save({"a": torch.zeros(1)}, _other(ac_heads=["pool"])), "don't fit"),
+        (safetensors.torch.save({"a": torch.zeros(1)}, _other(gates=[2.0] * 8)), "from 0 to 1"),
         (safetensors.torch.save({"a": torch.zeros(1)}, _other(final=False)), "exactly one auxiliary head"),
     ],
 )

@@ -9,7 +9,7 @@ from raysp.methods.positions import top_positions
 from raysp.models import build_model
 from raysp.presets import PRESETS
 from raysp.stages.finetune import grow_shallow_branches
-from sweeps.paper import GRIDS, prepare_choice
+from sweeps.paper import GRIDS, scaled_choice
 
 # The paper doesn't print its sensitivities. These curves (stem, then each block's two layers) were fitted to its tables: three
 # rows on CIFAR-100, two on CIFAR-10, seven ReLU counts and five depths in all. That one curve per data set meets all of them,
@@ -81,4 +81,4 @@ def test_the_grids_are_the_papers_rows():
     assert rows == expected
     assert {choice.ac_after for _, choice in GRIDS["table2"]} == {(3,)}
     assert {(choice.mask_method, choice.budget) for _, choice in GRIDS["fig2"]} >= {("snl", 100_000), ("senet", 100_000)}
-    assert prepare_choice(GRIDS["table1"][2][1], "resnet18", seed=3).budget * 557_056 == pytest.approx(24_900)
+    assert scaled_choice(GRIDS["table1"][2][1], "resnet18", seed=3).budget * 557_056 == pytest.approx(24_900)

@@ -63,7 +63,7 @@ def fit_shallow_branches(model: Network, images: Iterable[Tensor]) -> dict[str, 
         model(batch)
     for hook in hooks:
         hook.remove()
-    return {name: _solve(block, sums[name]) for name, block in blocks.items()}
+    return {name: _solve(block, sums.pop(name)) for name, block in blocks.items()}  # a block's matrix is large
 
 
 def _collect(block: GatedBlock, sums: _Sums) -> list[Any]:
@@ -107,7 +107,9 @@ def _solve(block: GatedBlock, sums: _Sums) -> float:
     cov_xy = xy / sums.rows - torch.outer(mean_x, mean_y)
     var_y = yy / sums.rows - mean_y.square()
     ridge = RIDGE * cov_xx.diagonal().mean().clamp_min(1e-12)
-    weights_dc = torch.linalg.solve(cov_xx + ridge * torch.eye(len(cov_xx), dtype=cov_xx.dtype, device=cov_xx.device), cov_xy)
+    cov_xx.diagonal().add_(ridge)
+    weights_dc = torch.linalg.solve(cov_xx, cov_xy)
+    cov_xx.diagonal().sub_(ridge)
     mean_fit = mean_x @ weights_dc
     var_fit = (weights_dc * (cov_xx @ weights_dc)).sum(dim=0).clamp_min(0.0)
     residual = var_y - 2.0 * (weights_dc * cov_xy).sum(dim=0) + var_fit

@@ -17,10 +17,32 @@ from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.training import Task
 
-Score = Literal["difference", "counterfactual"]
+Score = Literal["senet", "counterfactual"]
 
 
-class StudentTask(Task):
+class TaughtTask(Task):
+    """What all students of a frozen AR teacher share.
+
+    Args:
+        student: what is trained.
+        teacher: frozen here, on the same device.
+        rho: distillation temperature, above 0.
+    """
+
+    def __init__(self, student: Network, teacher: Network, rho: float) -> None:
+        super().__init__(student)
+        self._teacher = teacher.eval().requires_grad_(False)
+        self._rho = rho
+
+    def terms(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """CE of the student, and its KL from the teacher."""
+        with torch.no_grad():
+            teacher_nk = self._teacher(images).logits[FINAL]
+        student_nk = self.model(images).logits[FINAL]
+        return F.cross_entropy(student_nk, labels), distillation_kl(student_nk, teacher_nk, self._rho)
+
+
+class StudentTask(TaughtTask):
     """Distillation from the AR teacher with masks that never change: what the `random` method trains.
 
     Args:
@@ -31,17 +53,13 @@ class StudentTask(Task):
     """
 
     def __init__(self, student: Network, teacher: Network, *, kl_weight: float, rho: float) -> None:
-        super().__init__(student)
-        self._teacher = teacher.eval().requires_grad_(False)
-        self._kl_weight, self._rho = kl_weight, rho
+        super().__init__(student, teacher, rho)
+        self._kl_weight = kl_weight
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """(1 − w)·CE + w·KL."""
-        with torch.no_grad():
-            teacher_nk = self._teacher(images).logits[FINAL]
-        student_nk = self.model(images).logits[FINAL]
-        distilled = distillation_kl(student_nk, teacher_nk, self._rho)
-        return (1.0 - self._kl_weight) * F.cross_entropy(student_nk, labels) + self._kl_weight * distilled
+        entropy, distilled = self.terms(images, labels)
+        return (1.0 - self._kl_weight) * entropy + self._kl_weight * distilled
 
     def end_epoch(self, epoch: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Report that nothing of the mask changed."""
@@ -51,7 +69,7 @@ class StudentTask(Task):
 class ScoreTask(StudentTask):
     """Distillation, while the student's masks follow a score that is summed over each epoch.
 
-    `difference` is SENet's: |Ψ_AR − Ψ_PR| of the two networks' post-activation maps. It is large mostly where no ReLU is now, so
+    `senet` is |Ψ_AR − Ψ_PR| of the two networks' post-activation maps. It is large mostly where no ReLU is now, so
     the mask turns over. `counterfactual` (ours) is relu(−x) of the student's pre-activation x: what making the position linear
     would change, or has changed; it doesn't depend on the mask in force.
 
@@ -79,7 +97,7 @@ class ScoreTask(StudentTask):
         self._maps: dict[nn.Module, Tensor] = {}
         for student_relu, teacher_relu in self._pairs:
             student_relu.register_forward_hook(self._keep_map)
-            if score == "difference":
+            if score == "senet":
                 teacher_relu.register_forward_hook(self._keep_map)
         self._scores: list[Tensor] = []
 
@@ -93,7 +111,7 @@ class ScoreTask(StudentTask):
         loss = super().loss(images, labels)
         if self._updating:
             for score, (student, teacher) in zip(self._scores, self._pairs, strict=True):
-                if self._score == "difference":
+                if self._score == "senet":
                     score += (self._maps[teacher] - self._maps[student]).abs().sum(dim=0)
                 else:
                     score += F.relu(-self._maps[student]).sum(dim=0)
@@ -114,4 +132,4 @@ class ScoreTask(StudentTask):
 
     def _keep_map(self, relu: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if self.model.training and self._updating:  # evaluation needs no maps
-            self._maps[relu] = (output if self._score == "difference" else inputs[0]).detach()
+            self._maps[relu] = (output if self._score == "senet" else inputs[0]).detach()

@@ -1,7 +1,7 @@
 """Selective network linearization (SNL, ICML 2022, arXiv 2202.02340): masks by an L1 penalty on a real α per position.
 
 Owns the search. Layers get what the search leaves them: no sensitivity and no layer-wise budget. Contract: from the epoch after
-the search on, the masks are binary and frozen and hold the budget; only those epochs may be chosen.
+the search on, the masks are binary and frozen; only those epochs may be chosen.
 """
 
 from collections.abc import Mapping
@@ -10,17 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from raysp.keys import Config
-from raysp.losses import distillation_kl
 from raysp.methods.positions import Granularity, network_masks
-from raysp.models.exits import FINAL
+from raysp.methods.scores import TaughtTask
 from raysp.models.network import Network
-from raysp.training import Task
-
-STALLED = 0.002
-"""The count has stopped falling when an epoch takes less than this share of all positions away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,21 +34,29 @@ class SnlConfig(Config):
     """What λ is multiplied by after an epoch in which the count has stopped falling, at least 1."""
     threshold: float = 1e-2
     """A position counts as a ReLU while its α is above this, in (0, 1)."""
+    stalled: float = 0.002
+    """The count has stopped falling when an epoch takes less than this share of all positions away, in [0, 1]. (SNL's code takes
+    1,000 ReLUs for networks of half a million.)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.alpha_share > 0 and self.penalty > 0 and self.growth >= 1 and 0 < self.threshold < 1):
-            raise ValueError(
-                f"alpha_share {self.alpha_share:g}, penalty {self.penalty:g}, growth {self.growth:g}, threshold "
-                f"{self.threshold:g}; expected above 0, above 0, at least 1, and between 0 and 1"
-            )
+        for name, good, expected in (
+            ("alpha_share", self.alpha_share > 0, "above 0"),
+            ("penalty", self.penalty > 0, "above 0"),
+            ("growth", self.growth >= 1, "at least 1"),
+            ("threshold", 0 < self.threshold < 1, "between 0 and 1"),
+            ("stalled", 0 <= self.stalled <= 1, "a share from 0 to 1"),
+        ):
+            if not good:
+                raise ValueError(f"SNL's {name} is {getattr(self, name):g}; expected {expected}")
 
 
-class SnlTask(Task):
+class SnlTask(TaughtTask):
     """CE + KL + λ‖α‖₁ until the count is under the budget, then CE + KL with the mask frozen.
 
-    Where SNL would go on for as long as it takes, this search ends after a fixed number of epochs at the latest, and then keeps
-    the largest α. It keeps the largest in any case, so that the budget is met exactly.
+    Where SNL goes on for as long as it takes, this search ends after a fixed number of epochs at the latest. Either way the
+    largest α are kept, as many as the budget allows: exactly its number by the pixel, the whole channels that fit into it by the
+    channel.
 
     Args:
         student: all its ReLUs are kept at first.
@@ -63,7 +65,7 @@ class SnlTask(Task):
         budget: ReLUs to keep over the network.
         granularity: α per position or per channel.
         rho: distillation temperature, above 0.
-        max_epochs: epochs of the search at most, at least 1.
+        max_epochs: epochs of the search at most; the first is always one.
     """
 
     def __init__(
@@ -77,22 +79,20 @@ class SnlTask(Task):
         rho: float,
         max_epochs: int,
     ) -> None:
-        super().__init__(student)
-        self._teacher = teacher.eval().requires_grad_(False)
-        self._config, self._budget, self._rho, self._max_epochs = config, budget, rho, max_epochs
+        super().__init__(student, teacher, rho)
+        self._config, self._budget, self._max_epochs = config, budget, max_epochs
         self._layers = student.relu_layers()
         self._alphas: dict[str, Tensor] = {}
+        self._units: dict[str, int] = {}
+        """Positions that one α of a layer stands for."""
         for layer in self._layers:
             shape = layer.relu.shape if granularity == "pixel" else (layer.relu.shape[0], 1, 1)
-            self._alphas[layer.name] = torch.ones(shape, device=layer.relu.mask.device, requires_grad=True)
-        # Beside α, all that the search remembers: whether it goes on, λ, and the last epoch's count.
-        self._state = torch.tensor([1.0, config.penalty, float(student.num_relus())], dtype=torch.float64)
+            alpha = torch.ones(shape, device=layer.relu.mask.device, requires_grad=True)
+            self._alphas[layer.name], self._units[layer.name] = alpha, layer.relu.size // alpha.numel()
+        self._num_positions = student.num_relus()
+        self.searching = True
+        self._penalty, self._count = config.penalty, self._num_positions
         self._attach()
-
-    @property
-    def searching(self) -> bool:
-        """Whether α is still real."""
-        return bool(self._state[0])
 
     def extra_parameters(self) -> dict[str, tuple[Tensor, float]]:
         """The α of every layer."""
@@ -104,41 +104,40 @@ class SnlTask(Task):
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """CE + KL, and λ‖α‖₁ during the search."""
-        with torch.no_grad():
-            teacher_nk = self._teacher(images).logits[FINAL]
-        student_nk = self.model(images).logits[FINAL]
-        loss = F.cross_entropy(student_nk, labels) + distillation_kl(student_nk, teacher_nk, self._rho)
-        if self.searching:
-            sizes = torch.stack([self._units(name) * alpha.abs().sum() for name, alpha in self._alphas.items()])
-            loss = loss + float(self._state[1]) * sizes.sum()
-        return loss
+        entropy, distilled = self.terms(images, labels)
+        if not self.searching:
+            return entropy + distilled
+        sizes = torch.stack([self._units[name] * alpha.abs().sum() for name, alpha in self._alphas.items()])
+        return entropy + distilled + self._penalty * sizes.sum()
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Count; then end the search, or let λ grow where the count has stopped falling."""
         if not self.searching:
             return {"mask_changed": 0.0}
-        counts = {name: int((alpha > self._config.threshold).sum()) * self._units(name) for name, alpha in self._alphas.items()}
-        count, penalty = sum(counts.values()), float(self._state[1])
+        above = {name: int((alpha > self._config.threshold).sum()) * self._units[name] for name, alpha in self._alphas.items()}
+        count = sum(above.values())
+        figures = {"snl_count": count, "snl_penalty": self._penalty}
         if count <= self._budget or epoch + 1 >= self._max_epochs:
-            self._state[0] = 0.0
+            self.searching = False
             shapes = [layer.relu.shape for layer in self._layers]
-            masks = network_masks(list(self._alphas.values()), shapes, self._budget)
-            for layer, mask in zip(self._layers, masks, strict=True):
+            for layer, mask in zip(self._layers, network_masks(list(self._alphas.values()), shapes, self._budget), strict=True):
                 layer.relu.set_mask(mask)
             self._attach()
-        elif float(self._state[2]) - count < STALLED * sum(layer.relu.size for layer in self._layers):
-            self._state[1] = penalty * self._config.growth
-        self._state[2] = float(count)
-        return {"snl_count": count, "snl_penalty": penalty}
+        elif self._count - count < self._config.stalled * self._num_positions:
+            self._penalty *= self._config.growth
+        self._count = count
+        return figures
 
     def extra_state(self) -> dict[str, Tensor]:
         """α, and where the search stands."""
-        return {f"alpha.{name}": alpha.detach() for name, alpha in self._alphas.items()} | {"search": self._state}
+        standing = torch.tensor([self.searching, self._penalty, self._count], dtype=torch.float64)
+        return {f"alpha.{name}": alpha.detach() for name, alpha in self._alphas.items()} | {"standing": standing}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         """Take them back."""
-        self._state.copy_(state["search"])
+        searching, self._penalty, count = state["standing"].tolist()
+        self.searching, self._count = bool(searching), int(count)
         with torch.no_grad():
             for name, alpha in self._alphas.items():
                 alpha.copy_(state[f"alpha.{name}"])
@@ -147,8 +146,3 @@ class SnlTask(Task):
     def _attach(self) -> None:
         for layer in self._layers:
             layer.relu.alpha = self._alphas[layer.name] if self.searching else None
-
-    def _units(self, name: str) -> int:
-        """Positions that one α of a layer stands for."""
-        relu = next(layer.relu for layer in self._layers if layer.name == name)
-        return relu.size // self._alphas[name].numel()

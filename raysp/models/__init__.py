@@ -42,6 +42,17 @@ MODELS: dict[str, Architecture] = {
 """Architectures by name; adding an entry adds a model."""
 
 
+def architecture(name: str) -> Architecture:
+    """Look an architecture up.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}; expected one of {', '.join(MODELS)}")
+    return MODELS[name]
+
+
 def build_model(name: str, *, num_classes: int, image_size: int = 32, in_channels: int = 3, width: int | None = None) -> Network:
     """Build a network with random weights from torch's generator.
 
@@ -55,6 +66,4 @@ def build_model(name: str, *, num_classes: int, image_size: int = 32, in_channel
     Raises:
         ValueError: unknown name, or an argument out of range.
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; expected one of {', '.join(MODELS)}")
-    return Network(MODELS[name], num_classes=num_classes, image_size=image_size, in_channels=in_channels, width=width)
+    return Network(architecture(name), num_classes=num_classes, image_size=image_size, in_channels=in_channels, width=width)

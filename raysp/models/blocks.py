@@ -41,7 +41,7 @@ class Block(nn.Module):
         raise NotImplementedError
 
     def relu_layers(self, name: str, conv_before: nn.Conv2d) -> list[ReLULayer]:
-        """The block's ReLU layers in forward order, before anything is collapsed.
+        """The block's ReLU layers in forward order.
 
         Args:
             name: the block's.
@@ -147,9 +147,7 @@ class PostActivated(GatedBlock):
         self.bn1 = self.bn2 = None
 
     def relu_layers(self, name: str, conv_before: nn.Conv2d) -> list[ReLULayer]:
-        """Inner, then outer."""
-        assert self.inner_relu and self.conv1 and self.conv2
-        return [
-            ReLULayer(name=f"{name}.inner_relu", relu=self.inner_relu, conv=self.conv1),
-            ReLULayer(name=f"{name}.outer_relu", relu=self.outer_relu, conv=self.conv2),
-        ]
+        """Inner, if it is still there, then outer."""
+        convs = self.main_path()
+        inner = [] if self.inner_relu is None else [ReLULayer(name=f"{name}.inner_relu", relu=self.inner_relu, conv=convs[0][1])]
+        return [*inner, ReLULayer(name=f"{name}.outer_relu", relu=self.outer_relu, conv=convs[-1][1])]

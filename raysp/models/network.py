@@ -35,6 +35,10 @@ class Architecture:
     stem_width: int | None = None
     """Channels of the stem, where they don't follow the width."""
 
+    def __post_init__(self) -> None:
+        # A stage's resolution is halved by its first pair.
+        assert min(self.convs_per_stage[1:], default=2) >= 2, "a later stage needs two convolutions or more"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
@@ -126,7 +130,7 @@ class Network(nn.Module):
         return [(name, block) for name, block in self.blocks() if isinstance(block, GatedBlock)]
 
     def relu_layers(self) -> list[ReLULayer]:
-        """Every ReLU layer of the network without auxiliary heads, in forward order, before anything is collapsed."""
+        """Every ReLU layer that the network has, auxiliary heads left out, in forward order."""
         layers = []
         if self.stem_relu is not None:
             layers.append(ReLULayer(name="stem_relu", relu=self.stem_relu, conv=self.stem_conv))
@@ -134,13 +138,13 @@ class Network(nn.Module):
         for name, block in self.blocks():
             layers += block.relu_layers(name, before)
             before = block.main_path()[-1][1]
-        for module in self.heads[FINAL].modules():
+        for module in self.heads[FINAL].modules() if FINAL in self.heads else ():
             if isinstance(module, MaskedReLU):
                 layers.append(ReLULayer(name="heads.final.relu", relu=module, conv=before))
         return layers
 
     def num_relus(self) -> int:
-        """ReLU positions of the whole network, all kept."""
+        """Positions of `relu_layers` that could hold a ReLU, whether they do or not; `raysp.count_costs` counts those that do."""
         return sum(layer.relu.size for layer in self.relu_layers())
 
     def add_exit(self, after_stage: int, head: str) -> None:

@@ -73,9 +73,8 @@ class WideBlock(GatedBlock):
         self.bn1 = None
 
     def relu_layers(self, name: str, conv_before: nn.Conv2d) -> list[ReLULayer]:
-        """The block's first ReLU, fed by the convolution before the block, then the inner one."""
-        assert self.inner_relu and self.conv1
-        return [
-            ReLULayer(name=f"{name}.outer_relu", relu=self.outer_relu, conv=conv_before),
-            ReLULayer(name=f"{name}.inner_relu", relu=self.inner_relu, conv=self.conv1),
-        ]
+        """The block's first ReLU, fed by the convolution before the block, then the inner one, if it is still there."""
+        outer = ReLULayer(name=f"{name}.outer_relu", relu=self.outer_relu, conv=conv_before)
+        if self.inner_relu is None:
+            return [outer]
+        return [outer, ReLULayer(name=f"{name}.inner_relu", relu=self.inner_relu, conv=self.main_path()[0][1])]

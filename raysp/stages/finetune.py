@@ -73,11 +73,7 @@ class FinetuneConfig(Config):
         super().__post_init__()
         if self.d_th is not None and not 0 <= self.d_th <= 1:
             raise ValueError(f"d_th is {self.d_th:g}; expected a share from 0 to 1, or none")
-        if not 0 <= self.gate_epochs < self.recipe.epochs:
-            raise ValueError(
-                f"gate_epochs is {self.gate_epochs}; expected 0 to {self.recipe.epochs - 1}, so that an epoch is left with all "
-                f"gates at 1 (the recipe has {self.recipe.epochs})"
-            )
+        check_gate_epochs(self.gate_epochs, self.recipe.epochs)
         if list(self.ac_after) != sorted(set(self.ac_after)):
             raise ValueError(f"ac_after is {self.ac_after}; expected rising stages, each once")
         if not 0 <= self.kl_weight <= 1 or self.beta < 0 or self.rho <= 0:
@@ -86,14 +82,25 @@ class FinetuneConfig(Config):
             )
 
 
+def check_gate_epochs(gate_epochs: int, epochs: int) -> None:
+    """Raise ValueError unless an epoch is left with all gates at 1."""
+    if not 0 <= gate_epochs < epochs:
+        raise ValueError(
+            f"gate_epochs is {gate_epochs}; expected 0 to {epochs - 1}, so that an epoch is left with all gates at 1 (the recipe "
+            f"has {epochs})"
+        )
+
+
 def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage) -> Stage:
     """The stage that fine-tunes one configuration; what a sweep is about."""
     parents = {"baseline": baseline, "mask": mask}
-    gates = "no gates" if config.d_th is None else f"d_th {config.d_th:g}, {config.gamma}"
-    if config.gb_init != "random":
-        gates += f", {config.gb_init}"
-    head = f"AC after {'+'.join(map(str, config.ac_after))}" if config.ac_after else "no AC"
-    note = f"{gates}, {head}, {mask.note}"
+    said = ["no gates"] if config.d_th is None else [f"d_th {config.d_th:g}", f"{config.gamma} over {config.gate_epochs}"]
+    said.append(f"AC after {'+'.join(map(str, config.ac_after))}" if config.ac_after else "no AC")
+    for name in ("gb_init", "kernel_size", "ac_head", "pram"):  # what most sweeps leave as it is
+        value = getattr(config, name)
+        if value != FinetuneConfig.__dataclass_fields__[name].default:
+            said.append(f"{name} {value}")
+    note = ", ".join([*said, f"beta {config.beta:g}", mask.note])
     return Stage(name="finetune", version=2, config=config, run=run, epochs=config.recipe.epochs, parents=parents, note=note)
 
 
@@ -119,7 +126,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     deployed = drop_main_branches(student)
     context.save_model(deployed, experiment.data)
     mask = context.parents["mask"].record["config"]
-    sensitivity = context.parents["mask"].record["metrics"]["sensitivity"]
+    sensitivity = context.parents["mask"].record["metrics"].get("sensitivity")
     rows = exit_rows(
         experiment,
         deployed,
@@ -132,6 +139,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
         budget=mask["budget"],
         d_th=config.d_th,
         gamma=config.gamma if config.d_th is not None else None,
+        gate_epochs=config.gate_epochs if config.d_th is not None else None,
         gb_init=config.gb_init if config.d_th is not None else None,
         kernel_size=config.kernel_size if config.d_th is not None else None,
         ac_after="+".join(map(str, config.ac_after)) or None,

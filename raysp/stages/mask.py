@@ -68,8 +68,8 @@ class MaskConfig(Config):
             raise ValueError(f"frozen_share {self.frozen_share:g}, kl_weight {self.kl_weight:g}; expected shares from 0 to 1")
         if self.rho <= 0:
             raise ValueError(f"rho is {self.rho:g}; expected a temperature above 0")
-        if self.sensitivity is not None and min(self.sensitivity, default=0.0) < 0:
-            raise ValueError(f"sensitivity {min(self.sensitivity):g}; expected at least 0 for every ReLU layer")
+        if self.sensitivity is not None and min(self.sensitivity, default=-1.0) < 0:
+            raise ValueError(f"sensitivity {self.sensitivity}; expected a number of at least 0 for every ReLU layer")
         if (self.method == "snl") != (self.snl is not None):
             raise ValueError(f"method {self.method} with snl {self.snl}; expected a search for method snl, and for no other")
         if self.snl and self.recipe.epochs < 2:
@@ -124,6 +124,8 @@ def run(config: MaskConfig, context: Context) -> StageResult:
         "val_accuracy": trained.val_accuracy[FINAL],
         "test_accuracy": accuracy(student, batches, "test")[FINAL],
         "relus": sum(l.relu.kept for l in layers),
+        # What SNL's search had come down to when it ended: above the budget where its epochs did not suffice.
+        "snl_count": next((h["snl_count"] for h in reversed(trained.history) if "snl_count" in h), None),
         "sensitivity": _source(config, context),
         "layers": table,
     }
@@ -172,7 +174,7 @@ def _task(config: MaskConfig, student: Network, teacher: Network) -> Task:
         teacher,
         kl_weight=config.kl_weight,
         rho=config.rho,
-        score="counterfactual" if config.method == "counterfactual" else "difference",
+        score="counterfactual" if config.method == "counterfactual" else "senet",
         granularity=config.granularity,
         num_updates=config.updated_epochs,
     )

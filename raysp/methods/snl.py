@@ -35,8 +35,7 @@ class SnlConfig(Config):
     threshold: float = 1e-2
     """A position counts as a ReLU while its α is above this, in (0, 1)."""
     stalled: float = 0.002
-    """The count has stopped falling when an epoch takes less than this share of all positions away, in [0, 1]. (SNL's code takes
-    1,000 ReLUs for networks of half a million.)"""
+    """The count has stopped falling when an epoch takes less than this share of all positions away, in [0, 1] (ours)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

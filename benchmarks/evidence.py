@@ -98,8 +98,8 @@ def starts(flags: Flags, source: Source) -> None:
         for start, gate_epochs in (("random", ramp), ("least-squares", ramp), ("least-squares", 0)):
             choice = Choice(budget=flags.budgets[-1], d_th=flags.d_th, gb_init=start, gate_epochs=gate_epochs)  # type: ignore[arg-type]
             grid[epochs, start, gate_epochs] = [builder.chain(dataclasses.replace(choice, seed=s)) for s in flags.seeds]
-        plain = Choice(budget=flags.budgets[-1])
-        grid[epochs, "no gating", 0] = [builder.chain(dataclasses.replace(plain, seed=s)) for s in flags.seeds]
+    plain = Choice(budget=flags.budgets[-1])
+    grid[epochs, "no gating", 0] = [builder.chain(dataclasses.replace(plain, seed=s)) for s in flags.seeds]
     records = run(flags, source, grid)
     table = Table("epochs", "start", "ramp", "untrained, gates at 1", "val % after each epoch", "val %", "test %", "R²", box=None)
     for (epochs, start, gate_epochs), of_seeds in records.items():

@@ -335,6 +335,24 @@ def test_a_preactivated_networks_auxiliary_head_has_no_relu():
     assert not [m for m in model.heads["ac2"].modules() if isinstance(m, MaskedReLU)]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_features_are_the_stages_maps_after_their_relu(name):
+    model = build_model(name, num_classes=5, image_size=16, width=4).eval()
+    before = {layer.relu: [] for layer in model.relu_layers()}
+    for relu, seen in before.items():
+        relu.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))
+    with torch.no_grad():
+        features = model(torch.randn(2, 3, 16, 16)).features
+    assert [tuple(f.shape[1:]) for f in features] == [
+        (channels, size, size) for channels, size in zip(model.stage_channels, model.stage_sizes, strict=True)
+    ]
+    maps = [output for seen in before.values() for output in seen]
+    assert all(len(seen) == 1 for seen in before.values()), "no ReLU may be computed twice"
+    for feature in features:
+        assert any(feature is m or (feature.shape == m.shape and torch.equal(feature, m)) for m in maps)
+        assert feature.min() >= 0
+
+
 def test_an_exit_drops_all_that_lies_behind_it():
     model = gated("resnet18", ac_after=3, blocks=())
     kept = sum(layer.relu.kept for layer in model.relu_layers() if not layer.name.startswith("stages.3"))

@@ -47,8 +47,8 @@ class Outputs:
     logits: dict[str, Tensor]
     """(n, classes) per exit, by the exit's name."""
     features: list[Tensor]
-    """Each stage's output (n, c, h, w): the PRAM loss's pairs. After its ReLU, or the plain sum where the blocks are
-    pre-activated."""
+    """Each stage's output after its ReLU (n, c, h, w): the PRAM loss's pairs. A pre-activated stage's ReLU stands behind it, in
+    the next stage's first block or in the final classifier, and its map is missing where those were cut off."""
 
 
 class Network(nn.Module):
@@ -190,13 +190,27 @@ class Network(nn.Module):
             x = self.stem_relu(self.stem_bn(x))
         features, logits = [], {}
         for number, stage in enumerate(self.stages, start=1):
-            x = stage(x)
-            features.append(x)
+            assert isinstance(stage, nn.Sequential)
+            first = stage[0]
+            if isinstance(first, WideBlock):
+                active = first.activate(x)
+                if number > 1:
+                    features.append(active)
+                x = stage[1:](first.after(x, active))
+            else:
+                x = stage(x)
+                features.append(x)
             name = exit_name(number)
             if name in self.heads:
                 logits[name] = self.heads[name](x)
         if FINAL in self.heads:
-            logits[FINAL] = self.heads[FINAL](x)
+            head = self.heads[FINAL]
+            assert isinstance(head, nn.Sequential)
+            if self.preactivated:
+                x = head[:2](x)  # the batch norm and ReLU that the last stage still owes
+                features.append(x)
+                head = head[2:]
+            logits[FINAL] = head(x)
         return Outputs(logits=logits, features=features)
 
     def example_input(self) -> Tensor:

@@ -53,7 +53,14 @@ class WideBlock(GatedBlock):
 
     def forward(self, x_nchw: Tensor) -> Tensor:
         """Map (n, num_in, h, w) to (n, num_out, h/stride, w/stride)."""
-        active = self.outer_relu(self.bn0(x_nchw))
+        return self.after(x_nchw, self.activate(x_nchw))
+
+    def activate(self, x_nchw: Tensor) -> Tensor:
+        """The block's first batch norm and ReLU: the post-ReLU map of whatever comes before it."""
+        return self.outer_relu(self.bn0(x_nchw))
+
+    def after(self, x_nchw: Tensor, active: Tensor) -> Tensor:
+        """The rest of the block, from its input and the activated input."""
         # A block that changes shape takes its skip from the activated map, others from their input, as in the original.
         skip = x_nchw if isinstance(self.shortcut, nn.Identity) else self.shortcut(active)
         return self._branches(active) + skip

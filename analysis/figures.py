@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
-AXES = {"relus": "ReLUs per image", "macs": "MACs per image", "depth": "depth (3x3 convolutions)"}
+AXES = {"relus": "ReLUs per image", "macs": "MACs per image", "depth": "depth (convolutions)"}
 # Okabe and Ito's palette: told apart with any kind of colour vision; markers differ too.
 KINDS = {
     "baseline": ("#000000", "*", "all-ReLU baseline, validation"),

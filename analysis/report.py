@@ -20,6 +20,8 @@ class Report:
     """The rows of results.csv."""
     front: pd.DataFrame
     """The rows of pareto.csv."""
+    layers: pd.DataFrame
+    """The rows of layers.csv."""
     damaged: list[DamagedFile]
     """Records that were left out."""
 
@@ -33,11 +35,12 @@ def write_report(root: Path) -> Report:
     table = results_table(records)
     front = by_dataset(table).sort_values(["dataset", "relus", "macs", "depth"], kind="stable")
     write_atomically(root / "results.csv", table.to_csv(index=False).encode())
-    write_atomically(root / "layers.csv", layers_table(records).to_csv(index=False).encode())
+    layers = layers_table(records)
+    write_atomically(root / "layers.csv", layers.to_csv(index=False).encode())
     write_atomically(root / "pareto.csv", front.to_csv(index=False).encode())
     complete = table.dropna(subset=["dataset", "val_accuracy", "test_accuracy", *AXES])
     if len(complete):
         picture = io.BytesIO()
         draw_fronts(complete, {column: by_dataset(complete, costs=(column,)) for column in AXES}, picture)
         write_atomically(root / "pareto.png", picture.getvalue())
-    return Report(table=table, front=front, damaged=damaged)
+    return Report(table=table, front=front, layers=layers, damaged=damaged)

@@ -12,6 +12,7 @@ MEASURED = ("relus", "macs", "depth", "params", "val_accuracy", "test_accuracy",
 
 COLUMNS = (
     "key",
+    "mask_key",
     "preset",
     "dataset",
     "model",
@@ -46,6 +47,7 @@ def results_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     for record in records:
         known = {
             "key": record["key"],
+            "mask_key": record.get("parents", {}).get("mask", {}).get("key"),
             "preset": record.get("labels", {}).get("preset"),
             "time_s": round(record["time_s"], 2),
         }
@@ -58,12 +60,12 @@ def results_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table[["kernel_size", "gate_epochs"]] = table[["kernel_size", "gate_epochs"]].astype("Int64")
     table["ac_after"] = table["ac_after"].astype("string")
-    order = [name for name in COLUMNS if name not in ("key", "preset", "exit", *MEASURED)]
+    order = [name for name in COLUMNS if name not in ("key", "mask_key", "preset", "exit", *MEASURED)]
     return table.sort_values([*order, "key", "exit"], kind="stable", ignore_index=True)
 
 
 LAYER_COLUMNS = (
-    "key",
+    "mask_key",
     "dataset",
     "model",
     "width",
@@ -73,6 +75,8 @@ LAYER_COLUMNS = (
     "selection",
     "mask_method",
     "granularity",
+    "mask_start",
+    "sensitivity",
     "budget",
     "layer",
     "size",
@@ -94,7 +98,7 @@ def layers_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         experiment = config["experiment"]
         data = DataConfig(**experiment["data"])
         known = {
-            "key": record["key"],
+            "mask_key": record["key"],
             "dataset": data.label,
             "model": experiment["model"],
             "width": experiment["width"],
@@ -104,9 +108,11 @@ def layers_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
             "selection": data.selection,
             "mask_method": config["method"],
             "granularity": config.get("granularity", "pixel"),  # records from before there was a choice have none
+            "mask_start": config.get("start"),
+            "sensitivity": record["metrics"].get("sensitivity"),
             "budget": config["budget"],
         }
         rows += [known | layer | {"d": layer["kept"] / layer["size"]} for layer in record["metrics"]["layers"]]
     table = pd.DataFrame(rows, columns=list(LAYER_COLUMNS))
-    order = ["dataset", "model", "width", "seed", "mask_method", "budget", "key"]
+    order = ["dataset", "model", "width", "seed", "mask_method", "budget", "mask_key"]
     return table.sort_values(order, kind="stable", ignore_index=True)

@@ -96,14 +96,16 @@ def resolve_budget(given: float, num_relus: int) -> int:
     """Turn a budget as a user gives it into ReLU units.
 
     Args:
-        given: ReLU units from 1 to `num_relus`, whole, or a share of them strictly between 0 and 1.
+        given: ReLU units from 2 to `num_relus`, whole, or a share of them strictly between 0 and 1.
         num_relus: ReLUs of the whole network.
 
     Raises:
         ValueError: out of range, not whole, or a share that rounds to no ReLU at all.
     """
     if not math.isfinite(given) or given <= 0:
-        raise ValueError(f"budget {given:g}; expected ReLU units from 1 to {num_relus}, or a share between 0 and 1")
+        raise ValueError(f"budget {given:g}; expected ReLU units from 2 to {num_relus}, or a share between 0 and 1")
+    if given == 1:
+        raise ValueError(f"budget 1 could be one ReLU or all of them; give {num_relus} for all, or a share below 1")
     if given < 1:
         units = round(given * num_relus)
         if units < 1:

@@ -107,11 +107,12 @@ class ChainBuilder:
         self._smallest_channel = min(layer.relu.shape[1] * layer.relu.shape[2] for layer in layers)
         names = [layer.name for layer in layers]
         if isinstance(sensitivity, Mapping):
-            if set(sensitivity) != set(names):
-                odd = sorted(set(sensitivity) ^ set(names))
+            missing = [name for name in names if name not in sensitivity]
+            unknown = [f"{name!r:.60}" for name in sensitivity if name not in names]
+            if missing or unknown:
                 raise ValueError(
-                    f"sensitivities that are missing or too many: {', '.join(odd)}; expected one for each ReLU layer of "
-                    f"{self._model}: {', '.join(names)}"
+                    f"sensitivities: missing {', '.join(missing) or 'none'}; unknown {', '.join(unknown[:5]) or 'none'}; "
+                    f"expected one for each ReLU layer of {self._model}, {names[0]} to {names[-1]}"
                 )
             sensitivity = [sensitivity[name] for name in names]
         if sensitivity is not None and len(sensitivity) != len(names):

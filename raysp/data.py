@@ -140,6 +140,8 @@ def open_source(name: str, image_size: int | None, data_dir: Path, selection: Se
     """
     if name.startswith("imagefolder:"):
         path = Path(name.removeprefix("imagefolder:")).expanduser()
+        if name == "imagefolder:":
+            raise DataError("imagefolder: without a path; expected imagefolder:PATH")
         try:
             classes, fingerprint = imagefolder.scan(path)
         except imagefolder.FolderError as error:

@@ -150,8 +150,10 @@ def save_model(model: Network, directory: str | Path) -> Path:
         FileExistsError: the directory holds saved weights already.
     """
     path = Path(directory) / WEIGHTS
-    if path.exists():
-        raise FileExistsError(f"{path} exists; give another directory, so that nothing is overwritten")
+    if path.exists() or (path.parent.exists() and not path.parent.is_dir()):
+        raise FileExistsError(
+            f"{path if path.exists() else directory} exists; give another directory, so that nothing is overwritten"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, safetensors.torch.save(plain_tensors(model.state_dict()), metadata_of(model)))
     return path
@@ -185,5 +187,6 @@ def load_model(directory: str | Path, exit: str | None = None) -> Network:  # no
         model = build_shape(NetworkShape(**json.loads(metadata[METADATA])))
         model.load_state_dict(tensors)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: its weights and its description don't make a network ({error})") from error
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: its weights and its description don't make a network ({first_line:.200})") from error
     return model if exit is None else collapse(model, exit)

@@ -181,8 +181,9 @@ def print_plan(plan: Plan, found: Survey, console: Console) -> None:
         table.add_row(line.name, *map(str, cells))
     console.print(table)
     shared = len(plan.stages) - len(plan.leaves)
+    plural = "" if len(plan.leaves) == 1 else "s"
     console.print(
-        f"{len(plan.leaves)} configurations from {len(plan.stages)} stages, {shared} of them shared ancestors; "
+        f"{len(plan.leaves)} configuration{plural} from {len(plan.stages)} stages, {shared} of them shared ancestors; "
         f"{epochs_left} epochs to train. Separate pipelines would train {plan.separate_epochs}, "
         f"{plan.separate_epochs / max(plan.epochs, 1):.1f}x the {plan.epochs} of this plan.",
         highlight=False,

@@ -4,6 +4,7 @@ Owns the axes: what is not given on the command line comes from the sweep, and w
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import product
@@ -18,7 +19,7 @@ from raysp.presets import PRESETS, Preset, PresetName
 from raysp.schedules import GammaSchedule
 from raysp.stages.finetune import AcHead, GateStart, Pram
 from raysp.stages.mask import MaskMethod, MaskStart
-from sweeps.cli import THE_PRESETS, RunFlags, Work, main
+from sweeps.cli import NOT_GIVEN, THE_PRESETS, RunFlags, Work, main
 
 Nothing = Literal["none"]
 
@@ -35,39 +36,39 @@ class SweepFlags:
     """Data set, network, recipes and axes. `quick` takes minutes on two CPU cores; `paper-*` are the paper's, for a GPU."""
     model: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=THE_PRESETS)] = None
     """`resnet18`, `resnet34`, `wrn22-8` or `vgg16`."""
-    budgets: Annotated[tuple[float, ...] | None, _several("RELUS")] = None
+    budgets: Annotated[tuple[float, ...], _several("RELUS")] = NOT_GIVEN
     """ReLUs to keep: units (24900), or shares of the network's ReLUs when below 1 (0.1)."""
-    mask_method: Annotated[tuple[MaskMethod, ...] | None, _several("METHOD", "senet")] = None
+    mask_method: Annotated[tuple[MaskMethod, ...], _several("METHOD", "senet")] = NOT_GIVEN
     """How masks are found: `senet` (the paper's), `counterfactual`, `snl`, or `random` as a control."""
-    granularity: Annotated[tuple[Granularity, ...] | None, _several("pixel|channel", "pixel")] = None
+    granularity: Annotated[tuple[Granularity, ...], _several("pixel|channel", "pixel")] = NOT_GIVEN
     """What a mask keeps or drops: single positions, or whole channels."""
-    mask_start: Annotated[tuple[MaskStart, ...] | None, _several("teacher|scratch", "teacher")] = None
+    mask_start: Annotated[tuple[MaskStart, ...], _several("teacher|scratch", "teacher")] = NOT_GIVEN
     """The student's weights when its mask is first learned: the all-ReLU network's, or new ones."""
-    density: Annotated[tuple[float, ...] | None, _several("SHARE", "0.1")] = None
+    density: Annotated[tuple[float, ...], _several("SHARE", "0.1")] = NOT_GIVEN
     """Share of the sparse twin's weights that are non-zero; a layer's sensitivity is 1 minus its own share."""
     sensitivity: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the sensitivity stage is trained)")] = (
         None
     )
     """Sensitivities of your own, as JSON: an object of ReLU layers' names and values, or a list in forward order."""
-    d_th: Annotated[tuple[float | Nothing, ...] | None, _several("SHARE|none")] = None
+    d_th: Annotated[tuple[float | Nothing, ...], _several("SHARE|none")] = NOT_GIVEN
     """Threshold of gated branching: blocks whose inner ReLU keeps at most this share of its positions (0 to 1) become shallow;
     `none` gates no block."""
-    gamma: Annotated[tuple[GammaSchedule, ...] | None, _several("linear|cosine", "linear")] = None
+    gamma: Annotated[tuple[GammaSchedule, ...], _several("linear|cosine", "linear")] = NOT_GIVEN
     """How the gate grows from 0 to 1 over the epochs."""
-    gate_epochs: Annotated[tuple[int, ...] | None, _several("EPOCHS")] = None
+    gate_epochs: Annotated[tuple[int, ...], _several("EPOCHS")] = NOT_GIVEN
     """Epochs of the fine-tuning until the gate is 1; not scaled by --epochs-scale."""
-    gb_init: Annotated[tuple[GateStart, ...] | None, _several("random|least-squares", "random")] = None
+    gb_init: Annotated[tuple[GateStart, ...], _several("random|least-squares", "random")] = NOT_GIVEN
     """How shallow branches start: at random, or as the least-squares fit of the branch that they replace."""
-    kernel_size: Annotated[tuple[Literal[3, 5], ...] | None, _several("3|5", "3")] = None
+    kernel_size: Annotated[tuple[Literal[3, 5], ...], _several("3|5", "3")] = NOT_GIVEN
     """Of the shallow branches' convolutions."""
-    ac_after: Annotated[tuple[str, ...] | None, _several("STAGE|A+B|none")] = None
+    ac_after: Annotated[tuple[str, ...], _several("STAGE|A+B|none")] = NOT_GIVEN
     """Stage (counted from 1) after which an auxiliary classifier is placed, or `none`. Each value is a model of its own: `2 3`
     are two models, `2+3` one with both."""
-    ac_head: Annotated[tuple[AcHead, ...] | None, _several("pool|bottleneck", "pool")] = None
+    ac_head: Annotated[tuple[AcHead, ...], _several("pool|bottleneck", "pool")] = NOT_GIVEN
     """What auxiliary classifiers are made of."""
-    pram: Annotated[tuple[Pram, ...] | None, _several("attention|eq2", "attention")] = None
+    pram: Annotated[tuple[Pram, ...], _several("attention|eq2", "attention")] = NOT_GIVEN
     """Form of the post-ReLU mismatch loss: the released code's, or equation 2 to the letter."""
-    beta: Annotated[tuple[float, ...] | None, _several("WEIGHT")] = None
+    beta: Annotated[tuple[float, ...], _several("WEIGHT")] = NOT_GIVEN
     """Weight of that loss; by default the preset's, a hundredth of it for `eq2`."""
     run: RunFlags
 
@@ -89,6 +90,8 @@ def sweep(description: str, **defaults: tuple[Any, ...]) -> None:
 
 
 def _work(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
+    if flags.sensitivity is not None and flags.density is not NOT_GIVEN:
+        raise ValueError("--sensitivity and --density; expected one of them: your own sensitivities take the sparse twin's place")
     preset = PRESETS[flags.preset]
     source = flags.run.open(preset)
     builder = ChainBuilder(
@@ -102,8 +105,14 @@ def _work(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
     combinations = choices(flags, defaults, preset, builder.num_stages)
     if flags.sensitivity is not None and all(choice.mask_method == "snl" for choice in combinations):
         raise ValueError("--sensitivity with no mask method but snl, which shares the budget out itself; leave one of them out")
-    leaves = [builder.chain(choice) for choice in combinations]
-    return Work(leaves=leaves, sources=[source], name=flags.preset)
+    leaves = {stage.key: stage for stage in map(builder.chain, combinations)}
+    note = ""
+    if len(leaves) < len(combinations):
+        note = (
+            f"{len(combinations)} combinations of the flags' values, {len(leaves)} of them distinct: some choices mean nothing "
+            "beside others (the gate's without gates or in a ramp of two epochs, a head's without an auxiliary classifier, ...)"
+        )
+    return Work(leaves=list(leaves.values()), sources=[source], name=flags.preset, note=note)
 
 
 def choices(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]], preset: Preset, num_stages: int) -> list[Choice]:
@@ -124,10 +133,10 @@ def choices(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]], preset: 
     moved = [tuple(sorted({min(stage, num_stages - 1) for stage in placement})) for placement in values["ac_after"]]
     values["ac_after"] = tuple(dict.fromkeys(moved))
     for field in fields(Choice):
-        given = getattr(flags, FLAG_OF.get(field.name, field.name), None)
-        if given is not None:
+        given = getattr(flags, FLAG_OF.get(field.name, field.name), NOT_GIVEN)
+        if given is not NOT_GIVEN:
             values[field.name] = given
-    if flags.run.seeds is not None:
+    if flags.run.seeds is not NOT_GIVEN:
         values["seed"] = flags.run.seeds
     values["d_th"] = tuple(None if d == "none" else d for d in values["d_th"])
     values["ac_after"] = tuple(read_placement(a) if isinstance(a, str) else a for a in values["ac_after"])
@@ -152,16 +161,27 @@ def read_sensitivity(path: Path) -> list[float] | dict[str, float]:
     """A user's own sensitivities, in forward order or by layer.
 
     Raises:
-        ValueError: the file can't be read, or holds something else.
+        ValueError: the file can't be read, or holds something else than numbers of at least 0, one of them above.
     """
     expected = "expected JSON: an object of ReLU layers' names and numbers, or a list of numbers in forward order"
     try:
-        found = json.loads(path.read_text(), object_pairs_hook=_each_once)
+        found = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_each_once)
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"sensitivity {path} can't be read ({error}); {expected}") from None
-    values = list(found.values()) if isinstance(found, dict) else found
-    if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+        raise ValueError(f"sensitivity {path} can't be read ({error!s:.200}); {expected}") from None
+    named = (
+        found
+        if isinstance(found, dict)
+        else {f"number {n}": v for n, v in enumerate(found, start=1)}
+        if isinstance(found, list)
+        else {}
+    )
+    if not named:
         raise ValueError(f"sensitivity {path} holds something else; {expected}")
+    for name, value in named.items():
+        if type(value) not in (int, float) or not 0 <= value <= sys.float_info.max:
+            raise ValueError(f"sensitivity {path}: {name!r:.80} is {value!r:.40}; expected a finite number of at least 0")
+    if not any(named.values()):
+        raise ValueError(f"sensitivity {path}: all are 0; expected at least one above")
     return found
 
 

@@ -9,24 +9,30 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
-import pandas as pd
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from tyro.conf import arg
 
-from analysis.report import Report, write_report
+from analysis.report import write_report
 from raysp.data import Selection, Source, open_source
-from raysp.plan import Outcome, Plan, survey
+from raysp.plan import Plan, survey
 from raysp.presets import Preset
 from raysp.stage import Stage
 from raysp.store import NoLongerOwner, Store, StoreBusy
 from raysp.sweep import RunOptions, print_plan, run_sweep
+from sweeps.ending import print_failures, print_report
 
 THE_PRESETS = "(default: the preset's)"
+
+
+class _NotGiven(tuple[()]):
+    """What a flag of several values holds when it was not given; with no value behind it, it holds another empty tuple."""
+
+
+NOT_GIVEN: tuple[Any, ...] = _NotGiven()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +44,15 @@ class RunFlags:
     data_dir: Path = Path("data")
     """Where CIFAR lies, or is downloaded to."""
     image_size: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
-    """Height and width in pixels that images are resized to; by default the data set's own, 32 for an image folder."""
+    """Height and width in pixels that images are resized to, a multiple of 8 (wrn22-8: 4, vgg16: 16); by default the data set's
+    own, 32 for an image folder."""
     selection: Annotated[Selection | None, arg(metavar="val|test", help_behavior_hint=THE_PRESETS)] = None
     """Part that chooses the best epoch: `val` is held out of the training part; `test` is the paper's way, and flatters."""
     width: Annotated[int | None, arg(metavar="CHANNELS", help_behavior_hint=THE_PRESETS)] = None
     """Channels of the network's first stage."""
     epochs_scale: float = 1.0
     """Multiplies every stage's epochs, learning-rate milestones and gate epochs with them."""
-    seeds: Annotated[tuple[int, ...] | None, arg(metavar="SEED ...", help_behavior_hint="(default: 0)")] = None
+    seeds: Annotated[tuple[int, ...], arg(metavar="SEED ...", help_behavior_hint="(default: 0)")] = NOT_GIVEN
     """Each seed trains the whole chain once more."""
     storage: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/<preset>)")] = None
     """Results directory."""
@@ -71,7 +78,9 @@ class RunFlags:
     def open(self, preset: Preset) -> Source:
         """The data set: the flags', or the preset's."""
         selection = self.selection or preset.selection
-        return open_source(self.dataset or preset.dataset, self.image_size, self.data_dir.expanduser(), selection)
+        return open_source(
+            preset.dataset if self.dataset is None else self.dataset, self.image_size, self.data_dir.expanduser(), selection
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +93,8 @@ class Work:
     """The data sets that they read."""
     name: str
     """The preset's, which names the default results directory and stands in the rows."""
+    note: str = ""
+    """What the user should know before it starts."""
 
 
 Flags = TypeVar("Flags")
@@ -103,6 +114,8 @@ def main(flags_type: type[Flags], prepare: Callable[[Flags], Work], description:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)  # logs know no width
     errors = Console(stderr=True, highlight=False)
     try:
+        if "None" in sys.argv[1:]:  # what the parser would take for a flag that was left out
+            raise ValueError("None is not a value; expected one, or leave the flag out (where a flag can be off, it is none)")
         check_given(flags)
         check_given(run)
         status = _run(run, prepare(flags), console)
@@ -118,9 +131,11 @@ def main(flags_type: type[Flags], prepare: Callable[[Flags], Work], description:
 
 
 def check_given(flags: object) -> None:
-    """Refuse a flag of several values that was given none."""
+    """Refuse a flag that was given no value, or an empty one."""
     for name, value in vars(flags).items():
-        if value == ():
+        if value == "":
+            raise ValueError(f"--{name.replace('_', '-')} is empty; expected a value, or leave it out")
+        if value == () and value is not NOT_GIVEN:
             raise ValueError(f"--{name.replace('_', '-')} has no value; expected one or more, or leave it out")
 
 
@@ -136,12 +151,16 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
     )
     root = (flags.storage or Path("runs") / work.name).expanduser().absolute()
     _check_storage(root)
+    if work.note:
+        console.print(f"[yellow]note[/] {work.note}", soft_wrap=True)
     if flags.plan:
         plan = Plan(work.leaves)
         print_plan(plan, survey(plan, Store(root=root)), console)
         return 0
     outcome = run_sweep(work.leaves, root, work.sources, options, labels={"preset": work.name}, console=console)
-    _print_end(write_report(root), outcome, root, console)
+    report = write_report(root)
+    print_report(report, Plan(work.leaves), root, console)
+    print_failures(outcome, console)
     return 0 if outcome.ok else 1
 
 
@@ -152,61 +171,3 @@ def _check_storage(root: Path) -> None:
     for directory in (existing, root / "stages"):
         if directory.exists() and not os.access(directory, os.W_OK | os.X_OK):
             raise ValueError(f"storage {root} can't be written: no permission in {directory}; give another --storage")
-
-
-SHOWN = {
-    "dataset": "data",
-    "selection": "selection",
-    "model": "model",
-    "width": "width",
-    "image_size": "pixels",
-    "mask_method": "mask",
-    "granularity": "by",
-    "mask_start": "mask start",
-    "sensitivity": "sensitivity",
-    "budget": "budget",
-    "d_th": "d_th",
-    "gamma": "gamma",
-    "gate_epochs": "ramp",
-    "gb_init": "GB start",
-    "kernel_size": "kernel",
-    "ac_after": "AC",
-    "ac_head": "head",
-    "pram": "PRAM",
-    "beta": "beta",
-    "epochs": "epochs",
-    "seed": "seed",
-}
-"""Columns of the table at the end that are left out where all rows agree."""
-
-
-def _print_end(report: Report, outcome: Outcome, root: Path, console: Console) -> None:
-    for error in report.damaged:
-        console.print(f"[yellow]left out[/] {escape(str(error))}")
-    front = report.front
-    table = Table(title="Pareto front: accuracy up; ReLUs, MACs and depth down", title_justify="left", box=None, pad_edge=False)
-    # The baseline has no such choices: it doesn't make a column worth showing.
-    students = front[front["mask_method"] != "none"]
-    shown = [name for name in SHOWN if name == "budget" or len(students[name].drop_duplicates()) > 1]
-    for name in shown:
-        table.add_column(SHOWN[name], justify="left" if front[name].dtype == object else "right")
-    for title in ("exit", "ReLUs", "MACs", "depth", "val %", "test %"):
-        table.add_column(title, justify="left" if title == "exit" else "right")
-    for row in front.to_dict("records"):
-        cells = ["-" if pd.isna(row[name]) else str(row[name]) for name in shown]
-        numbers = (str(row["relus"]), f"{row['macs'] / 1e6:.2f}M", str(row["depth"]))
-        accuracies = (f"{row['val_accuracy']:.2f}", f"{row['test_accuracy']:.2f}")
-        table.add_row(*cells, row["exit"], *numbers, *accuracies)
-    console.print()
-    console.print(table)
-    if (front["selection"] == "test").any():
-        console.print("[yellow]selected on the test part[/]: the accuracies of these rows flatter, and val % is test %")
-    console.print(
-        f"{len(report.table)} rows in {escape(str(root / 'results.csv'))}; front in pareto.csv and pareto.png, every layer's "
-        "ReLUs in layers.csv beside it",
-        soft_wrap=True,
-    )
-    if not outcome.ok:
-        console.print(f"[bold red]{len(outcome.failed)} stages failed, {len(outcome.skipped)} were skipped:[/]")
-        for message in outcome.failed.values():
-            console.print(f"  {escape(message)}", soft_wrap=True)

@@ -78,7 +78,7 @@ def prepare(flags: PaperFlags) -> Work:
             width=flags.run.width,
             epochs_scale=flags.run.epochs_scale,
         )
-        seeds = flags.run.seeds or (0,)
+        seeds = flags.run.seeds or (0,)  # seed 0 where none was given
         leaves += [_leaf(flags.grid, builder, scaled_choice(choice, PRESETS[name].model, seed)) for seed in seeds]
     return Work(leaves=leaves, sources=list(sources.values()), name=flags.preset or "paper")
 

@@ -21,7 +21,7 @@ def sweep(*arguments, cwd, script="budget_sweep"):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--budgets", "0"], "budget 0; expected ReLU units from 1 to 8704"),
+        (["--budgets", "0"], "budget 0; expected ReLU units from 2 to 8704"),
         (["--budgets", "-5"], "budget -5"),
         (["--budgets", "99999999"], "above the network's 8704 ReLUs"),
         (["--budgets", "12.5"], "expected a whole number"),
@@ -41,13 +41,20 @@ def sweep(*arguments, cwd, script="budget_sweep"):
         (["--granularity", "channel", "--image-size", "16", "--budgets", "3"], "budget 3 by channel; expected at least 4"),
         (["--gb-init", "zero"], "least-squares"),
         (["--mask-start", "zero"], "scratch"),
-        (["--density", "0"], "density is 0; expected a share between 0 and 1"),
+        (["--density", "0"], "density is 0; expected a share above 0 and below 1"),
         (["--density", "0.95"], "max_density is 0.93; expected at least the density"),
         (["--kernel-size", "4"], "3"),
         (["--gate-epochs", "16"], "gate_epochs is 16; expected 0 to 15"),
         (["--gate-epochs", "-1"], "gate_epochs is -1"),
         (["--pram", "eq3"], "eq2"),
-        (["--beta", "-1"], "beta -1"),
+        (["--beta", "-1"], "beta is -1"),
+        (["--beta", "1e300"], "beta is 1e+300; expected 0 to 1e+09"),
+        (["--d-th", "None"], "None"),
+        (["--width", "None"], "None is not a value"),
+        (["--model", ""], "--model is empty"),
+        (["--dataset", "imagefolder:"], "expected imagefolder:PATH"),
+        (["--budgets", "1.0"], "budget 1 could be one ReLU or all of them; give 8704 for all"),
+        (["--sensitivity", "file", "--density", "0.2"], "expected one of them"),
         (["--beta", "nan"], "beta is nan"),
         (["--selection", "train"], "val"),
         (["--sensitivity", "missing.json"], "sensitivity missing.json can't be read"),
@@ -63,7 +70,7 @@ def sweep(*arguments, cwd, script="budget_sweep"):
         (["--epochs-scale", "0"], "epochs scale 0"),
         (["--image-size", "9"], "multiple of 8"),
         (["--image-size", "0"], "image size 0"),
-        (["--width", "0"], "at least 1"),
+        (["--width", "0"], "expected a width from 1 to 4096"),
         (["--epochs-scale", "1e308"], "epochs scale 1e+308"),
         (["--gpus-per-stage", "inf"], "gpus_per_stage is inf"),
         (["--gpus-per-stage", "nan"], "gpus_per_stage is nan"),
@@ -96,28 +103,38 @@ def test_bad_input_ends_with_2_and_writes_nothing(arguments, message, tmp_path, 
 def test_the_exit_status_is_the_programs(tmp_path):
     done = sweep("--budgets", "0", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: budget 0; expected ReLU units from 1 to 8704")
+    assert done.stderr.startswith("error: budget 0; expected ReLU units from 2 to 8704")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("[1, 2]", "2 sensitivities; expected 17"),
-        ('{"stem_relu": "high"}', "holds something else"),
+        ('{"stem_relu": "high"}', "'stem_relu' is 'high'; expected a finite number of at least 0"),
         ("3", "holds something else"),
+        ("[]", "holds something else"),
+        ("[1, -1]", "'number 2' is -1"),
+        ("[NaN]", "'number 1' is nan"),
+        ("[0, 0]", "all are 0"),
+        ('{"a": 1, "a": 2}', "a name stands in it twice"),
+        ('{"a": 1}', "unknown 'a'"),
     ],
 )
-def test_bad_sensitivity_files_are_refused(content, message, tmp_path):
+def test_bad_sensitivity_files_are_refused(content, message, tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.json").write_text(content)
-    done = sweep("--plan", "--sensitivity", "mine.json", cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["budget_sweep.py", "--plan", "--sensitivity", "mine.json"])
+    with pytest.raises(SystemExit) as stopped:
+        sweep_script("test")
+    assert stopped.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
     ("script", "arguments", "plan"),
     [
         ("threshold_sweep", [], "20 configurations from 26 stages"),
+        ("schedule_sweep", ["--d-th", "none"], "4 configurations from 10 stages"),
         ("schedule_sweep", [], "16 configurations from 22 stages"),
         ("ac_sweep", [], "16 configurations from 22 stages"),
         ("ac_sweep", ["--model", "wrn22-8"], "8 configurations from 14 stages"),
@@ -142,8 +159,10 @@ def test_what_one_sweep_has_trained_another_finds(tmp_path):
     again = sweep(*TINY, "--inline", "--ac-after", "3", "--d-th", "0.1", cwd=tmp_path, script="threshold_sweep")
     assert again.returncode == 0
     assert again.stdout.count("found    ") == 4
+    assert "all-ReLU" in again.stdout
     masks = sweep("fig2", "--preset", "quick", *TINY[:4], "--inline", cwd=tmp_path, script="paper")
     assert masks.returncode == 0
+    assert "stages.3.1.outer_relu" in masks.stdout, "a sweep of masks shows their layers"
     assert masks.stdout.count("found    ") == 2
 
 
@@ -159,7 +178,7 @@ def test_another_model_takes_its_own_width_and_last_placement(tmp_path):
         "--plan", "--preset", "cifar100", "--model", "wrn22-8", "--budgets", "1392640", "--dataset", "cifar100", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert "1 configurations" in done.stdout
+    assert "1 configuration from 4 stages" in done.stdout
 
 
 def test_plan_of_a_paper_preset_needs_no_data(tmp_path):

@@ -90,7 +90,7 @@ def test_bad_allocations_are_refused(case):
         allocate_budget(*case)
 
 
-@pytest.mark.parametrize(("given", "units"), [(1, 1), (100, 100), (0.5, 50), (0.999, 100), (0.005, 0), (0.015, 2)])
+@pytest.mark.parametrize(("given", "units"), [(2, 2), (100, 100), (0.5, 50), (0.999, 100), (0.005, 0), (0.015, 2)])
 def test_budgets_are_units_or_shares(given, units):
     if units:
         assert resolve_budget(given, 100) == units
@@ -99,9 +99,9 @@ def test_budgets_are_units_or_shares(given, units):
             resolve_budget(given, 100)
 
 
-@pytest.mark.parametrize("given", [0, -1, 101, 1.5, math.nan, math.inf, -0.1])
+@pytest.mark.parametrize("given", [0, -1, 1, 101, 1.5, math.nan, math.inf, -0.1])
 def test_bad_budgets_are_refused(given):
-    with pytest.raises(ValueError, match=r"budget .*(expected|above)"):
+    with pytest.raises(ValueError, match=r"budget .*(expected|above|give)"):
         resolve_budget(given, 100)
 
 

@@ -143,7 +143,7 @@ def test_every_method_keeps_its_budget_and_says_what_it_kept(varied):
         tensors = weights(root, mask)
         kept = sum(int(t.sum()) for name, t in tensors.items() if name.endswith(".mask"))
         assert kept == Store(root=root).read(mask)["metrics"]["relus"]
-        assert kept == layers[layers["key"] == mask.key]["kept"].sum()
+        assert kept == layers[layers["mask_key"] == mask.key]["kept"].sum()
         if mask.config.granularity == "pixel":
             assert kept == mask.config.budget
         else:
@@ -153,6 +153,7 @@ def test_every_method_keeps_its_budget_and_says_what_it_kept(varied):
         rows = table[table["key"] == leaf.key]
         assert set(rows["mask_method"]) == {mask.config.method}
         assert set(rows["budget"]) == {mask.config.budget}
+        assert set(rows["mask_key"]) == {mask.key}
         assert set(rows["sensitivity"].fillna("-")) == {"-" if mask.config.snl else "density 0.1"}
     methods = layers.groupby("mask_method")["eta_alpha"].count()
     assert methods["snl"] == 0, "snl shares nothing out by sensitivity"
@@ -228,6 +229,7 @@ def test_a_users_own_sensitivities_take_the_stages_place(as_mapping):
         ([1.0], "1 sensitivities; expected 17"),
         ({"stem_relu": 1.0, "nonsense": 2.0}, "nonsense"),
         ([-1.0] * 17, "at least 0"),
+        ([], "0 sensitivities"),
         ([float("nan")] * 17, "sensitivity is"),
     ],
 )

@@ -20,7 +20,7 @@ def collapse(model: Network, exit: str = FINAL) -> Network:  # noqa: A002 (the f
         ValueError: the model has no such exit.
     """
     if exit not in model.heads:
-        raise ValueError(f"no exit {exit!r}; the model has {', '.join(model.heads)}")
+        raise ValueError(f"no exit {exit!r}; the model has {', '.join(model.heads)}: name one of them as exit")
     plain = drop_main_branches(model)
     for name in list(plain.heads):
         if name != exit:

@@ -75,7 +75,9 @@ class Network(nn.Module):
         num_stages = len(architecture.convs_per_stage)
         total_stride = 2 ** (num_stages - 1)
         if not 1 <= width <= MAX_WIDTH or in_channels < 1:
-            raise ValueError(f"width {width}, {in_channels} image channels; expected 1 to {MAX_WIDTH}, and at least 1")
+            raise ValueError(
+                f"width {width} for images of {in_channels} channels; expected a width from 1 to {MAX_WIDTH}, and a channel"
+            )
         if num_classes < 2:
             raise ValueError(f"{num_classes} classes; expected at least 2")
         if image_size < total_stride or image_size % total_stride:

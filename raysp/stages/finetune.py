@@ -30,6 +30,9 @@ GateStart = Literal["random", "least-squares"]
 AcHead = Literal["pool", "bottleneck"]
 Pram = Literal["attention", "eq2"]
 
+MAX_BETA = 1e9
+"""More is taken for a slip."""
+
 FIT_IMAGES = 2048
 """Training images that a least-squares start is fitted to."""
 
@@ -63,7 +66,7 @@ class FinetuneConfig(Config):
     kl_weight: float = 0.9
     """λ of equation 2, in [0, 1]; cross-entropy has the rest."""
     beta: float = 1000.0
-    """β of equation 2, at least 0."""
+    """β of equation 2, from 0 to a billion."""
     rho: float = 4.0
     """ρ of equation 2, the distillation temperature, above 0."""
     pram: Pram = "attention"
@@ -76,10 +79,12 @@ class FinetuneConfig(Config):
         check_gate_epochs(self.gate_epochs, self.recipe.epochs)
         if list(self.ac_after) != sorted(set(self.ac_after)):
             raise ValueError(f"ac_after is {self.ac_after}; expected rising stages, each once")
-        if not 0 <= self.kl_weight <= 1 or self.beta < 0 or self.rho <= 0:
-            raise ValueError(
-                f"kl_weight {self.kl_weight:g}, beta {self.beta:g}, rho {self.rho:g}; expected 0 to 1, at least 0, above 0"
-            )
+        if not 0 <= self.kl_weight <= 1:
+            raise ValueError(f"kl_weight is {self.kl_weight:g}; expected a share from 0 to 1")
+        if not 0 <= self.beta <= MAX_BETA:
+            raise ValueError(f"beta is {self.beta:g}; expected 0 to {MAX_BETA:g}")
+        if self.rho <= 0:
+            raise ValueError(f"rho is {self.rho:g}; expected a temperature above 0")
 
 
 def check_gate_epochs(gate_epochs: int, epochs: int) -> None:

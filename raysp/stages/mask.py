@@ -13,7 +13,7 @@ import torch
 from raysp.batches import Batches
 from raysp.budget import allocate_budget, whole_channels
 from raysp.context import Context
-from raysp.keys import Config
+from raysp.keys import Config, key_of
 from raysp.methods.positions import Granularity, layer_mask
 from raysp.methods.scores import ScoreTask, StudentTask
 from raysp.methods.snl import SnlConfig, SnlTask
@@ -92,9 +92,15 @@ def mask_stage(config: MaskConfig, *, baseline: Stage, sensitivity: Stage | None
         sensitivity: the layers' sensitivities; None where the method needs none or the configuration brings its own.
     """
     parents = {"baseline": baseline} | ({"sensitivity": sensitivity} if sensitivity else {})
-    by_channel = " by channel" if config.granularity == "channel" else ""
-    note = f"budget {config.budget}, {config.method}{by_channel}, seed {config.experiment.seed}"
-    return Stage(name="mask", version=1, config=config, run=run, epochs=config.recipe.epochs, parents=parents, note=note)
+    said = [f"budget {config.budget}", config.method + (" by channel" if config.granularity == "channel" else "")]
+    if config.start != "teacher":
+        said.append(f"from {config.start}")
+    if config.sensitivity is not None:
+        said.append(f"sensitivities {key_of(config.sensitivity)[:8]}")
+    said.append(f"seed {config.experiment.seed}" if sensitivity is None else sensitivity.note)
+    return Stage(
+        name="mask", version=1, config=config, run=run, epochs=config.recipe.epochs, parents=parents, note=", ".join(said)
+    )
 
 
 def run(config: MaskConfig, context: Context) -> StageResult:
@@ -145,7 +151,7 @@ def _source(config: MaskConfig, context: Context) -> str | None:
     if config.snl:
         return None
     if config.sensitivity is not None:
-        return "given"
+        return f"given {key_of(config.sensitivity)[:8]}"
     return f"density {context.parents['sensitivity'].record['config']['density']:g}"
 
 

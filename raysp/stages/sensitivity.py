@@ -50,7 +50,7 @@ class SensitivityConfig(Config):
         super().__post_init__()
         for name in ("density", "prune_rate"):
             if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name):g}; expected a share between 0 and 1")
+                raise ValueError(f"{name} is {getattr(self, name):g}; expected a share above 0 and below 1")
         if not self.density <= self.max_density < 1:
             raise ValueError(f"max_density is {self.max_density:g}; expected at least the density, {self.density:g}, and below 1")
         if self.recipe.optimizer != "sgd" or self.recipe.momentum == 0:
@@ -62,7 +62,7 @@ class SensitivityConfig(Config):
 
 def sensitivity_stage(config: SensitivityConfig) -> Stage:
     """The stage that measures sensitivities; the twin trains from scratch, so it has no parents."""
-    note = f"seed {config.experiment.seed}"
+    note = f"density {config.density:g}, seed {config.experiment.seed}"
     return Stage(name="sensitivity", version=1, config=config, run=run, epochs=config.recipe.epochs, note=note)
 
 

@@ -1,0 +1,126 @@
+"""What a sweep prints when it is done: its own rows, or its masks' layers, and what failed.
+
+Owns the terminal's tables; the files are `analysis.report`'s.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from analysis.report import Report
+from raysp.plan import Outcome, Plan
+
+MOST_ROWS = 60
+"""A sweep of more rows than this prints only those on the front."""
+
+SHOWN = {
+    "dataset": "data",
+    "selection": "selection",
+    "model": "model",
+    "width": "width",
+    "image_size": "pixels",
+    "mask_method": "mask",
+    "granularity": "by",
+    "mask_start": "mask start",
+    "sensitivity": "sensitivity",
+    "budget": "budget",
+    "d_th": "d_th",
+    "gamma": "gamma",
+    "gate_epochs": "ramp",
+    "gb_init": "GB start",
+    "kernel_size": "kernel",
+    "ac_after": "AC",
+    "ac_head": "head",
+    "pram": "PRAM",
+    "beta": "beta",
+    "epochs": "epochs",
+    "seed": "seed",
+}
+"""Columns of results.csv with their headings here; those in which a sweep's students all agree are left out."""
+
+OFF_COUNTS = ("d_th", "ac_after")
+"""Columns in which nothing is a value like others."""
+
+
+def print_report(report: Report, plan: Plan, root: Path, console: Console) -> None:
+    """Print what this sweep's stages have come to.
+
+    Args:
+        report: of the whole results directory.
+        plan: of this sweep.
+        root: the results directory.
+        console: where to print.
+    """
+    for error in report.damaged:
+        console.print(f"[yellow]left out[/] {escape(str(error))}", soft_wrap=True)
+    mine = report.table[report.table["key"].isin(list(plan.stages))]
+    console.print()
+    if all(plan.stages[key].name == "mask" for key in plan.leaves):
+        _print_layers(report.layers[report.layers["mask_key"].isin(list(plan.leaves))], console)
+    else:
+        _print_rows(mine, report.front, console)
+    if (mine["selection"] == "test").any():
+        console.print("[yellow]selected on the test part[/]: these accuracies flatter, and val % is test %")
+    console.print(
+        f"{_count(len(report.table), 'row')} in {escape(str(root / 'results.csv'))}; their front in pareto.csv and pareto.png, "
+        "every mask's layers in layers.csv beside it",
+        soft_wrap=True,
+    )
+
+
+def print_failures(outcome: Outcome, console: Console) -> None:
+    """Name every stage that failed, and say how many were skipped for it."""
+    if outcome.ok:
+        return
+    failed, skipped = _count(len(outcome.failed), "stage"), len(outcome.skipped)
+    console.print(f"[bold red]{failed} failed, {skipped} skipped because of it:[/]")
+    for message in outcome.failed.values():
+        console.print(f"  {escape(message)}", soft_wrap=True)
+
+
+def _print_rows(rows: pd.DataFrame, front: pd.DataFrame, console: Console) -> None:
+    on_front = pd.MultiIndex.from_frame(rows[["key", "exit"]]).isin(pd.MultiIndex.from_frame(front[["key", "exit"]]))
+    rows = rows.assign(front=on_front)
+    title = "This sweep's models; * on the front of this results directory (accuracy up; ReLUs, MACs, depth down)"
+    if len(rows) > MOST_ROWS:
+        rows = rows[rows["front"]]
+        title = f"This sweep's models on the front of this results directory ({len(rows)} of {len(on_front)} rows)"
+    console.print(title)
+    students = rows[rows["mask_method"] != "none"]
+    shown = [name for name in SHOWN if name == "budget" or _differs(students[name], off_counts=name in OFF_COUNTS)]
+    table = Table("", "exit", box=None, pad_edge=False)
+    for name in shown:
+        table.add_column(SHOWN[name], justify="right" if pd.api.types.is_numeric_dtype(rows[name]) else "left", no_wrap=True)
+    for title in ("ReLUs", "MACs", "depth", "val %", "test %"):
+        table.add_column(title, justify="right")
+    for row in rows.sort_values(["dataset", "selection", "relus", "macs", "depth"], kind="stable").to_dict("records"):
+        exit_name = "all-ReLU" if row["mask_method"] == "none" else row["exit"]
+        cells = ["-" if pd.isna(row[name]) else str(row[name]) for name in shown]
+        numbers = (str(row["relus"]), f"{row['macs'] / 1e6:.3g}M", str(row["depth"]))
+        accuracies = (f"{row['val_accuracy']:.2f}", f"{row['test_accuracy']:.2f}")
+        table.add_row("*" if row["front"] else "", exit_name, *cells, *numbers, *accuracies)
+    console.print(table)
+
+
+def _print_layers(layers: pd.DataFrame, console: Console) -> None:
+    console.print("Share of each layer's positions that keep their ReLU, in percent")
+    masks = list(layers.groupby(["mask_method", "budget", "seed", "mask_key"], sort=True))
+    table = Table(
+        "layer", *(f"{method} {budget}, seed {seed}" for (method, budget, seed, _), _ in masks), box=None, pad_edge=False
+    )
+    if masks:
+        for index, layer in enumerate(masks[0][1]["layer"]):
+            table.add_row(layer, *(f"{100 * mask['d'].iloc[index]:.1f}" for _, mask in masks))
+    console.print(table)
+
+
+def _differs(column: pd.Series, *, off_counts: bool) -> bool:
+    values = column.drop_duplicates()
+    return len(values if off_counts else values.dropna()) > 1
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -87,6 +87,12 @@ def test_records_from_before_there_were_such_choices_are_read(tmp_path):
     assert layers[["granularity", "selection", "d"]].to_numpy().tolist() == [["pixel", "val", 0.25]]
 
 
+def test_models_selected_on_the_test_part_have_a_front_of_their_own(tmp_path):
+    commit(tmp_path, 0, [row(selection="val", val_accuracy=80, test_accuracy=80, relus=20)])
+    commit(tmp_path, 1, [row(selection="test", val_accuracy=90, test_accuracy=90, relus=10)])
+    assert sorted(write_report(tmp_path).front["selection"]) == ["test", "val"]
+
+
 @pytest.mark.parametrize("rows", [[], [{}], [row(val_accuracy=None)], [row(relus=0)], [row(relus=0), row(relus=5)]])
 def test_a_report_of_little_does_not_fail(tmp_path, rows):
     commit(tmp_path, 0, rows)

@@ -74,6 +74,13 @@ def test_masks_of_the_whole_network_hold_the_budget(layers, budget, seed):
         assert bool(whole.all()) or s * s > left, "a channel that fits was left out"
 
 
+def test_whole_channels_are_taken_from_the_highest_score_down_while_they_fit():
+    scores = [torch.tensor([0.9, 0.1]).view(2, 1, 1), torch.tensor([0.5, 0.8, 0.7]).view(3, 1, 1)]
+    large, small = network_masks(scores, [(2, 2, 2), (3, 1, 1)], 6)
+    assert large.flatten(1).all(dim=1).tolist() == [True, False]
+    assert small.flatten().tolist() == [False, True, True]
+
+
 def test_a_thousand_layers_are_quick():
     rng = np.random.default_rng(0)
     sensitivity, sizes = rng.random(1000).tolist(), rng.integers(1, 100_000, 1000).tolist()

@@ -300,6 +300,32 @@ def test_blocks_are_gated_up_to_and_with_the_threshold():
     assert gated == [name for (name, _), d in zip(model.blocks(), kept, strict=True) if d <= 0.1]
     assert 0 < len(gated) < 8
     assert grow_shallow_branches(builder().baseline(0).config.experiment.build("test"), None, 3) == []
+    exact = builder().baseline(0).config.experiment.build("test")
+    first = exact.blocks()[0][1].inner_relu
+    first.set_mask(top_positions(torch.rand(first.shape), first.size // 4))
+    assert grow_shallow_branches(exact, 0.25, 3) == ["stages.0.0"]
+
+
+@pytest.mark.parametrize("start", ["random", "least-squares"])
+def test_starts_are_judged_with_all_gates_at_1(start, monkeypatch):
+    from raysp.batches import Batches
+    from raysp.stages import finetune
+
+    seen = []
+    measure = finetune.accuracy
+
+    def watch(model, batches, part):
+        seen.append(({block.gate for _, block in model.gated_blocks() if block.shallow is not None}, part))
+        return measure(model, batches, part)
+
+    monkeypatch.setattr(finetune, "accuracy", watch)
+    config = builder().chain(Choice(budget=0.1, d_th=1.0, gb_init=start)).config
+    student = config.experiment.build("test")
+    grow_shallow_branches(student, 1.0, 3)
+    source = open_source("digits", None, None)
+    found = finetune._start_branches(config, student, Batches(source.config, load_splits(source), torch.device("cpu")))
+    assert seen == [({1.0}, "val")]
+    assert ("fit_r2" in found) == (start == "least-squares")
 
 
 def test_a_loss_that_explodes_is_reported_with_its_stage_and_epoch(tmp_path):

@@ -10,10 +10,7 @@ from raysp.data import DataConfig
 MEASURED = ("relus", "macs", "depth", "params", "val_accuracy", "test_accuracy", "time_s")
 """Columns that a configuration doesn't have but gets."""
 
-COLUMNS = (
-    "key",
-    "mask_key",
-    "preset",
+MASK_COLUMNS = (
     "dataset",
     "model",
     "width",
@@ -26,6 +23,14 @@ COLUMNS = (
     "mask_start",
     "sensitivity",
     "budget",
+)
+"""What was trained on what, and with which mask; `epochs` are those of the stage that the row is about."""
+
+COLUMNS = (
+    "key",
+    "mask_key",
+    "preset",
+    *MASK_COLUMNS,
     "d_th",
     "gamma",
     "gate_epochs",
@@ -64,26 +69,7 @@ def results_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return table.sort_values([*order, "key", "exit"], kind="stable", ignore_index=True)
 
 
-LAYER_COLUMNS = (
-    "mask_key",
-    "dataset",
-    "model",
-    "width",
-    "image_size",
-    "epochs",
-    "seed",
-    "selection",
-    "mask_method",
-    "granularity",
-    "mask_start",
-    "sensitivity",
-    "budget",
-    "layer",
-    "size",
-    "kept",
-    "d",
-    "eta_alpha",
-)
+LAYER_COLUMNS = ("mask_key", *MASK_COLUMNS, "layer", "size", "kept", "d", "eta_alpha")
 """Columns of layers.csv, a row per ReLU layer of every mask. `d` is kept / size, `eta_alpha` the sensitivity that the budget was
 shared out by, if there was one."""
 

@@ -1,42 +1,12 @@
-import json
-
 import pytest
 import reference
-import safetensors.torch
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from networks import NAMES, gated
 
 from raysp.costs import count_costs
 from raysp.models import build_model
-from raysp.models.collapse import collapse, drop_main_branches, fold_batchnorm
+from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.relu import MaskedReLU
-from raysp.saving import load_model, save_model, shape_of
-
-
-def randomise(model, seed=0, share=0.3):
-    """Masks, batch-norm statistics and affine parameters away from their defaults."""
-    torch.manual_seed(seed)
-    for layer in model.relu_layers():
-        layer.relu.set_mask(torch.rand(layer.relu.shape) < share)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
-            module.weight.data.uniform_(0.5, 1.5)
-            module.bias.data.normal_()
-    return model
-
-
-NAMES = ["resnet18", "resnet34", "wrn22-8", "vgg16"]
-
-
-def gated(name, ac_after=None, blocks=(0, 2), kernel=3, head="pool", **kwargs):
-    model = randomise(build_model(name, num_classes=7, image_size=16, width=4, **kwargs))
-    for index in blocks:
-        model.gated_blocks()[index][1].add_shallow_branch(kernel)
-    if ac_after:
-        model.add_exit(ac_after, head)
-    return model.eval()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
@@ -112,28 +82,6 @@ def test_published_totals(name, relus, macs, depth, layers):
         assert (costs.relus, costs.macs, costs.depth) == (relus, macs, depth)
 
 
-@pytest.mark.parametrize(("merges", "saving"), [(2, 1.157), (3, 1.256), (4, 1.373)])
-def test_published_mac_savings_of_merged_identity_blocks(merges, saving):
-    model = build_model("resnet18", num_classes=100)
-    baseline = count_costs(model)
-    identity_blocks = [b for _, b in model.gated_blocks() if b.stride == 1][:merges]
-    for block in identity_blocks:
-        block.add_shallow_branch(3)
-    merged = count_costs(model)
-    assert round(baseline.macs / merged.macs, 3) == saving
-    assert merged.depth == 16 - merges
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("exit_name", ["final", "ac1", "ac2"])
-@pytest.mark.parametrize(("kernel", "head"), [(3, "pool"), (5, "bottleneck")])
-def test_macs_against_torchs_own_counter(name, exit_name, kernel, head):
-    model = gated(name, ac_after=int(exit_name[2:]) if exit_name != "final" else None, kernel=kernel, head=head)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        collapse(model, exit_name)(model.example_input())
-    assert count_costs(model, exit_name).macs == counter.get_total_flops() // 2
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("exit_name", ["final", "ac2"])
 @pytest.mark.parametrize(("kernel", "head"), [(3, "pool"), (5, "bottleneck")])
@@ -198,35 +146,6 @@ def test_at_the_ends_only_one_branch_is_computed(gate, silent):
     assert silent not in called
 
 
-def test_collapsing_drops_the_inner_relus_only():
-    model = gated("resnet18", blocks=(0, 2))
-    inner = sum(model.gated_blocks()[i][1].inner_relu.kept for i in (0, 2))
-    total = sum(layer.relu.kept for layer in model.relu_layers())
-    assert count_costs(model).relus == total - inner
-    assert count_costs(drop_main_branches(model)).relus == total - inner
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("exit_name", ["final", "ac2"])
-def test_costs_against_a_slow_count_by_hooks(name, exit_name):
-    model = gated(name, ac_after=2, head="bottleneck")
-    got = count_costs(model, exit_name)
-    relus, macs, params = reference.count_by_hooks(collapse(model, exit_name))
-    assert (got.relus, got.macs, got.params) == (relus, macs, params)
-
-
-@pytest.mark.parametrize("exit_name", ["final", "ac3"])
-def test_the_layers_of_the_costs_add_up_to_the_totals(exit_name):
-    model = gated("resnet18", ac_after=3)
-    costs = count_costs(model, exit_name)
-    table = costs.table()
-    assert {name: int(table[name].sum()) for name in costs.totals()} == costs.totals()
-    shallow = table[table["layer"] == "stages.0.0.shallow.0"]
-    assert shallow[["kind", "depth"]].to_numpy().tolist() == [["conv 3x3, stride 1", 1]]
-    assert not table["layer"].str.contains("inner_relu").loc[table["layer"].str.startswith("stages.0.0")].any()
-    assert table[table["depth"] == 1]["layer"].str.startswith("stages.").all()
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("exit_name", ["final", "ac2"])
 def test_folded_batch_norms_leave_the_outputs_as_they_are(name, exit_name):
@@ -245,88 +164,11 @@ def test_folded_batch_norms_leave_the_outputs_as_they_are(name, exit_name):
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in plain.modules()), "the original must stay as it is"
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("state", ["gated", "dropped", "collapsed", "cut", "folded"])
-def test_a_saved_network_is_loaded_as_the_same_network(name, state, tmp_path):
-    model = gated(name, ac_after=2, kernel=5, head="bottleneck")
-    model.set_gates(0.3)
-    x = torch.randn(3, 3, 16, 16)
-    change = {
-        "gated": lambda m: m,
-        "dropped": drop_main_branches,
-        "collapsed": collapse,
-        "cut": lambda m: collapse(m, "ac2"),
-        "folded": lambda m: fold_batchnorm(collapse(m, "ac2")),
-    }[state]
-    saved = change(model)
-    saved.input_mean, saved.input_std = [0.1, 0.2, 0.3], [1.0, 2.0, 3.0]
-    save_model(saved, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
-    loaded = load_model(tmp_path)
-    assert not loaded.training
-    assert loaded.state_dict().keys() == saved.state_dict().keys()
-    assert (loaded.input_mean, loaded.input_std) == (saved.input_mean, saved.input_std)
-    want, got = saved(x).logits, loaded(x).logits
-    assert want.keys() == got.keys()
-    assert all(torch.equal(want[name], got[name]) for name in want)
-    assert count_costs(loaded, next(iter(got))) == count_costs(saved, next(iter(got)))
-    with pytest.raises(FileExistsError, match="another directory"):
-        save_model(saved, tmp_path)
-
-
-def test_a_model_is_loaded_for_one_of_its_exits(tmp_path):
-    save_model(gated("resnet18", ac_after=3), tmp_path)
-    loaded = load_model(tmp_path, exit="ac3")
-    assert list(loaded.heads) == ["ac3"]
-    assert sum(layer.relu.kept for layer in loaded.relu_layers()) == count_costs(loaded, "ac3").relus
-    with pytest.raises(ValueError, match="no exit 'ac1'; the model has final, ac3"):
-        load_model(tmp_path, exit="ac1")
-
-
-def _other(**changes):
-    return {"network": json.dumps(shape_of(build_model("resnet18", num_classes=3, width=2)).to_json() | changes)}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, r"no weights\.safetensors in"),
-        (b"not safetensors", "not readable as safetensors"),
-        (safetensors.torch.save({"a": torch.zeros(1)}), "says nothing about its network"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, {"network": "{"}), "don't make a network"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, {"network": "[]"}), "don't make a network"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, {"network": "{}"}), "don't make a network"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, _other()), "don't make a network"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, _other(model="resnet19")), "expected one of resnet18"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, _other(width=10**9)), "width 1000000000"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, _other(shallow_kernels=[3] * 9, gates=[0.0] * 9)), "9 blocks"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, _other(shallow_kernels=[99])), "expected 0, 3 or 5"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, _other(ac_heads=["pool"])), "don't fit"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, _other(gates=[2.0] * 8)), "from 0 to 1"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, _other(final=False)), "exactly one auxiliary head"),
-    ],
-)
-def test_what_is_not_a_saved_network_is_refused(content, message, tmp_path):
-    if content is not None:
-        (tmp_path / "weights.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        load_model(tmp_path)
-
-
 def test_vggs_gated_blocks_are_pairs_at_one_resolution():
     model = build_model("vgg16", num_classes=10, width=4)
     assert [name for name, _ in model.gated_blocks()] == ["stages.1.0", "stages.2.0", "stages.3.0", "stages.4.0"]
     sizes = [(block.inner_relu.shape, block.outer_relu.shape) for _, block in model.gated_blocks()]
     assert all(inner == outer for inner, outer in sizes)
-
-
-@pytest.mark.parametrize(("head", "relus", "macs"), [("pool", 0, 25_600), ("bottleneck", 2_048, 4_245_504)])
-def test_auxiliary_heads_cost_next_to_no_relus(head, relus, macs):
-    model = build_model("resnet18", num_classes=100)
-    model.add_exit(3, head)
-    table = count_costs(model, "ac3").table()
-    of_head = table[table["layer"].str.startswith("heads")]
-    assert (of_head["relus"].sum(), of_head["macs"].sum(), of_head["depth"].sum()) == (relus, macs, 0)
 
 
 def test_a_preactivated_networks_auxiliary_head_has_no_relu():

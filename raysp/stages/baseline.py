@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from raysp.batches import Batches
 from raysp.context import Context
+from raysp.costs import count_costs
 from raysp.keys import Config
 from raysp.models.exits import FINAL
 from raysp.schedules import Recipe
@@ -50,7 +51,7 @@ def run(config: BaselineConfig, context: Context) -> StageResult:
     context.save_model(model, experiment.data)
     rows = exit_rows(
         experiment,
-        model,
+        {FINAL: count_costs(model)},
         trained.val_accuracy,
         accuracy(model, batches, "test"),
         budget=model.num_relus(),

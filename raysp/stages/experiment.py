@@ -3,10 +3,11 @@
 Owns the data-model-seed part of every stage's configuration, and the columns of results.csv that a stage knows.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raysp.costs import count_costs
+from raysp.costs import Costs
 from raysp.data import DataConfig
 from raysp.keys import Config
 from raysp.models import build_model
@@ -47,7 +48,7 @@ class Experiment(Config):
 
 def exit_rows(
     experiment: Experiment,
-    model: Network,
+    costs: Mapping[str, Costs],
     val_accuracy: dict[str, float],
     test_accuracy: dict[str, float],
     *,
@@ -59,7 +60,8 @@ def exit_rows(
     """One row per exit, with what the exit's collapsed network really costs.
 
     Args:
-        experiment, model: what was trained, with the chosen epoch's masks.
+        experiment: what was trained.
+        costs: per exit, with the chosen epoch's masks.
         val_accuracy, test_accuracy: percent per exit.
         budget, epochs, mask_method, choices: the configuration's columns of results.csv; None where a choice means nothing.
     """
@@ -76,7 +78,7 @@ def exit_rows(
             "budget": budget,
             **choices,
             "exit": name,
-            **count_costs(model, name).totals(),
+            **costs[name].totals(),
             "val_accuracy": val_accuracy[name],
             "test_accuracy": test_accuracy[name],
         }

@@ -132,9 +132,10 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     context.save_model(deployed, experiment.data)
     mask = context.parents["mask"].record["config"]
     sensitivity = context.parents["mask"].record["metrics"].get("sensitivity")
+    costs = {name: count_costs(deployed, name) for name in trained.val_accuracy}
     rows = exit_rows(
         experiment,
-        deployed,
+        costs,
         trained.val_accuracy,
         accuracy(deployed, batches, "test"),
         mask_method=mask["method"],
@@ -154,7 +155,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
         epochs=config.recipe.epochs,
     )
     metrics["best_epoch"] = trained.best_epoch
-    metrics["costs"] = {row["exit"]: [asdict(layer) for layer in count_costs(deployed, row["exit"]).layers] for row in rows}
+    metrics["costs"] = {name: [asdict(layer) for layer in of_exit.layers] for name, of_exit in costs.items()}
     return StageResult(metrics=metrics, history=trained.history, rows=rows)
 
 

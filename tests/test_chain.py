@@ -1,0 +1,132 @@
+"""How choices become stages: what is shared, what is another configuration, and what the presets hold."""
+
+import dataclasses
+
+import pytest
+from quick import builder
+
+from raysp.chain import ChainBuilder, Choice
+from raysp.data import open_source
+from raysp.plan import Plan
+from raysp.presets import PRESETS
+from raysp.stages.finetune import FinetuneConfig
+
+
+@pytest.mark.parametrize("as_mapping", [False, True])
+def test_a_users_own_sensitivities_take_the_stages_place(as_mapping):
+    names = [layer.name for layer in builder().baseline(0).config.experiment.build("test").relu_layers()]
+    values = [0.1 * (index + 1) for index in range(len(names))]
+    given = dict(reversed(list(zip(names, values, strict=True)))) if as_mapping else values
+    made = ChainBuilder(PRESETS["quick"], open_source("digits", None, None).config, width=4, sensitivity=given)
+    mask = made.chain(Choice(budget=0.1)).parents["mask"]
+    assert mask.config.sensitivity == tuple(values)
+    assert list(mask.parents) == ["baseline"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([1.0], "1 sensitivities; expected 17"),
+        ({"stem_relu": 1.0, "nonsense": 2.0}, "nonsense"),
+        ([-1.0] * 17, "at least 0"),
+        ([], "0 sensitivities"),
+        ([float("nan")] * 17, "sensitivity is"),
+    ],
+)
+def test_sensitivities_that_do_not_fit_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        ChainBuilder(PRESETS["quick"], open_source("digits", None, None).config, width=4, sensitivity=given).mask(
+            Choice(budget=0.1)
+        )
+
+
+def test_sharing_between_configurations():
+    make = builder(1.0).chain
+    base = Choice(budget=0.1, d_th=0.1, gamma="linear", ac_after=(3,), seed=0)
+    leaves = [
+        make(base),
+        make(dataclasses.replace(base, d_th=0.2)),
+        make(dataclasses.replace(base, gamma="cosine")),
+        make(dataclasses.replace(base, ac_after=())),
+        make(dataclasses.replace(base, d_th=None)),
+        make(dataclasses.replace(base, d_th=None, gamma="cosine")),
+    ]
+    plan = Plan(leaves)
+    assert [(c.name, c.jobs) for c in plan.counts()] == [("baseline", 1), ("sensitivity", 1), ("mask", 1), ("finetune", 5)]
+    assert len(Plan([make(base), make(dataclasses.replace(base, seed=1))]).stages) == 8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"density": 0.2},
+        {"mask_start": "scratch"},
+        {"mask_method": "random"},
+        {"granularity": "channel"},
+        {"gamma": "cosine"},
+        {"gate_epochs": 3},
+        {"gb_init": "least-squares"},
+        {"kernel_size": 5},
+        {"ac_after": (2, 3)},
+        {"ac_head": "bottleneck"},
+        {"pram": "eq2"},
+        {"beta": 3.0},
+        {"seed": 1},
+    ],
+)
+def test_every_choice_makes_another_configuration(change):
+    base = Choice(budget=0.1, d_th=0.1, ac_after=(3,))
+    assert builder(1.0).chain(base).key != builder(1.0).chain(dataclasses.replace(base, **change)).key
+
+
+def test_choices_without_effect_make_none():
+    short = Choice(budget=0.1, d_th=0.1, gate_epochs=2)
+    assert builder().chain(short).key == builder().chain(dataclasses.replace(short, gamma="cosine")).key
+    plain = Choice(budget=0.1, mask_method="snl")
+    without = {"gamma": "cosine", "gb_init": "least-squares", "kernel_size": 5, "gate_epochs": 3, "ac_head": "bottleneck"}
+    for name, value in {**without, "density": 0.2}.items():
+        assert builder().chain(plain).key == builder().chain(dataclasses.replace(plain, **{name: value})).key, name
+    no_pram = dataclasses.replace(plain, beta=0.0)
+    assert builder().chain(no_pram).key == builder().chain(dataclasses.replace(no_pram, pram="eq2")).key
+
+
+def test_a_share_and_its_units_are_one_configuration():
+    base = Choice(budget=0.1, d_th=0.1, gamma="linear", ac_after=(3,), seed=0)
+    units = round(0.1 * builder()._num_relus)
+    assert builder().chain(base).key == builder().chain(dataclasses.replace(base, budget=units)).key
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("paper")])
+def test_paper_presets_hold_the_papers_numbers(name):
+    preset = PRESETS[name]
+    for recipe in (preset.baseline, preset.sensitivity, preset.mask, preset.finetune):
+        assert (recipe.momentum, recipe.weight_decay, recipe.batch_size, recipe.factor, recipe.decay) == (
+            0.9,
+            5e-4,
+            128,
+            0.1,
+            "steps",
+        )
+    assert (preset.baseline.epochs, preset.baseline.lr, preset.baseline.milestones) == (240, 0.05, (150, 180, 210))
+    assert (preset.mask.epochs, preset.mask.lr) == (150, 0.05)
+    assert (preset.finetune.epochs, preset.finetune.lr, preset.finetune.milestones) == (180, 0.01, (90, 140, 160))
+    source = open_source(preset.dataset, None, None)
+    chain = ChainBuilder(preset, source.config).chain(Choice(budget=preset.budgets[0], d_th=preset.d_th[-1]))
+    config = chain.config
+    assert isinstance(config, FinetuneConfig)
+    assert (config.gate_epochs, config.kl_weight, config.beta, config.rho, config.pram) == (90, 0.9, 1000.0, 4.0, "attention")
+    mask = chain.parents["mask"].config
+    assert mask.recipe.milestones == tuple(round(share * 150) for share in (0.625, 0.75, 0.875))
+    assert (mask.kl_weight, mask.rho, mask.start, mask.frozen_share, mask.method) == (0.5, 4.0, "teacher", 0.0, "senet")
+    assert chain.parents["mask"].parents["sensitivity"].config.density == 0.1
+    snl = ChainBuilder(preset, source.config).mask(Choice(budget=0.1, mask_method="snl")).config
+    assert (snl.recipe.optimizer, snl.recipe.lr, snl.snl.penalty, snl.snl.growth, snl.snl.threshold, snl.snl.alpha_share) == (
+        "adam",
+        1e-3,
+        1e-5,
+        1.1,
+        1e-2,
+        1.0,
+    )
+    assert preset.selection == "test"
+    assert None in preset.d_th, "with and without gated branching"

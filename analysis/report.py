@@ -2,14 +2,14 @@
 
 import io
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from analysis.figures import AXES, draw_fronts
 from analysis.pareto import by_dataset
 from analysis.results import layers_table, results_table
-from raysp.store import DamagedFile, Store, write_atomically
+from raysp.location import Location, write_atomically
+from raysp.store import DamagedFile, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Report:
     """Records that were left out."""
 
 
-def write_report(root: Path) -> Report:
+def write_report(root: Location) -> Report:
     """Write the tables and the picture for every finished model under a results root, replacing those of an earlier run.
 
     The picture is left out while there is no complete row.

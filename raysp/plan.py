@@ -6,10 +6,11 @@ anything. Contract: a job is handed out once, and only when all its parents are 
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from raysp.stage import Stage
-from raysp.store import RECORD, DamagedFile, Store
+from raysp.store import READERS, RECORD, DamagedFile, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +68,10 @@ def survey(plan: Plan, store: Store) -> Survey:
     found: list[Stage] = []
     missing: list[Stage] = []
     damaged: list[Stage] = []
-    for stage in plan.stages.values():
-        is_done, problems = inspect(stage, store)
+    stages = list(plan.stages.values())
+    with ThreadPoolExecutor(READERS) as pool:
+        looked_up = list(pool.map(lambda stage: inspect(stage, store), stages))
+    for stage, (is_done, problems) in zip(stages, looked_up, strict=True):
         (found if is_done else missing).append(stage)
         if problems:
             damaged.append(stage)

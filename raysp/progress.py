@@ -5,7 +5,7 @@ tells it what happens. Contract: no call raises or blocks for long.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -40,13 +40,13 @@ class Progress:
 
     Args:
         missing: all stages that the run will train.
-        slots: how many of them run at once.
+        slots: how many of them run at once, now.
         console: where to draw.
     """
 
-    def __init__(self, missing: Sequence[Stage], slots: int, console: Console) -> None:
+    def __init__(self, missing: Sequence[Stage], slots: Callable[[], int], console: Console) -> None:
         self._console = console
-        self._slots = max(slots, 1)
+        self._slots = slots
         self._left = {stage.key: stage for stage in missing}
         self._total = len(missing)
         self._running: dict[str, _Job] = {}
@@ -99,6 +99,10 @@ class Progress:
             self._left.pop(child.key, None)
             self._say(f"[yellow]skipped[/]  {child.label}: {stage.label} failed")
 
+    def say(self, line: str) -> None:
+        """Print a line of rich markup among the others."""
+        self._console.print(line, highlight=False, soft_wrap=True)
+
     def seconds_left(self) -> float | None:
         """Estimate of the time to the end of the run in seconds; None before the first epoch anywhere.
 
@@ -119,7 +123,7 @@ class Progress:
         chain: dict[str, float] = {}
         for key, stage in left:  # ancestors first
             chain[key] = need[key] + max((chain.get(p.key, 0.0) for p in stage.parents.values()), default=0.0)
-        return max(sum(need.values()) / self._slots, max(chain.values(), default=0.0))
+        return max(sum(need.values()) / max(self._slots(), 1), max(chain.values(), default=0.0))
 
     def _say(self, line: str, note: str = "") -> None:
         left = self.seconds_left()

@@ -1,137 +1,76 @@
 """Running a plan's stages on Ray: one Ray Tune trial is one stage job.
 
-Owns everything that touches `ray.tune`: the searcher that gives jobs out as their parents finish, the trial's function, and the
-start and end of a local Ray. Refuses to know what stages compute. Contract: the same results as `raysp.inline`; whether a stage
-is done is read from its record, never from Tune's own state, which lies in a scratch folder and is not resumed from.
+Owns everything that touches `ray.tune`: the searcher that gives jobs out as their parents finish, and the trial. Refuses to know
+what stages compute. Contract: the same results as `raysp.inline`; whether a stage is done is read from its record, never from
+Tune's own state, which lies in a scratch folder and is not resumed from.
 """
 
-import logging
+import hashlib
 import os
-import re
 import shutil
-import socket
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.search import Searcher
+from ray.tune.trainable.function_trainable import FunctionTrainable
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raysp.cluster import Request, Slots
 from raysp.context import Place
 from raysp.job import StageError, run_job
 from raysp.plan import JobQueue, Outcome
 from raysp.progress import Progress
 from raysp.stage import Stage
-from raysp.store import RECORD, DamagedFile, NoLongerOwner, read_record
+from raysp.store import RECORD, DamagedFile, NoLongerOwner, Store, read_record
 
-MACHINE_FAULT_RETRIES = 1
-"""How often a job is given out again after its worker or machine died; exceptions of the stage's code are not retried."""
+MAX_PENDING = "64"
+"""Trials that may wait for a node; `Slots` decides how many there are."""
 
+SEEN_WITHIN_S = 60.0
+"""Seconds that a node has to say whether it sees the results root."""
 
-class PlacementError(ValueError):
-    """No node of the cluster can ever run what a stage asks for."""
-
-
-@contextmanager
-def connect(address: str | None, *, verbose: bool) -> Iterator[None]:
-    """Connect to Ray for the length of the block.
-
-    Args:
-        address: of a running cluster, or "local" for one of our own that ends with the block; None takes RAY_ADDRESS, or
-            what `ray start` started on this machine, or else a local one.
-        verbose: let Ray's own messages through.
-
-    Raises:
-        ConnectionError: there is no cluster at the address.
-    """
-    _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours: checkpoints are on disk, there is nothing to save
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a notice about a changed default
-    if not verbose:
-        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints a table of settings even at verbosity 0
-    level = logging.INFO if verbose else logging.ERROR
-    with warnings.catch_warnings():
-        if not verbose:
-            warnings.simplefilter("ignore")
-        try:
-            # None means RAY_ADDRESS, or the last `ray start` here, or a new local Ray; "auto" would also join the private Ray
-            # of another sweep, and end with it.
-            ray.init(address=address, include_dashboard=False, logging_level=level, log_to_driver=verbose)
-        except ConnectionError as error:
-            raise ConnectionError(f"{error}; start a cluster there, give another --address, or --address local") from error
-        if not verbose:
-            logging.getLogger("ray").setLevel(logging.ERROR)
-            logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a dead worker's traceback; we say what it means
-        try:
-            yield
-        finally:
-            ray.shutdown()
+SAY_EVERY_S = 60.0
+"""Seconds between two lines that say that no node can run a stage."""
 
 
-def _check_reachable(address: str) -> None:
-    """Raise ConnectionError if nothing listens at `host:port`; Ray itself would try for minutes."""
-    if match := re.fullmatch(r"\[?([^\[\]/]+)\]?:(\d+)", address):
-        try:
-            socket.create_connection((match[1], int(match[2])), timeout=10).close()
-        except (OSError, OverflowError) as error:
-            raise ConnectionError(
-                f"no Ray cluster answers at {address} ({error}); start one there, or use --address local"
-            ) from None
-
-
-def count_slots(num_threads: int, gpus_per_stage: float, max_concurrent: int | None) -> int:
-    """How many stages run at once on the connected cluster.
-
-    Raises:
-        PlacementError: not even one does; the message says what was asked for and what the largest node has.
-    """
-    asked = {"CPU": float(num_threads)} | ({"GPU": gpus_per_stage} if gpus_per_stage else {})
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    slots = sum(min(int(node.get(kind, 0.0) / need + 1e-9) for kind, need in asked.items()) for node in nodes)
-    if not slots:
-        wants = ", ".join(f"{need:g} {kind}" for kind, need in asked.items())
-        has = "; ".join(", ".join(f"{node.get(kind, 0.0):g} {kind}" for kind in asked) for node in nodes)
-        raise PlacementError(f"a stage asks for {wants}, but the cluster's nodes have {has}; ask for less, or add a node")
-    return min(slots, max_concurrent or slots)
-
-
-def cluster_has_gpu() -> bool:
-    """Whether any node of the connected cluster has a GPU."""
-    return bool(ray.cluster_resources().get("GPU"))
-
-
-def run_on_ray(missing: Sequence[Stage], place: Place, progress: Progress, *, slots: int, gpus_per_stage: float) -> Outcome:
+def run_on_ray(missing: Sequence[Stage], place: Place, progress: Progress, *, slots: Slots, retries: int) -> Outcome:
     """Run stages on the connected Ray cluster.
 
     Args:
         missing: the stages to run, ancestors first.
         place: where results and data are; sent to every worker once.
         progress: told of every start, epoch and end.
-        slots: stages that run at once, at most.
-        gpus_per_stage: GPUs (or the share of one) that each stage holds.
+        slots: stages that run at once, and what each asks for.
+        retries: how often a job is given out again after its worker or machine died; exceptions of the stage's code are not
+            retried.
 
     Returns:
         What became of every stage; failures don't raise.
 
     Raises:
         NoLongerOwner: another run has taken the results root over.
+        ValueError: a node doesn't see the results root.
     """
-    searcher = GraphSearcher(missing, place, progress)
-    scratch = place.store.root / ".tune"  # ours while we hold the lock; nothing in it outlives the run
+    _check_seen_everywhere(place.store)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = MAX_PENDING
+    searcher = GraphSearcher(missing, place, progress, slots, retries)
+    scratch = _scratch(place.store)
     shutil.rmtree(scratch, ignore_errors=True)
-    trainable = tune.with_parameters(_train, stages={stage.key: stage for stage in missing}, place=place)
-    resources = {"cpu": place.num_threads} | ({"gpu": gpus_per_stage} if gpus_per_stage else {})
+    shared = _Shared(stages=ray.put({stage.key: stage for stage in missing}), place=ray.put(place))
     tuner = tune.Tuner(
-        tune.with_resources(trainable, resources),
-        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=slots, reuse_actors=True),
+        tune.with_resources(tune.with_parameters(_StageTrial, shared=shared), _resources(slots.request)),
+        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(scratch),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=MACHINE_FAULT_RETRIES),
+            failure_config=tune.FailureConfig(max_failures=retries),
             callbacks=[_Watcher(searcher)],
         ),
     )
@@ -144,23 +83,56 @@ def run_on_ray(missing: Sequence[Stage], place: Place, progress: Progress, *, sl
     return searcher.queue.outcome
 
 
+def _resources(request: Request) -> Any:
+    return {kind.lower(): need for kind, need in request.per_worker.items()}
+
+
+def _scratch(store: Store) -> Path:
+    """Tune's folder, the same for every run in a results root, so that the next one clears what a killed one leaves."""
+    if isinstance(store.root, Path):
+        return store.root / ".tune"
+    name = hashlib.sha256(str(store.root).encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"raysp-{os.getuid()}" / name
+
+
+def _check_seen_everywhere(store: Store) -> None:
+    """Raise ValueError if the results root is a directory that a node of the cluster doesn't see."""
+    here = ray.get_runtime_context().get_node_id()
+    others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    if not isinstance(store.root, Path) or not others:
+        return
+    look = ray.remote(num_cpus=0, max_retries=0)(store.check_owner)
+    looks = [look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in others]
+    for answer in ray.wait(looks, num_returns=len(looks), timeout=SEEN_WITHIN_S)[0]:
+        try:
+            ray.get(answer)
+        except NoLongerOwner as error:
+            raise ValueError(str(error)) from None
+        except ray.exceptions.RayError:
+            continue  # the node has gone, or is slow; its stages will say so
+
+
 class GraphSearcher(Searcher):
     """Gives out a graph of stages to Ray Tune, each when its parents have records."""
 
-    def __init__(self, missing: Sequence[Stage], place: Place, progress: Progress) -> None:
+    def __init__(self, missing: Sequence[Stage], place: Place, progress: Progress, slots: Slots, retries: int) -> None:
         super().__init__(metric="epoch", mode="max")
         self.queue = JobQueue(missing)
         self.progress = progress
         self.running: dict[str, Stage] = {}
         self.disowned = ""
-        self._place = place
+        self._place, self._slots, self._retries = place, slots, retries
+        self._said = 0.0
 
     def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
         """Accept whatever Tune sets: there is nothing to search."""
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next stage that is ready; None while all that is left waits for running ones; FINISHED at the end."""
+        """The next stage that is ready; None while all that is left waits for running ones or a slot; FINISHED at the end."""
+        if len(self.running) >= self._slots.to_hand_out() and not self.disowned:
+            self._say_if_stuck()
+            return None
         stage = None if self.disowned else self.queue.next()
         if stage is None:
             # With nothing running, None would make Tune poll for minutes: nothing could become ready any more.
@@ -191,8 +163,13 @@ class GraphSearcher(Searcher):
                 return None
         except DamagedFile as damaged:
             return str(damaged)
-        cause = f"its worker died {MACHINE_FAULT_RETRIES + 1} times" if error else "it ended without a record"
+        cause = f"its worker died {_times(self._retries + 1)}" if error else "it ended without a record"
         return f"{stage.label}: {cause}; run the same command again to go on from its checkpoint"
+
+    def _say_if_stuck(self) -> None:
+        if not self._slots.now() and time.monotonic() - self._said > SAY_EVERY_S:
+            self._said = time.monotonic()
+            self.progress.say(f"[yellow]waiting[/]  no node can run a stage now, which needs {self._slots.request}")
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher for a restore that we never make; a live display can't be pickled."""
@@ -217,18 +194,41 @@ class _Watcher(tune.Callback):
             self._searcher.progress.epoch(stage, result)
 
 
-def _train(config: dict[str, Any], stages: dict[str, Stage], place: Place) -> None:
-    """The trial: run the stage in this actor. An exception becomes a result, so that Tune retries only machine faults."""
-    stage = stages[config["stage"]]
-    try:
-        run_job(stage, place, _report)
-    except StageError as error:
-        tune.report({"error": str(error), "epoch": 0})
-    except NoLongerOwner as error:
-        tune.report({"disowned": str(error), "epoch": 0})
-    else:
-        tune.report({"epoch": stage.epochs})
+@dataclass(frozen=True, kw_only=True)
+class _Shared:
+    """What all trials read, once per process, from the object store of their node."""
+
+    stages: Any
+    """Reference to the stages by key."""
+    place: Any
+    """Reference to the `Place`; the images in it are not copied."""
+
+
+class _StageTrial(FunctionTrainable):
+    """The trial: run a stage in this actor, in a thread of its own. An exception of the stage's code becomes a result, so that
+    Tune retries only machine faults.
+    """
+
+    def setup(self, config: dict[str, Any], shared: _Shared) -> None:
+        self._stages: Mapping[str, Stage] = ray.get(shared.stages)
+        self._place: Place = ray.get(shared.place)
+        super().setup(config)
+
+    def _trainable_func(self, config: dict[str, Any]) -> None:
+        stage = self._stages[config["stage"]]
+        try:
+            run_job(stage, self._place, _report)
+        except StageError as error:
+            tune.report({"error": str(error), "epoch": 0, "done": True})
+        except NoLongerOwner as error:
+            tune.report({"disowned": str(error), "epoch": 0, "done": True})
+        else:
+            tune.report({"epoch": stage.epochs, "done": True})
 
 
 def _report(figures: dict[str, Any]) -> None:
     tune.report({"epochs": figures.get("epochs", 0), **figures})
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"

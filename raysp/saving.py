@@ -7,21 +7,20 @@ is loaded as the same network; nothing is unpickled.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 
 from raysp.keys import Config
+from raysp.location import locate, write_atomically
 from raysp.models import build_model
 from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.exits import AC_HEADS, FINAL, exit_name
 from raysp.models.network import Network
-from raysp.store import WEIGHTS, plain_tensors, write_atomically
+from raysp.store import WEIGHTS, plain_tensors, unpack
 
 METADATA = "network"
 """Key of the description in a weights file's metadata."""
@@ -163,7 +162,7 @@ def load_model(directory: str | Path, exit: str | None = None) -> Network:  # no
     """Load a network from a finished stage's directory, or from where `save_model` put it.
 
     Args:
-        directory: holds `weights.safetensors`; nothing else in it is read.
+        directory: holds `weights.safetensors`; nothing else in it is read. A path, or a URL such as s3://bucket/run/stages/...
         exit: collapse to this exit; None leaves all exits that were saved.
 
     Returns:
@@ -172,14 +171,12 @@ def load_model(directory: str | Path, exit: str | None = None) -> Network:  # no
     Raises:
         ValueError: no such file, not a saved network, or no such exit.
     """
-    path = Path(directory) / WEIGHTS
+    path = locate(directory) / WEIGHTS
     if not path.is_file():
         raise ValueError(f"no {WEIGHTS} in {directory}; expected the directory of a finished stage, or one that save_model wrote")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
-            tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (safetensors.SafetensorError, OSError) as error:
+        tensors, metadata = unpack(path.read_bytes())
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
         raise ValueError(f"{path}: not readable as safetensors ({error})") from error
     if METADATA not in metadata:
         raise ValueError(f"{path}: says nothing about its network; expected weights that raysp saved")

@@ -1,11 +1,11 @@
 """Where results live: one directory per stage, done when its record is there.
 
-Owns the layout under a results root, records, weights, checkpoints, the root's one lock, and the setting aside of damaged files.
-Refuses to know what a stage computes or who runs it. Contract: every file appears whole or not at all (written under another
-name, flushed, renamed); `record.json` is written last; nothing is ever deleted but a finished stage's checkpoint and leftovers of
-an interrupted write. Nothing is unpickled: records are JSON, weights and checkpoints safetensors.
+Owns the layout under a results root, records, weights, checkpoints, and the setting aside of damaged files. Refuses to know what
+a stage computes, who runs it, or who may (`raysp.lock`). Contract: every file appears whole or not at all, and says by a digest
+that it is; `record.json` is written last; nothing is ever deleted but a finished stage's checkpoint and leftovers of an
+interrupted write. Nothing is unpickled: records are JSON, weights and checkpoints safetensors.
 
-    <root>/.lock                                  who drives a sweep here, held by flock for as long as it lives
+    <root>/.lock                                  who drives a sweep here (`raysp.lock`)
     <root>/stages/<name>-<key>/record.json        exists = the stage is done
     <root>/stages/<name>-<key>/weights.safetensors
     <root>/stages/<name>-<key>/checkpoint.safetensors   only while the stage is unfinished
@@ -13,25 +13,25 @@ an interrupted write. Nothing is unpickled: records are JSON, weights and checkp
     <root>/.../<file>.damaged-<n>                 set aside, never read again
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
 import socket
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 
+from raysp import lock
 from raysp.keys import SHORT_KEY_DIGITS
+from raysp.location import Location, exists, write_atomically
 from raysp.stage import Stage
 
 RECORD_FORMAT = 1
@@ -41,22 +41,20 @@ CHECKPOINT = "checkpoint.safetensors"
 ERROR = "error.txt"
 STAGE_DIRECTORY = re.compile(rf"[a-z0-9_]+-[0-9a-f]{{{SHORT_KEY_DIGITS}}}")
 WEIGHTS_NAME = re.compile(r"\w+\.safetensors", re.ASCII)
+READERS = 16
+"""Records that are read at once: an object store answers slowly, but many at a time."""
 
 
 class DamagedFile(Exception):
     """A file of the store can't be trusted; says which and why."""
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Location, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, self.reason)
-
-
-class StoreBusy(Exception):
-    """Another process drives a sweep in this results root."""
 
 
 class NoLongerOwner(Exception):
@@ -67,12 +65,12 @@ class NoLongerOwner(Exception):
 class Store:
     """A results root, seen by a driver or by a worker. Paths inside it derive from checked names and keys alone."""
 
-    root: Path
-    """Absolute path of the results root; it need not exist before the first write."""
+    root: Location
+    """The results root, an absolute path or a URL's; it need not exist before the first write."""
     run_id: str = ""
     """The run that holds the lock; empty for readers. A worker that outlives its driver is refused by it."""
 
-    def directory(self, stage: Stage) -> Path:
+    def directory(self, stage: Stage) -> Location:
         """Where the stage's files are or will be."""
         return self.root / "stages" / stage.label
 
@@ -81,9 +79,10 @@ class Store:
 
         Raises:
             DamagedFile: the record doesn't parse or is another stage's, or a file that it lists is missing or altered.
+            OSError: a remote root can't be read.
         """
         directory = self.directory(stage)
-        if os.path.lexists(directory) and not directory.is_dir():
+        if isinstance(directory, Path) and os.path.lexists(directory) and not directory.is_dir():
             raise DamagedFile(directory, "not a directory")
         path = directory / RECORD
         record = read_record(path)
@@ -103,7 +102,7 @@ class Store:
         """
         directory = self.directory(stage)
         weights = directory / WEIGHTS
-        files = {WEIGHTS: _fingerprint(weights)} if weights.exists() else {}
+        files = {WEIGHTS: _fingerprint(weights.read_bytes())} if weights.exists() else {}
         content = {"format": RECORD_FORMAT, **record, "files": files}
         text = json.dumps({**content, "sha256": _record_digest(content)}, indent=1, allow_nan=False)
         self._write(directory / RECORD, text.encode())
@@ -129,26 +128,25 @@ class Store:
     def load_checkpoint(self, stage: Stage) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """Return the last checkpoint's tensors and state, or None. Raises DamagedFile."""
         path = self.directory(stage) / CHECKPOINT
-        if not os.path.lexists(path):
+        content = _read(path)
+        if content is None:
             return None
         try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            tensors, metadata = unpack(content)
             if metadata["key"] != stage.key:
                 raise DamagedFile(path, f"belongs to key {metadata['key']:.64}, expected {stage.key}")
             if metadata["sha256"] != _digest(tensors, stage.key + metadata["state"]):
                 raise DamagedFile(path, "its content doesn't match its digest")
             return tensors, json.loads(metadata["state"])
-        except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
+        except (safetensors.SafetensorError, KeyError, ValueError) as error:
             raise DamagedFile(path, f"not a readable checkpoint ({error})") from error
 
-    def set_aside(self, path: Path) -> Path:
+    def set_aside(self, path: Location) -> Location:
         """Rename a damaged file so that it is kept but not read again; return its new path."""
         for number in range(1, 1000):
             aside = path.with_name(f"{path.name}.damaged-{number}")
-            if not os.path.lexists(aside):
-                path.rename(aside)
+            if not exists(aside):
+                path.rename(aside)  # type: ignore[arg-type]  # a copy and a deletion, where there is no renaming
                 return aside
         raise FileExistsError(f"{path}: a thousand damaged versions stand beside it; remove some")
 
@@ -159,95 +157,75 @@ class Store:
     def records(self) -> tuple[list[dict[str, Any]], list[DamagedFile]]:
         """All finished stages' records under the root, by directory name, and what could not be read. Checks no weights."""
         found, damaged = [], []
-        for directory in sorted(d for d in self.root.glob("stages/*") if STAGE_DIRECTORY.fullmatch(d.name)):
-            try:
-                if record := read_record(directory / RECORD):
+        directories = sorted(d for d in _entries(self.root / "stages") if STAGE_DIRECTORY.fullmatch(d.name))
+        with ThreadPoolExecutor(READERS) as pool:
+            for record in pool.map(lambda directory: _record_or_damage(directory / RECORD), directories):
+                if isinstance(record, DamagedFile):
+                    damaged.append(record)
+                elif record:
                     found.append(record)
-            except DamagedFile as error:
-                damaged.append(error)
         return found, damaged
 
     @contextmanager
-    def lock(self) -> Iterator["Store"]:
+    def lock(self, tell: lock.Tell = lambda message: None) -> Iterator["Store"]:
         """Hold the results root for this process; yields the store as its owner sees it.
 
-        The lock is the kernel's and ends with the process, however that dies; the file only says who holds it.
+        Args:
+            tell: told when finding out whether a holder lives takes a while.
 
         Raises:
             StoreBusy: another live process holds it; the message says which.
             OSError: the root can't be created or written.
         """
-        path = self.root / ".lock"
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            opened = path.open("a+")
-        except OSError as error:
-            raise OSError(f"results can't be written to {self.root}: {error.strerror}; give another --storage") from error
-        with opened as file:
-            _flock(file, path)
-            run_id = uuid.uuid4().hex
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}, run {run_id}")
-            file.flush()
-            owner = Store(root=self.root, run_id=run_id)
-            for stray in (*self.root.glob(".tmp-*"), *self.root.glob("stages/*/.tmp-*")):
-                with suppress(OSError):
-                    stray.unlink(missing_ok=True)
-            yield owner
+        with ExitStack() as held:
+            try:
+                if isinstance(self.root, Path):
+                    self.root.mkdir(parents=True, exist_ok=True)
+                run_id = held.enter_context(lock.hold(self.root, tell))
+            except lock.StoreBusy:
+                raise
+            except Exception as error:  # object stores have errors of their own
+                reason = getattr(error, "strerror", None) or error
+                raise OSError(f"results can't be written to {self.root}: {reason}; give another --storage") from error
+            if isinstance(self.root, Path):
+                for stray in (*self.root.glob(".tmp-*"), *self.root.glob("stages/*/.tmp-*")):
+                    with suppress(OSError):
+                        stray.unlink(missing_ok=True)
+            yield Store(root=self.root, run_id=run_id)
 
     def check_free(self) -> None:
-        """Raise StoreBusy if another process holds the root now; writes nothing and takes nothing."""
-        path = self.root / ".lock"
-        with suppress(FileNotFoundError, NotADirectoryError), path.open() as file:
-            _flock(file, path)
+        """Raise StoreBusy if another process is known to hold the root now; writes nothing and takes nothing."""
+        lock.check_free(self.root)
 
-    def _check_owner(self) -> None:
-        try:
-            held_by = (self.root / ".lock").read_text()
-        except FileNotFoundError:
-            held_by = ""
+    def check_owner(self) -> None:
+        """Raise NoLongerOwner unless this run holds the root, as seen from this machine."""
+        held_by = lock.holder(self.root)
         if not self.run_id or not held_by.endswith(self.run_id):
+            if self.run_id and not held_by:
+                raise NoLongerOwner(
+                    f"{self.root} has no lock file that {socket.gethostname()} can see: expected a directory that all nodes "
+                    "share, or a URL such as s3://bucket/run"
+                )
             raise NoLongerOwner(f"{self.root} is now driven by {held_by or 'nobody'}; this run writes nothing more")
 
-    def _write(self, path: Path, content: bytes) -> None:
-        self._check_owner()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            self.set_aside(path)
-        # Asked again just before the rename: a stale worker may have spent its time in between writing.
-        write_atomically(path, content, before_rename=self._check_owner)
+    def _write(self, path: Location, content: bytes) -> None:
+        self.check_owner()
+        if isinstance(path, Path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                self.set_aside(path)
+        # Asked again just before the last step: a stale worker may have spent its time in between writing.
+        write_atomically(path, content, before_rename=self.check_owner)
 
 
-def write_atomically(path: Path, content: bytes, before_rename: Callable[[], None] = lambda: None) -> None:
-    """Make `path` hold `content`: wholly, and on the disk, or not at all. `before_rename` may raise to give up."""
-    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        before_rename()
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)  # the rename itself
-    finally:
-        os.close(handle)
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
+def read_record(path: Location) -> dict[str, Any] | None:
     """Parse a record; None where there is none. Raises DamagedFile when it can't be one of ours."""
-    if not os.path.lexists(path):
+    content = _read(path)
+    if content is None:
         return None
-    if not path.is_file():
-        raise DamagedFile(path, "not a plain file")
     try:
-        record = json.loads(path.read_bytes())
-    except (ValueError, OSError, RecursionError) as error:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise DamagedFile(path, f"not readable as JSON ({error})") from error
     if not isinstance(record, dict) or record.get("format") != RECORD_FORMAT:
         raise DamagedFile(path, f"not a record of format {RECORD_FORMAT}")
@@ -267,36 +245,88 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return record
 
 
-def verify_files(directory: Path, record: Mapping[str, Any]) -> None:
-    """Compare the files that a record lists with what lies in its directory. Raises DamagedFile for the first that differs."""
+def verify_files(directory: Location, record: Mapping[str, Any]) -> None:
+    """Compare the files that a record lists with what lies in its directory: the whole content, or the size alone where reading
+    it would be a download. Raises DamagedFile for the first that differs.
+    """
     for name, expected in record["files"].items():
         if not WEIGHTS_NAME.fullmatch(name):
             raise DamagedFile(directory / RECORD, f"lists {name!r:.80}, which is not the name of a weights file")
         path = directory / name
-        try:
-            found = _fingerprint(path)
-        except OSError as error:
-            raise DamagedFile(path, f"can't be read ({error.strerror})") from error
+        if isinstance(path, Path):
+            found: Any = _fingerprint(_read_listed(path))
+        else:
+            found = {**expected, "bytes": path.stat().st_size} if path.exists() else None
         if found != expected:
-            raise DamagedFile(path, "its content is not what the record says (truncated or altered)")
+            raise DamagedFile(path, "its content is not what the record says (missing, truncated or altered)")
 
 
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file onto the CPU. Raises DamagedFile."""
+def load_tensors(path: Location, expected: Mapping[str, Any] | None = None) -> dict[str, torch.Tensor]:
+    """Read a safetensors file onto the CPU.
+
+    Args:
+        path: the file.
+        expected: its entry in its record's `files`; None checks nothing but that it can be read.
+
+    Raises:
+        DamagedFile: it isn't what the record says, or not readable.
+    """
+    content = _read_listed(path)
+    if expected is not None and _fingerprint(content) != expected:
+        raise DamagedFile(path, "its content is not what the record says (truncated or altered)")
     try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
+        return safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
         raise DamagedFile(path, f"not readable as safetensors ({error})") from error
 
 
-def _flock(file: IO[str], path: Path) -> None:
+def unpack(content: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file's content.
+
+    Raises:
+        safetensors.SafetensorError, ValueError: it isn't one.
+    """
+    tensors = safetensors.torch.load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # safetensors reads it from paths alone
+    return tensors, header.get("__metadata__", {})
+
+
+def _read(path: Location) -> bytes | None:
+    """A file's content; None where there is none. Raises DamagedFile where something else has its name."""
+    if not isinstance(path, Path):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+    if not os.path.lexists(path):
+        return None
+    if not path.is_file():
+        raise DamagedFile(path, "not a plain file")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return path.read_bytes()
     except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise
-        holder = path.read_text() or "another process"
-        raise StoreBusy(f"{path.parent} is in use by {holder}; wait for it or end it") from None
+        raise DamagedFile(path, f"can't be read ({error.strerror})") from error
+
+
+def _read_listed(path: Location) -> bytes:
+    content = _read(path)
+    if content is None:
+        raise DamagedFile(path, "can't be read (No such file or directory)")
+    return content
+
+
+def _record_or_damage(path: Location) -> dict[str, Any] | DamagedFile | None:
+    try:
+        return read_record(path)
+    except DamagedFile as error:
+        return error
+
+
+def _entries(directory: Location) -> list[Location]:
+    try:
+        return list(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def plain_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -317,6 +347,5 @@ def _record_digest(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+def _fingerprint(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

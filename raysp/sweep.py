@@ -24,12 +24,14 @@ from raysp.context import Place
 from raysp.data import Source, load_splits
 from raysp.inline import run_inline
 from raysp.keys import key_of
+from raysp.location import Location, exists
 from raysp.plan import Outcome, Plan, Survey, inspect, survey
 from raysp.progress import Progress
 from raysp.stage import Stage
 from raysp.store import CHECKPOINT, Store
 
 MAX_THREADS = 1024
+MAX_WORKERS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +49,12 @@ class RunOptions:
     max_concurrent: int | None = None
     """Stages at once, at least 1; None takes what the cluster's resources allow."""
     workers_per_stage: int = 1
-    """Training processes per stage."""
+    """Training processes per stage, at least 1; several share each batch, under Ray Train."""
+    retries: int = 1
+    """How often a stage is tried again after its worker or machine died, at least 0; what its own code raises isn't."""
     gpus_per_stage: float | None = None
-    """GPUs, or the share of one, that each stage holds; 0 trains on the CPU, None takes 1 where the cluster has GPUs."""
+    """GPUs, or the share of one, that each worker of a stage holds; 0 trains on the CPU, None takes 1 where the cluster has
+    GPUs."""
     threads_per_stage: int = 1
     """CPU threads per stage, at least 1. Float sums depend on it, so it is fixed whatever else runs."""
     verbose: bool = False
@@ -58,10 +63,14 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.max_concurrent is not None and self.max_concurrent < 1:
             raise ValueError(f"max_concurrent is {self.max_concurrent}; expected at least 1")
-        if self.workers_per_stage != 1:
+        if not 1 <= self.workers_per_stage <= MAX_WORKERS:
+            raise ValueError(f"workers_per_stage is {self.workers_per_stage}; expected 1 to {MAX_WORKERS}")
+        if self.inline and self.workers_per_stage > 1:
             raise ValueError(
-                f"workers_per_stage is {self.workers_per_stage}; expected 1 (data-parallel stages are not supported yet)"
+                f"inline, and {self.workers_per_stage} workers_per_stage; expected one of them: inline is one process"
             )
+        if self.retries < 0:
+            raise ValueError(f"retries is {self.retries}; expected at least 0")
         most = (os.cpu_count() or 1) if self.inline else MAX_THREADS
         if not 1 <= self.threads_per_stage <= most:
             raise ValueError(f"threads_per_stage is {self.threads_per_stage}; expected 1 to {most}")
@@ -70,11 +79,16 @@ class RunOptions:
         gpus = self.gpus_per_stage
         if gpus is not None and not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or gpus.is_integer())):
             raise ValueError(f"gpus_per_stage is {gpus:g}; expected a share from 0 to 1, or a whole number")
+        if gpus is not None and self.workers_per_stage > 1 and not gpus.is_integer():
+            raise ValueError(
+                f"gpus_per_stage is {gpus:g} with {self.workers_per_stage} workers_per_stage; expected a whole number for each "
+                "worker, or 0: NCCL takes one worker per GPU"
+            )
 
 
 def run_sweep(
     leaves: Sequence[Stage],
-    root: Path,
+    root: Location,
     sources: Sequence[Source],
     options: RunOptions,
     *,
@@ -85,7 +99,7 @@ def run_sweep(
 
     Args:
         leaves: one stage per configuration.
-        root: the results root; made if it doesn't exist.
+        root: the results root; made if it doesn't exist. A path is taken as it is: make it absolute (`raysp.location.locate`).
         sources: the data sets that the stages read.
         options: where to run.
         labels: kept in every record besides its identity.
@@ -95,14 +109,15 @@ def run_sweep(
         What became of every stage that was missing.
 
     Raises:
-        ValueError: there are no leaves, the data can't be used (`DataError`), or no node can run a stage (`PlacementError`).
+        ValueError: there are no leaves, the data can't be used (`DataError`), no node can run a stage (`PlacementError`), or one
+            doesn't see the root.
         StoreBusy: another process drives a sweep in this root.
         OSError: the root can't be written.
     """
     if not leaves:
         raise ValueError("the sweep has no configuration; expected at least one value on every axis")
     plan = Plan(leaves)
-    reader = Store(root=root.absolute())
+    reader = Store(root=root)
     reader.check_free()
     found = survey(plan, reader)
     print_plan(plan, found, console)
@@ -116,7 +131,7 @@ def run_sweep(
         splits[key_of(source.config)] = loaded
         counts = ", ".join(f"{len(getattr(loaded, part))} {part}" for part in ("train", "val", "test"))
         console.print(f"{source.config.name}: {counts} images in {source.config.num_classes} classes", highlight=False)
-    with _runner(options) as runner, reader.lock() as store:
+    with _runner(options) as runner, reader.lock(tell=partial(console.print, soft_wrap=True)) as store:
         _tidy(found, store, console)
         place = Place(
             store=store,
@@ -134,7 +149,7 @@ def _tidy(found: Survey, store: Store, console: Console) -> None:
     for stage in found.damaged:
         for damage in inspect(stage, store)[1]:  # looked at again: another driver may have mended it before we held the lock
             line = f"[yellow]damaged[/]  {escape(str(damage))}"
-            if os.path.lexists(damage.path):
+            if exists(damage.path):
                 line += f"; set aside as {escape(store.set_aside(damage.path).name)}"
             console.print(line, highlight=False, soft_wrap=True)
     for stage in found.missing:
@@ -147,7 +162,7 @@ def _tidy(found: Survey, store: Store, console: Console) -> None:
 @dataclass(frozen=True, kw_only=True)
 class _Runner:
     use_gpu: bool
-    slots: int
+    slots: Callable[[], int]
     run: Callable[[Sequence[Stage], Place, Progress], Outcome]
 
 
@@ -158,14 +173,16 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
     if options.inline:
         if gpus and not torch.cuda.is_available():
             raise ValueError(f"gpus_per_stage is {gpus:g}, but torch finds no GPU here; expected 0, or leave it out")
-        yield _Runner(use_gpu=gpus != 0 and torch.cuda.is_available(), slots=1, run=run_inline)
+        yield _Runner(use_gpu=gpus != 0 and torch.cuda.is_available(), slots=lambda: 1, run=run_inline)
         return
-    from raysp import ray_tune  # Ray takes seconds to import, and may be absent where stages run inline
+    from raysp import cluster, ray_tune  # Ray takes seconds to import, and may be absent where stages run inline
 
-    with ray_tune.connect(options.address, verbose=options.verbose):
-        gpus = float(ray_tune.cluster_has_gpu()) if gpus is None else gpus
-        slots = ray_tune.count_slots(options.threads_per_stage, gpus, options.max_concurrent)
-        yield _Runner(use_gpu=gpus > 0, slots=slots, run=partial(ray_tune.run_on_ray, slots=slots, gpus_per_stage=gpus))
+    with cluster.connect(options.address, verbose=options.verbose):
+        gpus = float(cluster.has_gpu()) if gpus is None else gpus
+        request = cluster.Request(num_threads=options.threads_per_stage, gpus=gpus, workers=options.workers_per_stage)
+        request.check()
+        slots = cluster.Slots(request, options.max_concurrent)
+        yield _Runner(use_gpu=gpus > 0, slots=slots.now, run=partial(ray_tune.run_on_ray, slots=slots, retries=options.retries))
 
 
 def print_plan(plan: Plan, found: Survey, console: Console) -> None:

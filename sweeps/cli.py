@@ -18,10 +18,12 @@ from tyro.conf import arg
 
 from analysis.report import write_report
 from raysp.data import Selection, Source, open_source
+from raysp.location import Location, locate
+from raysp.lock import StoreBusy
 from raysp.plan import Plan, survey
 from raysp.presets import Preset
 from raysp.stage import Stage
-from raysp.store import NoLongerOwner, Store, StoreBusy
+from raysp.store import NoLongerOwner, Store
 from raysp.sweep import RunOptions, print_plan, run_sweep
 from sweeps.ending import print_failures, print_report
 
@@ -54,8 +56,8 @@ class RunFlags:
     """Multiplies every stage's epochs, learning-rate milestones and gate epochs with them."""
     seeds: Annotated[tuple[int, ...], arg(metavar="SEED ...", help_behavior_hint="(default: 0)")] = NOT_GIVEN
     """Each seed trains the whole chain once more."""
-    storage: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/<preset>)")] = None
-    """Results directory."""
+    storage: Annotated[str | None, arg(metavar="DIR|URL", help_behavior_hint="(default: runs/<preset>)")] = None
+    """Results directory, or a URL such as s3://bucket/run. With several machines it must be one that all of them see."""
     plan: bool = False
     """Print the plan, run nothing."""
     inline: bool = False
@@ -66,12 +68,14 @@ class RunFlags:
     max_concurrent: Annotated[int | None, arg(metavar="STAGES", help_behavior_hint="")] = None
     """Stages at once; by default as many as the cluster's CPUs or GPUs allow."""
     workers_per_stage: int = 1
-    """Training processes per stage (only 1 for now)."""
+    """Training processes per stage, which share each batch under Ray Train."""
     gpus_per_stage: Annotated[float | None, arg(metavar="GPUS", help_behavior_hint="")] = None
-    """GPUs that each stage holds; a share such as 0.25 packs several on one, 0 trains on the CPU. By default 1 where there are
-    GPUs."""
+    """GPUs that each stage (each of its workers) holds; a share such as 0.25 packs several on one, 0 trains on the CPU. By
+    default 1 where there are GPUs."""
     threads_per_stage: int = 1
     """CPU threads per stage. More threads finish one stage sooner, but give (slightly) other results: float sums depend on it."""
+    retries: int = 1
+    """How often a stage is tried again when its worker or machine dies; what its own code raises is not."""
     verbose: bool = False
     """Show Ray's own messages, and the traceback of an error."""
 
@@ -147,9 +151,10 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
         workers_per_stage=flags.workers_per_stage,
         gpus_per_stage=flags.gpus_per_stage,
         threads_per_stage=flags.threads_per_stage,
+        retries=flags.retries,
         verbose=flags.verbose,
     )
-    root = (flags.storage or Path("runs") / work.name).expanduser().absolute()
+    root = locate(flags.storage or Path("runs") / work.name)
     _check_storage(root)
     if work.note:
         console.print(f"[yellow]note[/] {work.note}", soft_wrap=True)
@@ -164,7 +169,13 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
     return 0 if outcome.ok else 1
 
 
-def _check_storage(root: Path) -> None:
+def _check_storage(root: Location) -> None:
+    if not isinstance(root, Path):
+        try:
+            root.exists()
+        except Exception as error:  # whatever the protocol's package raises
+            raise ValueError(f"storage {root} can't be reached: {error}; check its name and your credentials") from error
+        return
     existing = next(path for path in (root, *root.parents) if path.exists() or path.is_symlink())
     if not existing.is_dir():
         raise ValueError(f"storage {root} can't be made: {existing} is not a directory; give another --storage")

@@ -3,14 +3,13 @@
 Owns the terminal's tables; the files are `analysis.report`'s.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from analysis.report import Report
+from raysp.location import Location
 from raysp.plan import Outcome, Plan
 
 MOST_ROWS = 60
@@ -45,7 +44,7 @@ OFF_COUNTS = ("d_th", "ac_after")
 """Columns in which nothing is a value like others."""
 
 
-def print_report(report: Report, plan: Plan, root: Path, console: Console) -> None:
+def print_report(report: Report, plan: Plan, root: Location, console: Console) -> None:
     """Print what this sweep's stages have come to.
 
     Args:

@@ -14,8 +14,9 @@ from rich.console import Console
 from toy import diamond, toy
 
 from analysis.report import write_report
+from raysp.lock import StoreBusy
 from raysp.plan import Plan
-from raysp.store import NoLongerOwner, Store, StoreBusy
+from raysp.store import NoLongerOwner, Store
 from raysp.sweep import RunOptions, run_sweep
 
 HERE = Path(__file__).parent

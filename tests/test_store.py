@@ -9,8 +9,9 @@ import torch
 from toy import toy
 
 from raysp.job import run_job
+from raysp.lock import StoreBusy
 from raysp.plan import Plan, inspect, survey
-from raysp.store import DamagedFile, NoLongerOwner, Store, StoreBusy
+from raysp.store import DamagedFile, NoLongerOwner, Store
 
 
 def nothing(figures):

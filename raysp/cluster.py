@@ -1,0 +1,161 @@
+"""The Ray cluster that a sweep runs on: connecting to it, and what of it a stage can have.
+
+Owns the start and end of a local Ray, and the arithmetic of places. Refuses to schedule (`raysp.ray_tune`). Contract: what can
+never be placed is refused before anything trains, with what was asked for and what the cluster has.
+"""
+
+import logging
+import os
+import re
+import socket
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+Resources = Mapping[str, float]
+
+LOOK_EVERY_S = 2.0
+"""Seconds between two looks at the cluster's nodes."""
+
+
+class PlacementError(ValueError):
+    """No node of the cluster can ever run what a stage asks for."""
+
+
+@contextmanager
+def connect(address: str | None, *, verbose: bool) -> Iterator[None]:
+    """Connect to Ray for the length of the block.
+
+    Args:
+        address: of a running cluster, or "local" for one of our own that ends with the block; None takes RAY_ADDRESS, or
+            what `ray start` started on this machine, or else a local one.
+        verbose: let Ray's own messages through.
+
+    Raises:
+        ConnectionError: there is no cluster at the address.
+    """
+    _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours: checkpoints are on disk, there is nothing to save
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a notice about a changed default
+    if not verbose:
+        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints a table of settings even at verbosity 0
+    level = logging.INFO if verbose else logging.ERROR
+    with warnings.catch_warnings():
+        if not verbose:
+            warnings.simplefilter("ignore")
+        try:
+            # None means RAY_ADDRESS, or the last `ray start` here, or a new local Ray; "auto" would also join the private Ray
+            # of another sweep, and end with it.
+            ray.init(address=address, include_dashboard=False, logging_level=level, log_to_driver=verbose)
+        except ConnectionError as error:
+            raise ConnectionError(f"{error}; start a cluster there, give another --address, or --address local") from error
+        if not verbose:
+            logging.getLogger("ray").setLevel(logging.ERROR)
+            logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a dead worker's traceback; we say what it means
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise ConnectionError if nothing listens at `host:port`; Ray itself would try for minutes."""
+    if match := re.fullmatch(r"\[?([^\[\]/]+)\]?:(\d+)", address):
+        try:
+            socket.create_connection((match[1], int(match[2])), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise ConnectionError(
+                f"no Ray cluster answers at {address} ({error}); start one there, or use --address local"
+            ) from None
+
+
+def has_gpu() -> bool:
+    """Whether any node of the connected cluster has a GPU, or one that it could add."""
+    return any(node.get("GPU") for node in (*alive_nodes(), *possible_nodes()))
+
+
+def alive_nodes() -> list[Resources]:
+    """What each node of the connected cluster has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def possible_nodes() -> list[Resources]:
+    """What a node of each kind has that the cluster's autoscaler may add; empty where there is no autoscaler."""
+    try:
+        config = ray._private.state.state.get_cluster_config()
+    except (AttributeError, ValueError):  # an older Ray, or one that reports it in another form
+        return []
+    groups = config.node_group_configs if config else ()
+    return [dict(group.resources) for group in groups if group.max_count]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a stage asks the cluster for."""
+
+    num_threads: int
+    """CPUs of each of its workers."""
+    gpus: float
+    """GPUs, or the share of one, of each of its workers."""
+    workers: int = 1
+
+    def __str__(self) -> str:
+        wants = ", ".join(f"{need:g} {kind}" for kind, need in self.per_worker.items())
+        return f"{self.workers} workers of {wants} each" if self.workers > 1 else wants
+
+    @property
+    def per_worker(self) -> dict[str, float]:
+        """Resources by Ray's names."""
+        return {"CPU": float(self.num_threads)} | ({"GPU": self.gpus} if self.gpus else {})
+
+    def slots(self, nodes: Sequence[Resources]) -> int:
+        """How many stages fit on these nodes at once; one stage's workers may be spread over several."""
+        asked = self.per_worker.items()
+        return sum(min(int(node.get(kind, 0.0) / need + 1e-9) for kind, need in asked) for node in nodes) // self.workers
+
+    def check(self) -> None:
+        """Raise PlacementError if the connected cluster can't place one stage, and can't grow so that it could."""
+        nodes, kinds = alive_nodes(), possible_nodes()
+        if self.slots(nodes) or any(self._fits(kind) for kind in kinds):
+            return
+        has = f"the cluster's nodes have {'; '.join(map(self._shown, nodes))}"
+        has += f", and those that it can add {'; '.join(map(self._shown, kinds))}" if kinds else ""
+        raise PlacementError(f"a stage asks for {self}, but {has}; ask for less, or add a node")
+
+    def _fits(self, node: Resources) -> bool:
+        return all(node.get(kind, 0.0) >= need for kind, need in self.per_worker.items())
+
+    def _shown(self, node: Resources) -> str:
+        return ", ".join(f"{node.get(kind, 0.0):g} {kind}" for kind in self.per_worker)
+
+
+class Slots:
+    """How many stages run at once on a cluster that may grow and shrink.
+
+    Args:
+        request: of one stage.
+        most: at most so many, however large the cluster; None sets no limit.
+    """
+
+    def __init__(self, request: Request, most: int | None) -> None:
+        self.request, self._most = request, most
+        self._looked, self._now, self._can_grow = 0.0, 0, False
+
+    def now(self) -> int:
+        """Stages that the cluster has room for, running ones included; 0 while it has no node for one."""
+        if not self._looked or time.monotonic() - self._looked > LOOK_EVERY_S:
+            self._looked = time.monotonic()
+            self._now = self.request.slots(alive_nodes())
+            self._can_grow = any(map(self.request._fits, possible_nodes()))
+        return self._now if self._most is None else min(self._now, self._most)
+
+    def to_hand_out(self) -> int:
+        """Stages to have out at once: where an autoscaler waits for demand, as many again as there is room for; at least one."""
+        now = self.now()
+        wanted = now + max(now, 4) if self._can_grow else max(now, 1)
+        return wanted if self._most is None else min(wanted, self._most)

@@ -1,0 +1,171 @@
+"""Who may write to a results root: one run at a time.
+
+Owns the lock file and what keeps it alive. Refuses to know what it protects. Contract: at most one run holds a root, and a dead
+holder's lock is taken over; a run that has lost the root without noticing is found out by the lock file's content, which ends
+with the holder's run id. No clock is compared with another machine's, nor with itself before a change of time.
+
+In a directory the lock is the kernel's (flock), and ends with the process. Where there is none (object stores, file systems
+without locks) it is a lease: a file that its holder rewrites every few seconds. Whoever wants the root watches the file; a holder
+that doesn't rewrite it for a while is dead.
+"""
+
+import errno
+import fcntl
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from raysp.location import Location, create, write_atomically
+
+LOCK = ".lock"
+RENEW_S = 5.0
+"""Seconds between two renewals of a lease."""
+DEAD_AFTER_S = 30.0
+"""A lease that isn't renewed for this many seconds is a dead holder's."""
+
+Tell = Callable[[str], None]
+
+
+class StoreBusy(Exception):
+    """Another process drives a sweep in this results root."""
+
+
+def holder(root: Location) -> str:
+    """What the lock file says about who holds, or held, the root; empty where there is none."""
+    try:
+        return (root / LOCK).read_text()
+    except FileNotFoundError:
+        return ""
+
+
+@contextmanager
+def hold(root: Location, tell: Tell = lambda message: None) -> Iterator[str]:
+    """Hold a results root for the length of the block; yields the run's id.
+
+    Args:
+        root: it must exist, if it is a directory.
+        tell: told, once, when finding out whether a holder lives takes a while.
+
+    Raises:
+        StoreBusy: another live process holds it; the message says which.
+        OSError: the lock can't be written.
+    """
+    run_id = uuid.uuid4().hex
+    if isinstance(root, Path):
+        with (root / LOCK).open("a+") as file:
+            if _flock(file, root):
+                file.truncate(0)
+                file.write(_describe(run_id))
+                file.flush()
+                yield run_id
+                return
+    with _lease(root, run_id, tell):
+        yield run_id
+
+
+def check_free(root: Location) -> None:
+    """Raise StoreBusy if a live process is known to hold the root now; writes nothing, takes nothing, and doesn't wait."""
+    if isinstance(root, Path):
+        with suppress(FileNotFoundError, NotADirectoryError), (root / LOCK).open() as file:
+            _flock(file, root)
+
+
+def _flock(file: IO[str], root: Path) -> bool:
+    """Take the kernel's lock; False where the file system has none. Raises StoreBusy."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            return False
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        raise _busy(root, holder(root)) from None
+    return True
+
+
+@contextmanager
+def _lease(root: Location, run_id: str, tell: Tell) -> Iterator[None]:
+    path = root / LOCK
+    mine = _describe(run_id)
+    while not create(path, mine.encode()):
+        _wait_for_death(root, tell)
+        # Of two runs that come here at once one may take the other's new lease for the dead one's. The lock file then names the
+        # later one, and the earlier may not write.
+        with suppress(FileNotFoundError):
+            path.unlink()
+    ended = threading.Event()
+    renewing = threading.Thread(target=_renew, args=(root, mine, ended), daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        renewing.join()
+        with suppress(Exception):  # the next run waits a little longer
+            if holder(root).endswith(run_id):
+                path.unlink()
+
+
+def _renew(root: Location, mine: str, ended: threading.Event) -> None:
+    renewals = 0
+    while not ended.wait(RENEW_S):
+        renewals += 1
+        with suppress(Exception):  # the network may come back; until then nothing can be written anyway
+            if not holder(root).endswith(mine):
+                return  # taken over: whoever writes next for this run is refused
+            write_atomically(root / LOCK, f"renewed {renewals} times by {mine}".encode())
+
+
+def _wait_for_death(root: Location, tell: Tell) -> None:
+    """Return when the lease's holder is dead. Raises StoreBusy as soon as it shows a sign of life."""
+    first = holder(root)
+    if not first or _is_dead_here(first):
+        return
+    tell(f"{root} is held by {_for_people(first)}; looking for up to {DEAD_AFTER_S:.0f} s whether that is alive")
+    begun = time.monotonic()
+    while time.monotonic() - begun < DEAD_AFTER_S:
+        time.sleep(RENEW_S / 5)
+        now = holder(root)
+        if not now:
+            return
+        if now != first:
+            raise _busy(root, now)
+
+
+def _busy(root: Location, by: str) -> StoreBusy:
+    return StoreBusy(f"{root} is in use by {_for_people(by) or 'another process'}; wait for it or end it")
+
+
+def _for_people(description: str) -> str:
+    return re.sub(r"^renewed \d+ times by | \(start \S+\)", "", description)
+
+
+def _describe(run_id: str) -> str:
+    return f"process {os.getpid()} (start {_start(os.getpid())}) on {socket.gethostname()}, run {run_id}"
+
+
+def _is_dead_here(description: str) -> bool:
+    """Whether a holder was a process of this machine that has ended."""
+    match = re.search(r"process (\d+) \(start (\S+)\) on (\S+), run \w+$", description)
+    return bool(match and match[3] == socket.gethostname() and match[2] != "?" and _start(int(match[1])) != match[2])
+
+
+def _start(pid: int) -> str:
+    """What tells a process from an earlier one with its number, an earlier boot's included; "?" where /proc doesn't say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
+    except OSError:
+        return "?"
+    try:
+        # The name in brackets may hold blanks; the start time is the twentieth field behind it, the first is the state.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "ended"
+    return "ended" if fields[0] in "ZX" else f"{boot}/{fields[19]}"

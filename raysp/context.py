@@ -105,5 +105,5 @@ def read_parents(stage: Stage, store: Store) -> dict[str, Parent]:
         if record is None:
             raise RuntimeError(f"{stage.label} needs {parent.label}, which has no record in {store.root}")
         path = store.directory(parent) / WEIGHTS
-        parents[role] = Parent(record=record, tensors=partial(load_tensors, path))
+        parents[role] = Parent(record=record, tensors=partial(load_tensors, path, record["files"].get(WEIGHTS)))
     return parents

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 from raysp import imagefolder
 from raysp.keys import Config
@@ -255,11 +256,15 @@ def _load_cifar(name: str, image_size: int, path: Path) -> tuple[Part, Part]:
         try:
             found = kind(root=path, train=train, download=False)
         except RuntimeError:
+            path.mkdir(parents=True, exist_ok=True)
+            waiting_line = path / ".download.lock"
             try:
-                found = kind(root=path, train=train, download=True)
+                with FileLock(waiting_line):  # of two sweeps that start at once, one downloads
+                    found = kind(root=path, train=train, download=True)  # downloads what isn't there whole by now
             except BaseException:
                 if not existed:
-                    with suppress(OSError):  # torchvision makes the directory before it downloads
+                    with suppress(OSError):
+                        waiting_line.unlink(missing_ok=True)
                         path.rmdir()
                 raise
         images = found.data

@@ -10,6 +10,7 @@ import platform
 import socket
 import time
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 import torch
 
 from raysp.context import Context, Place, Report, read_parents
+from raysp.location import exists
 from raysp.stage import Stage
-from raysp.store import NoLongerOwner
+from raysp.store import DamagedFile, NoLongerOwner
 
 PACKAGES = ("raysp", "torch", "torchvision", "numpy", "ray", "safetensors", "scikit-learn")
 
@@ -80,6 +82,10 @@ def run_job(stage: Stage, place: Place, report: Report) -> dict[str, Any]:
             f"after epoch {last_epoch} of {stage.epochs}" if last_epoch else "in its first epoch here"
         )
         cause = traceback.format_exception_only(error)[-1].strip()  # holds even if the error's own __str__ raises
+        if isinstance(error, DamagedFile) and exists(error.path):
+            # A remote parent's weights are read only here. Without them the next run trains the parent again.
+            with suppress(OSError):
+                cause += f"; set aside as {store.set_aside(error.path).name}, so that the same command makes it again"
         try:
             store.write_error(stage, f"{where}\n\n{traceback.format_exc()}")
         except (OSError, NoLongerOwner) as second:

@@ -1,4 +1,6 @@
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -176,3 +178,23 @@ def test_batches_are_normalised():
     train = torch.cat([images for images, _ in batches.in_order("train")])
     assert abs(float(train.mean())) < 1e-4
     assert abs(float(train.std()) - 1) < 1e-3
+
+
+def test_of_two_sweeps_that_start_at_once_one_downloads(tmp_path, monkeypatch):
+    downloads = []
+
+    class Downloaded:
+        def __init__(self, root, train, download):
+            if not (root / "there").exists():
+                if not download:
+                    raise RuntimeError("not found")
+                downloads.append(train)
+                time.sleep(0.3)
+                (root / "there").touch()
+            self.data, self.targets = np.zeros((40, 32, 32, 3), dtype=np.uint8), [n % 10 for n in range(40)]
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", Downloaded)
+    with ThreadPoolExecutor(2) as pool:
+        source = open_source("cifar10", None, tmp_path / "new" / "data")
+        assert [len(splits.train) for splits in pool.map(load_splits, [source, source])] == [36, 36]
+    assert len(downloads) == 1

@@ -1,16 +1,16 @@
-"""A toy sweep as a program of its own, to be killed: `python toy_sweep.py ROOT [inline]`."""
+"""A toy sweep as a program of its own, to be killed: `python toy_sweep.py ROOT|URL [inline]`."""
 
 import sys
-from pathlib import Path
 
 from rich.console import Console
 from toy import diamond
 
 from analysis.report import write_report
+from raysp.location import locate
 from raysp.sweep import RunOptions, run_sweep
 
 if __name__ == "__main__":
-    root = Path(sys.argv[1])
+    root = locate(sys.argv[1])
     inline = "inline" in sys.argv
     options = RunOptions(inline=inline, gpus_per_stage=0, address=None if inline else "local", max_concurrent=2)
     outcome = run_sweep(diamond(epochs=6), root, [], options, labels={"preset": "toy"}, console=Console())

@@ -101,8 +101,8 @@ def _check_seen_everywhere(store: Store) -> None:
     others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
     if not isinstance(store.root, Path) or not others:
         return
-    look = ray.remote(num_cpus=0, max_retries=0)(store.check_owner)
-    looks = [look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in others]
+    look = ray.remote(num_cpus=0, max_retries=0)(_look)
+    looks = [look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(store) for node in others]
     for answer in ray.wait(looks, num_returns=len(looks), timeout=SEEN_WITHIN_S)[0]:
         try:
             ray.get(answer)
@@ -110,6 +110,10 @@ def _check_seen_everywhere(store: Store) -> None:
             raise ValueError(str(error)) from None
         except ray.exceptions.RayError:
             continue  # the node has gone, or is slow; its stages will say so
+
+
+def _look(store: Store) -> None:
+    store.check_owner()
 
 
 class GraphSearcher(Searcher):

@@ -143,9 +143,12 @@ def killing(scratch: Path, kills: int, chance: random.Random, workers: int) -> N
             rounds += 1
             storage = Path(f"{disturbed}-{rounds}")
             driver = begin(storage, *how, "--address", address)
+            unprovoked = 0
             while driver.poll() is None or driver.returncode != 0:
                 if driver.poll() is not None:
                     restarts += 1
+                    unprovoked += 1
+                    check(unprovoked < 4, f"the sweep ends with status {driver.returncode} by itself; see {storage}.log")
                     driver = begin(storage, *how, "--address", address)
                 if sum(counts.values()) >= kills:
                     driver.wait(PATIENCE_S)
@@ -156,6 +159,7 @@ def killing(scratch: Path, kills: int, chance: random.Random, workers: int) -> N
                     time.sleep(0.05)
                 if driver.poll() is None and _kill(kind, driver, replace_node, chance):
                     counts[kind] += 1
+                    unprovoked = 0
                     say(
                         f"  {sum(counts.values())}/{kills}: {kind}, {len(list(storage.glob('stages/*/record.json')))} stages done"
                     )

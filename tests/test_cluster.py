@@ -1,0 +1,180 @@
+"""What a stage can have of a cluster, and clusters that can't serve it."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from toy import toy
+
+from raysp import cluster
+from raysp.cluster import PlacementError, Request, Slots
+from raysp.data import load_splits, open_source
+from raysp.stage import Stage, StageResult
+from raysp.store import Store
+from raysp.sweep import RunOptions, run_sweep
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
+
+
+@pytest.mark.parametrize(
+    ("request_", "nodes", "slots"),
+    [
+        (Request(num_threads=1, gpus=0), [{"CPU": 2.0}], 2),
+        (Request(num_threads=1, gpus=0), [{"CPU": 2.0}, {"CPU": 8.0}], 10),
+        (Request(num_threads=4, gpus=0), [{"CPU": 2.0}, {"CPU": 8.0}], 2),
+        (Request(num_threads=1, gpus=1), [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 4.0}], 2),
+        (Request(num_threads=1, gpus=0.25), [{"CPU": 8.0, "GPU": 1.0}], 4),
+        (Request(num_threads=1, gpus=0.1), [{"CPU": 16.0, "GPU": 1.0}], 10),
+        (Request(num_threads=1, gpus=0.25), [{"CPU": 3.0, "GPU": 1.0}], 3),
+        (Request(num_threads=2, gpus=1, workers=3), [{"CPU": 4.0, "GPU": 2.0}] * 3, 2),
+        (Request(num_threads=1, gpus=0, workers=4), [{"CPU": 3.0}], 0),
+        (Request(num_threads=1, gpus=0), [], 0),
+    ],
+)
+def test_slots_are_what_the_nodes_have_room_for(request_, nodes, slots):
+    assert request_.slots(nodes) == slots
+
+
+@pytest.fixture
+def nodes(monkeypatch):
+    """Nodes of a pretended cluster: those that are there, and those that could be added."""
+    there, possible = [], []
+    monkeypatch.setattr(cluster, "alive_nodes", lambda: there)
+    monkeypatch.setattr(cluster, "possible_nodes", lambda: possible)
+    monkeypatch.setattr(cluster, "LOOK_EVERY_S", 0.0)
+    return there, possible
+
+
+def test_what_can_never_be_placed_is_refused_with_what_there_is(nodes):
+    there, possible = nodes
+    there += [{"CPU": 4.0}, {"CPU": 2.0, "GPU": 1.0}]
+    Request(num_threads=4, gpus=0).check()
+    with pytest.raises(
+        PlacementError, match="a stage asks for 4 CPU, 1 GPU, but the cluster's nodes have 4 CPU, 0 GPU; 2 CPU, 1"
+    ):
+        Request(num_threads=4, gpus=1).check()
+    with pytest.raises(PlacementError, match="asks for 7 workers of 1 CPU each"):
+        Request(num_threads=1, gpus=0, workers=7).check()
+    possible += [{"CPU": 8.0, "GPU": 1.0}]
+    Request(num_threads=4, gpus=1).check()  # the autoscaler can bring such a node
+    with pytest.raises(PlacementError, match="and those that it can add 8 CPU, 1 GPU; ask for less, or add a node"):
+        Request(num_threads=9, gpus=1).check()
+
+
+def test_slots_follow_the_cluster_and_ask_for_more_where_it_can_grow(nodes):
+    there, possible = nodes
+    slots, bounded = Slots(Request(num_threads=1, gpus=1), None), Slots(Request(num_threads=1, gpus=1), 3)
+    assert (slots.now(), slots.to_hand_out()) == (0, 1), "one stage waits, so that a node that comes is used"
+    there.append({"CPU": 8.0, "GPU": 2.0})
+    assert (slots.now(), slots.to_hand_out()) == (2, 2)
+    possible.append({"CPU": 8.0, "GPU": 8.0})
+    assert (slots.now(), slots.to_hand_out(), bounded.to_hand_out()) == (2, 6, 3)
+    there += [{"CPU": 8.0, "GPU": 8.0}]
+    assert (slots.now(), slots.to_hand_out(), bounded.now()) == (10, 20, 3)
+    there.clear()
+    assert (slots.now(), slots.to_hand_out()) == (0, 4)
+
+
+@pytest.fixture(scope="module")
+def two_nodes():
+    from ray.cluster_utils import Cluster
+
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    yield made
+    made.shutdown()
+
+
+def run(leaves, root, made, console=None, **options):
+    options = RunOptions(address=made.address, gpus_per_stage=0, **options)
+    return run_sweep(leaves, root, [], options, labels={}, console=console or Console(quiet=True))
+
+
+@pytest.mark.slow
+def test_a_sweep_uses_a_node_that_comes_and_survives_one_that_goes(two_nodes, tmp_path):
+    with pytest.raises(PlacementError, match="a stage asks for 2 CPU, but the cluster's nodes have 1 CPU"):
+        run([toy()], tmp_path, two_nodes, threads_per_stage=2)
+    added = []
+    begun = time.monotonic()
+
+    class Watching(Console):
+        """A console that adds a node at the first stage's end, and takes it away at the fourth's."""
+
+        def print(self, *things, **how):
+            ended = sum("[green]done" in str(thing) for thing in things)
+            self.ended = getattr(self, "ended", 0) + ended
+            if ended and self.ended == 1:
+                added.append(two_nodes.add_node(num_cpus=1))
+            if ended and self.ended == 4 and added:
+                two_nodes.remove_node(added.pop(), allow_graceful=False)
+
+    leaves = [_where(number) for number in range(6)]
+    outcome = run(leaves, tmp_path, two_nodes, Watching(quiet=True), retries=2)
+    assert outcome.ok, outcome.failed
+    nodes = {record["metrics"]["node"] for record in _records(tmp_path)}
+    assert len(nodes) == 2, f"both nodes were used within {time.monotonic() - begun:.0f} s"
+
+
+def _where(number):
+    return Stage(name="where", version=1, config=toy(number=number).config, run=_report_node, epochs=3)
+
+
+def _report_node(config, context):
+    import ray
+
+    for epoch in range(3):
+        time.sleep(2)  # a stage must outlast the start of a worker: the next one takes the first worker that is free
+        context.report({"epoch": epoch + 1, "epochs": 3})
+    return StageResult(metrics={"node": ray.get_runtime_context().get_node_id()})
+
+
+def _records(root):
+    return Store(root=root).records()[0]
+
+
+@pytest.mark.slow
+def test_a_node_that_does_not_see_the_results_is_named_before_anything_trains(two_nodes, tmp_path, monkeypatch):
+    node = two_nodes.add_node(num_cpus=1)
+    two_nodes.wait_for_nodes()
+    try:
+        # The second node shares this machine's files; a process-wide setting makes the lock file invisible to its workers.
+        monkeypatch.setattr("raysp.ray_tune._look", _see_nothing)
+        with pytest.raises(ValueError, match=r"no lock file that .* can see: expected a directory that all nodes share"):
+            run([toy()], tmp_path, two_nodes)
+        assert not list(tmp_path.glob("stages/*"))
+    finally:
+        two_nodes.remove_node(node)
+
+
+def _see_nothing(store):
+    Store(root=Path("/nonexistent/results"), run_id=store.run_id).check_owner()
+
+
+@pytest.mark.slow
+def test_images_are_read_from_the_nodes_object_store_without_a_copy(two_nodes, tmp_path):
+    source = open_source("digits", None, tmp_path)
+    stage = Stage(name="look", version=1, config=source.config, run=_look_at_images, epochs=1)
+    options = RunOptions(address=two_nodes.address, gpus_per_stage=0)
+    assert run_sweep([stage], tmp_path / "r", [source], options, labels={}, console=Console(quiet=True)).ok
+    (record,) = _records(tmp_path / "r")
+    assert record["metrics"] == {"own copy": False, "writeable": False, "sum": int(load_splits(source).train.images.sum())}
+
+
+def _look_at_images(config, context):
+    images = context.splits(config).train.images
+    total = int(np.sum(images))
+    return StageResult(metrics={"own copy": images.flags.owndata, "writeable": images.flags.writeable, "sum": total})
+
+
+def test_what_does_not_go_together_is_refused():
+    for options, message in (
+        ({"workers_per_stage": 0}, "workers_per_stage is 0; expected 1 to"),
+        ({"workers_per_stage": 2, "inline": True}, "inline is one process"),
+        ({"workers_per_stage": 2, "gpus_per_stage": 0.5}, "expected a whole number for each worker, or 0"),
+        ({"retries": -1}, "retries is -1; expected at least 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RunOptions(**options)

@@ -13,13 +13,20 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
+import yaml
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.experimental.internal_kv import _internal_kv_get
 
 Resources = Mapping[str, float]
 
 LOOK_EVERY_S = 2.0
 """Seconds between two looks at the cluster's nodes."""
+
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()
+"""Where `ray up` describes the cluster on its head."""
 
 
 class PlacementError(ValueError):
@@ -74,9 +81,23 @@ def _check_reachable(address: str) -> None:
             ) from None
 
 
-def has_gpu() -> bool:
-    """Whether any node of the connected cluster has a GPU, or one that it could add."""
-    return any(node.get("GPU") for node in (*alive_nodes(), *possible_nodes()))
+def gpus_for(asked: float | None) -> float:
+    """GPUs for each worker of a stage: those that were asked for, else 1 where the connected cluster has, or can add, any.
+
+    Raises:
+        PlacementError: nothing was asked for, and the cluster may add nodes of which nobody knows what they have.
+    """
+    if asked is not None:
+        return asked
+    kinds = possible_nodes()
+    if any(node.get("GPU") for node in (*alive_nodes(), *(kinds or ()))):
+        return 1.0
+    if kinds is None:
+        raise PlacementError(
+            "no node of the cluster has a GPU now, and its autoscaler doesn't say which it can add; give "
+            "--gpus-per-stage: 0 for the CPU, or how many GPUs"
+        )
+    return 0.0
 
 
 def alive_nodes() -> list[Resources]:
@@ -84,14 +105,27 @@ def alive_nodes() -> list[Resources]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def possible_nodes() -> list[Resources]:
-    """What a node of each kind has that the cluster's autoscaler may add; empty where there is no autoscaler."""
-    try:
-        config = ray._private.state.state.get_cluster_config()
-    except (AttributeError, ValueError):  # an older Ray, or one that reports it in another form
+def possible_nodes() -> list[Resources] | None:
+    """What a node of each kind has that the cluster's autoscaler may add: nothing where there is no autoscaler, None where there
+    is one that doesn't say.
+    """
+    # Ray has no call that tells. `ray up` leaves the cluster's description on the head.
+    if not _autoscales():
         return []
-    groups = config.node_group_configs if config else ()
-    return [dict(group.resources) for group in groups if group.max_count]
+    try:
+        kinds = yaml.safe_load(BOOTSTRAP.read_text())["available_node_types"].values()
+        return [kind["resources"] for kind in kinds if kind.get("max_workers", 1)]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _autoscales() -> bool:
+    """Whether an autoscaler has reported to the connected cluster: the older one leaves its status, the newer a version."""
+    try:
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        return bool(_internal_kv_get(b"__autoscaling_status")) or status.stats.autoscaler_version not in (None, "0")
+    except Exception:  # neither is a promise of Ray's
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +155,15 @@ class Request:
     def check(self) -> None:
         """Raise PlacementError if the connected cluster can't place one stage, and can't grow so that it could."""
         nodes, kinds = alive_nodes(), possible_nodes()
-        if self.slots(nodes) or any(self._fits(kind) for kind in kinds):
+        if self.slots(nodes) or self.can_come(kinds):
             return
         has = f"the cluster's nodes have {'; '.join(map(self._shown, nodes))}"
         has += f", and those that it can add {'; '.join(map(self._shown, kinds))}" if kinds else ""
         raise PlacementError(f"a stage asks for {self}, but {has}; ask for less, or add a node")
 
-    def _fits(self, node: Resources) -> bool:
-        return all(node.get(kind, 0.0) >= need for kind, need in self.per_worker.items())
+    def can_come(self, kinds: Sequence[Resources] | None) -> bool:
+        """Whether a worker fits on a node of one of the kinds that an autoscaler may add; None doesn't say, so it may."""
+        return kinds is None or any(all(kind.get(k, 0.0) >= need for k, need in self.per_worker.items()) for kind in kinds)
 
     def _shown(self, node: Resources) -> str:
         return ", ".join(f"{node.get(kind, 0.0):g} {kind}" for kind in self.per_worker)
@@ -151,7 +186,7 @@ class Slots:
         if not self._looked or time.monotonic() - self._looked > LOOK_EVERY_S:
             self._looked = time.monotonic()
             self._now = self.request.slots(alive_nodes())
-            self._can_grow = any(map(self.request._fits, possible_nodes()))
+            self._can_grow = self.request.can_come(possible_nodes())
         return self._now if self._most is None else min(self._now, self._most)
 
     def to_hand_out(self) -> int:

@@ -178,7 +178,7 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
     from raysp import cluster, ray_tune  # Ray takes seconds to import, and may be absent where stages run inline
 
     with cluster.connect(options.address, verbose=options.verbose):
-        gpus = float(cluster.has_gpu()) if gpus is None else gpus
+        gpus = cluster.gpus_for(gpus)
         request = cluster.Request(num_threads=options.threads_per_stage, gpus=gpus, workers=options.workers_per_stage)
         request.check()
         slots = cluster.Slots(request, options.max_concurrent)

@@ -48,7 +48,7 @@ def nodes(monkeypatch):
     return there, possible
 
 
-def test_what_can_never_be_placed_is_refused_with_what_there_is(nodes):
+def test_what_can_never_be_placed_is_refused_with_what_there_is(nodes, monkeypatch):
     there, possible = nodes
     there += [{"CPU": 4.0}, {"CPU": 2.0, "GPU": 1.0}]
     Request(num_threads=4, gpus=0).check()
@@ -58,10 +58,24 @@ def test_what_can_never_be_placed_is_refused_with_what_there_is(nodes):
         Request(num_threads=4, gpus=1).check()
     with pytest.raises(PlacementError, match="asks for 7 workers of 1 CPU each"):
         Request(num_threads=1, gpus=0, workers=7).check()
+    monkeypatch.setattr(cluster, "possible_nodes", lambda: None)
+    Request(num_threads=99, gpus=1).check()  # the autoscaler doesn't say what it can bring
+    monkeypatch.setattr(cluster, "possible_nodes", lambda: possible)
     possible += [{"CPU": 8.0, "GPU": 1.0}]
     Request(num_threads=4, gpus=1).check()  # the autoscaler can bring such a node
     with pytest.raises(PlacementError, match="and those that it can add 8 CPU, 1 GPU; ask for less, or add a node"):
         Request(num_threads=9, gpus=1).check()
+
+
+def test_gpus_are_used_where_there_are_or_can_be_any(nodes, monkeypatch):
+    there, possible = nodes
+    there.append({"CPU": 4.0})
+    assert [cluster.gpus_for(asked) for asked in (None, 0, 0.25)] == [0.0, 0, 0.25]
+    possible.append({"CPU": 4.0, "GPU": 1.0})
+    assert cluster.gpus_for(None) == 1.0
+    monkeypatch.setattr(cluster, "possible_nodes", lambda: None)
+    with pytest.raises(PlacementError, match="give --gpus-per-stage: 0 for the CPU"):
+        cluster.gpus_for(None)
 
 
 def test_slots_follow_the_cluster_and_ask_for_more_where_it_can_grow(nodes):

@@ -11,12 +11,13 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 import yaml
+from ray._private import ray_constants
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.experimental.internal_kv import _internal_kv_get
 
@@ -51,14 +52,13 @@ def connect(address: str | None, *, verbose: bool) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a notice about a changed default
     if not verbose:
         os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints a table of settings even at verbosity 0
-    level = logging.INFO if verbose else logging.ERROR
     with warnings.catch_warnings():
         if not verbose:
             warnings.simplefilter("ignore")
         try:
-            # None means RAY_ADDRESS, or the last `ray start` here, or a new local Ray; "auto" would also join the private Ray
-            # of another sweep, and end with it.
-            ray.init(address=address, include_dashboard=False, logging_level=level, log_to_driver=verbose)
+            loopback = address == "local" or not (address or os.environ.get("RAY_ADDRESS") or _started_here().exists())
+            with _on_loopback() if loopback else nullcontext():
+                _init(address, verbose=verbose)
         except ConnectionError as error:
             raise ConnectionError(f"{error}; start a cluster there, give another --address, or --address local") from error
         if not verbose:
@@ -68,6 +68,34 @@ def connect(address: str | None, *, verbose: bool) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def _init(address: str | None, *, verbose: bool) -> None:
+    # None means RAY_ADDRESS, or the last `ray start` here, or a new local Ray; "auto" would also join the private Ray of another
+    # sweep, and end with it.
+    level = logging.INFO if verbose else logging.ERROR
+    ray.init(address=address, include_dashboard=False, logging_level=level, log_to_driver=verbose)
+
+
+def _started_here() -> Path:
+    """The file in which `ray start` leaves the address of what it started."""
+    return Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108 (Ray's own choice)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """What Ray starts in the block listens on the loopback interface alone, and not, as it otherwise would, on all of them."""
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR  # as Ray itself has it where clusters aren't supported
+    before, enabled = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _check_reachable(address: str) -> None:

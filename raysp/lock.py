@@ -59,7 +59,8 @@ def hold(root: Location, tell: Tell = lambda message: None) -> Iterator[str]:
     """
     run_id = uuid.uuid4().hex
     if isinstance(root, Path):
-        with (root / LOCK).open("a+") as file:
+        # The name may lead nowhere else: the file is emptied.
+        with os.fdopen(os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "a+") as file:
             if _flock(file, root):
                 file.truncate(0)
                 file.write(_describe(run_id))

@@ -61,7 +61,7 @@ def run_on_ray(missing: Sequence[Stage], place: Place, progress: Progress, *, sl
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = MAX_PENDING
     searcher = GraphSearcher(missing, place, progress, slots, retries)
     scratch = _scratch(place.store)
-    shutil.rmtree(scratch, ignore_errors=True)
+    _clear(scratch)
     shared = _Shared(stages=ray.put({stage.key: stage for stage in missing}), place=ray.put(place))
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_StageTrial, shared=shared), _resources(slots.request)),
@@ -77,7 +77,7 @@ def run_on_ray(missing: Sequence[Stage], place: Place, progress: Progress, *, sl
     try:
         tuner.fit()
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        _clear(scratch)
     if searcher.disowned:
         raise NoLongerOwner(searcher.disowned)
     return searcher.queue.outcome
@@ -93,6 +93,12 @@ def _scratch(store: Store) -> Path:
         return store.root / ".tune"
     name = hashlib.sha256(str(store.root).encode()).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"raysp-{os.getuid()}" / name
+
+
+def _clear(scratch: Path) -> None:
+    if scratch.is_symlink():  # it would lead out of the results root
+        scratch.unlink()
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _check_seen_everywhere(store: Store) -> None:

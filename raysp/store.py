@@ -82,8 +82,8 @@ class Store:
             OSError: a remote root can't be read.
         """
         directory = self.directory(stage)
-        if isinstance(directory, Path) and os.path.lexists(directory) and not directory.is_dir():
-            raise DamagedFile(directory, "not a directory")
+        if isinstance(directory, Path) and (directory.is_symlink() or (directory.exists() and not directory.is_dir())):
+            raise DamagedFile(directory, "not a directory of this results root")
         path = directory / RECORD
         record = read_record(path)
         if record is None:
@@ -212,6 +212,8 @@ class Store:
         self.check_owner()
         if isinstance(path, Path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.parent.is_symlink() or path.parent.parent.is_symlink():
+                raise OSError(f"{path.parent} leads out of the results root by a symbolic link; remove it")
             if path.is_dir():
                 self.set_aside(path)
         # Asked again just before the last step: a stale worker may have spent its time in between writing.

@@ -66,24 +66,22 @@ class Batches:
                 varied = self._vary(images[where], top_left[:, mine], None if mirrored is None else mirrored[mine])
                 yield self._normalise(varied), labels[where], share
 
-    def in_order(
-        self, part: str, batch_size: int = EVAL_BATCH, workers: Workers = ALONE
-    ) -> Iterator[tuple[Tensor, Tensor, float]]:
+    def in_order(self, part: str, batch_size: int = EVAL_BATCH, workers: Workers = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
         """The part "train", "val" or "test" as it is.
 
         Args:
             part: which.
             batch_size: images at a time.
-            workers: whose piece of the part is given out.
+            workers: whose piece of the part is given out; see `Workers.shard`.
 
         Yields:
-            Images (n, c, h, w) float, labels (n,), and the share of the whole part that this worker's piece is.
+            Images (n, c, h, w) float, labels (n,).
         """
         images, labels = self._parts[part]
-        mine, share = workers.shard(len(labels))
+        mine, _ = workers.shard(len(labels))
         images, labels = images[mine], labels[mine]
         for start in range(0, len(labels), batch_size):
-            yield self._normalise(images[start : start + batch_size]), labels[start : start + batch_size], share
+            yield self._normalise(images[start : start + batch_size]), labels[start : start + batch_size]
 
     def _draw(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Where the crops of a batch begin, (2, num), and which images are mirrored, bool (num,) or None."""

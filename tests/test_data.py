@@ -173,6 +173,6 @@ def test_a_last_batch_of_one_image_is_left_out():
 def test_batches_are_normalised():
     source = open_source("digits", None, None)
     batches = Batches(source.config, load_splits(source), torch.device("cpu"))
-    train = torch.cat([images for images, *_ in batches.in_order("train")])
+    train = torch.cat([images for images, _ in batches.in_order("train")])
     assert abs(float(train.mean())) < 1e-4
     assert abs(float(train.std()) - 1) < 1e-3

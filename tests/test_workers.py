@@ -37,7 +37,7 @@ def trained(tmp_path_factory):
     try:
         for case in parallel.CASES:
             run_job(parallel.stage(case), parallel.place_for(stores[1]), lambda figures: None)
-        said = [process.communicate(timeout=120)[1] for process in processes]
+        said = [process.communicate(timeout=60)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -1,20 +1,24 @@
 """Several workers train what one trains: processes with gloo, without Ray and with it."""
 
 import json
+import logging
+import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import parallel
 import pytest
 import torch
 from torch import nn
+from toy import toy
 
 from raysp.batches import Batches
 from raysp.context import Context, Place
-from raysp.job import run_job
-from raysp.store import Store, load_tensors
-from raysp.workers import ALONE, Workers, is_lost_worker, synchronised_batchnorm
+from raysp.job import StageError, run_job
+from raysp.store import NoLongerOwner, Store, load_tensors
+from raysp.workers import ALONE, WorkerLost, Workers, is_lost_worker, synchronised_batchnorm
 
 HERE = Path(__file__).parent
 
@@ -199,3 +203,90 @@ def test_synchronised_batch_norms_share_tensors_and_go_again():
 )
 def test_which_errors_mean_a_lost_worker(error, lost):
     assert is_lost_worker(error) == lost
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
+@pytest.mark.parametrize(
+    ("failures", "meaning"),
+    [
+        ({0: WorkerLost("b"), 1: StageError("a")}, StageError("a")),
+        ({1: StageError("b"), 0: StageError("a")}, StageError("a")),
+        ({0: NoLongerOwner("a"), 1: WorkerLost("b")}, NoLongerOwner("a")),
+        ({1: WorkerLost("b"), 0: RuntimeError("a")}, WorkerLost("worker 0: a; worker 1: b")),
+        ({1: RuntimeError()}, WorkerLost("worker 1: RuntimeError")),
+    ],
+)
+def test_the_stages_own_error_counts_before_what_the_others_made_of_it(failures, meaning):
+    from ray.train import WorkerGroupError
+
+    from raysp.ray_train import _meaning
+
+    found = _meaning(WorkerGroupError("all of it", failures))
+    assert (type(found), str(found)) == (type(meaning), str(meaning))
+    assert "controller" in str(_meaning(RuntimeError("the controller died")))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A local Ray with two CPUs, and a results root that its workers can write to."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own imports warn
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]))
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray = pytest.importorskip("ray")
+        ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        try:
+            with Store(root=tmp_path_factory.mktemp("cluster")).lock() as store:
+                yield store, ray.put(parallel.place_for(store))
+        finally:
+            ray.shutdown()
+
+
+def on_ray(cluster, stage):
+    from raysp.ray_train import run_on_workers
+
+    heard = []
+    store, place = cluster
+    run_on_workers(stage, place, heard.append, num_workers=2, num_threads=1)
+    return store.read(stage), heard
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_ray_train_gives_what_one_worker_gives_and_reports_every_epoch(cluster, place):
+    stage = parallel.stage("senet")
+    record, heard = on_ray(cluster, stage)
+    run_job(stage, parallel.place_for(place.store), print)
+    alone = place.store.read(stage)
+    assert record["host"]["workers"] == 2
+    assert record["metrics"] == alone["metrics"]
+    assert [h["loss"] for h in record["history"]] == pytest.approx([h["loss"] for h in alone["history"]], rel=1e-4)
+    assert [figures["epoch"] for figures in heard] == [1, 2, 3, 4]
+    assert heard[-1]["loss"] == record["history"][-1]["loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_stage_that_raises_on_ray_train_is_reported_once_with_its_message(cluster):
+    stage = toy(behaviour="raise")
+    with pytest.raises(StageError) as caught:
+        on_ray(cluster, stage)
+    assert f"{stage.label} failed after epoch 1 of 3: RuntimeError: this stage was told to fail [/red] ü; see" in str(
+        caught.value
+    )
+    assert str(caught.value).count("told to fail") == 1
+    assert "Traceback" in (cluster[0].directory(stage) / "error.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_killed_worker_on_ray_train_is_a_machine_fault_and_the_stage_goes_on_from_its_checkpoint(cluster, place):
+    stage = toy(behaviour="die once", epochs=4)
+    with pytest.raises(WorkerLost):
+        on_ray(cluster, stage)
+    assert not (cluster[0].directory(stage) / "error.txt").exists()
+    record, heard = on_ray(cluster, stage)
+    (place.store.root / "died").touch()
+    assert record["rows"] == run_job(stage, place, print)["rows"]
+    # One worker may have seen the other's death only after the epoch in which it died.
+    assert [figures["epoch"] for figures in heard] in ([2, 3, 4], [3, 4])

@@ -35,6 +35,7 @@ _SETTINGS = {
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+"""Of Ray Train, where the user has set nothing else: prompt news, and no processes, logs or directories that nobody needs."""
 
 
 def run_on_workers(
@@ -104,10 +105,10 @@ def _fit(trainer: TorchTrainer, news: Queue, report: Report) -> None:
     thread.start()
     ended = False
     while not ended:
-        ended = not thread.is_alive()  # asked before the last look: nothing comes after it
+        ended = not thread.is_alive()  # asked before the look: nothing comes after the last one
         try:
             while True:
-                report(news.get(timeout=POLL_S) if not ended else news.get_nowait())
+                report(news.get(block=not ended, timeout=None if ended else POLL_S))
         except queue.Empty:
             continue
     if errors:

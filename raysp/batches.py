@@ -1,7 +1,8 @@
 """From images in memory to normalised, augmented batches on a device.
 
 Owns the order of images and their random crops and flips. Contract: both follow from (seed, epoch) alone, so that a resumed run
-sees what an undisturbed one sees; images stay uint8 until they are in a batch.
+sees what an undisturbed one sees, and several workers see together what one sees alone; images stay uint8 until they are in a
+batch.
 """
 
 import warnings
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raysp.data import DataConfig, Part, Splits
+from raysp.workers import ALONE, Workers
 
 EVAL_BATCH = 512
 
@@ -37,33 +39,65 @@ class Batches:
         full, rest = divmod(len(self._parts["train"][1]), batch_size)
         return full + (rest > 1)
 
-    def train(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of the training part in random order: images (n, c, h, w) float, labels (n,)."""
+    def train(
+        self, batch_size: int, seed: int, epoch: int, workers: Workers = ALONE, first: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """One epoch of the training part in random order.
+
+        Args:
+            batch_size: images per step over all workers, at least 2.
+            seed, epoch: what order, crops and flips follow from.
+            workers: whose part of each batch is given out.
+            first: step, from 0, to begin with; those before it were made already.
+
+        Yields:
+            Images (n, c, h, w) float, labels (n,), and their share of the whole batch; see `Workers.shard`.
+        """
         images, labels = self._parts["train"]
         generator = torch.Generator().manual_seed(_mix(seed, epoch))
         order = torch.randperm(len(labels), generator=generator)
-        for start in range(0, self.num_batches(batch_size) * batch_size, batch_size):
-            chosen = order[start : start + batch_size].to(labels.device)
-            yield self._normalise(self._augment(images[chosen], generator)), labels[chosen]
+        for step in range(self.num_batches(batch_size)):
+            chosen = order[step * batch_size : (step + 1) * batch_size]
+            # Drawn for the whole batch, and for steps that were made already: every worker draws the same numbers.
+            top_left, mirrored = self._draw(len(chosen), generator)
+            if step >= first:
+                mine, share = workers.shard(len(chosen))
+                where = chosen[mine].to(labels.device)
+                varied = self._vary(images[where], top_left[:, mine], None if mirrored is None else mirrored[mine])
+                yield self._normalise(varied), labels[where], share
 
-    def in_order(self, part: str, batch_size: int = EVAL_BATCH) -> Iterator[tuple[Tensor, Tensor]]:
-        """The part "train", "val" or "test" as it is: images (n, c, h, w) float, labels (n,)."""
+    def in_order(self, part: str, batch_size: int = EVAL_BATCH, workers: Workers = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
+        """The part "train", "val" or "test" as it is.
+
+        Args:
+            part: which.
+            batch_size: images at a time.
+            workers: whose piece of the part is given out; see `Workers.shard`.
+
+        Yields:
+            Images (n, c, h, w) float, labels (n,).
+        """
         images, labels = self._parts[part]
+        mine, _ = workers.shard(len(labels))
+        images, labels = images[mine], labels[mine]
         for start in range(0, len(labels), batch_size):
             yield self._normalise(images[start : start + batch_size]), labels[start : start + batch_size]
 
-    def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _draw(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Where the crops of a batch begin, (2, num), and which images are mirrored, bool (num,) or None."""
+        top_left = torch.randint(0, 2 * self._config.crop_padding + 1, (2, num), generator=generator)
+        return top_left, torch.rand(num, generator=generator) < 0.5 if self._config.flip else None
+
+    def _vary(self, images: Tensor, top_left: Tensor, mirrored: Tensor | None) -> Tensor:
         num, channels, height, width = images.shape
-        padding = self._config.crop_padding
-        top, left = torch.randint(0, 2 * padding + 1, (2, num, 1), generator=generator).to(images.device)
+        top, left = top_left.to(images.device).unsqueeze(-1)
         rows = (top + torch.arange(height, device=images.device)).view(num, 1, height, 1)
         columns = (left + torch.arange(width, device=images.device)).view(num, 1, 1, width)
-        if self._config.flip:
-            mirrored = (torch.rand(num, generator=generator) < 0.5).to(images.device).view(num, 1, 1, 1)
-            columns = torch.where(mirrored, columns.flip(-1), columns)
+        if mirrored is not None:
+            columns = torch.where(mirrored.to(images.device).view(num, 1, 1, 1), columns.flip(-1), columns)
         sample = torch.arange(num, device=images.device).view(num, 1, 1, 1)
         channel = torch.arange(channels, device=images.device).view(1, channels, 1, 1)
-        return F.pad(images, (padding,) * 4)[sample, channel, rows, columns]
+        return F.pad(images, (self._config.crop_padding,) * 4)[sample, channel, rows, columns]
 
     def _normalise(self, images: Tensor) -> Tensor:
         return images.float() * self._scale - self._shift

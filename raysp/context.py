@@ -2,7 +2,7 @@
 
 Owns `Place` (what a run gives to all its jobs) and `Context` (what one job hands to its stage's function). Refuses anything that
 belongs into a key. Contract: a stage's function reads its inputs from the context's parents and data and writes through its save
-methods alone; both kinds of runner, in this process and on Ray, build the same context.
+methods alone; all runners, in this process and on Ray, build the same context. Of several workers only the first writes.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +16,7 @@ from raysp.keys import Config, key_of
 from raysp.saving import metadata_of
 from raysp.stage import Stage
 from raysp.store import WEIGHTS, Store, load_tensors
+from raysp.workers import ALONE, Workers
 
 if TYPE_CHECKING:
     from raysp.data import Splits
@@ -35,6 +36,8 @@ class Place:
     """CPU threads per stage, fixed for the run: the order of float sums depends on it."""
     use_gpu: bool = False
     """Run on the GPU that the job was given."""
+    sync_batchnorm: bool = True
+    """Where a stage has several workers on GPUs, take batch norm's statistics over the whole batch, not each worker's part."""
     labels: Mapping[str, Any] = field(default_factory=dict)
     """What the record keeps besides identity: preset, git commit."""
     splits: Mapping[str, "Splits"] = field(default_factory=dict)
@@ -58,6 +61,13 @@ class Context:
     place: Place
     parents: Mapping[str, Parent]
     report: Report
+    workers: Workers = ALONE
+    """The stage's training processes, as this one sees them."""
+
+    @property
+    def sync_batchnorm(self) -> bool:
+        """Whether batch norms share their statistics over the workers while training."""
+        return self.place.sync_batchnorm and self.place.use_gpu and self.workers.size > 1
 
     @property
     def device(self) -> torch.device:
@@ -69,12 +79,13 @@ class Context:
         return self.place.splits[key_of(data)]
 
     def load_checkpoint(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """The last checkpoint of this stage, or None."""
-        return self.place.store.load_checkpoint(self.stage)
+        """The last checkpoint of this stage, or None; the same on all workers, each of which must call this."""
+        return self.workers.from_first(lambda: self.place.store.load_checkpoint(self.stage))
 
     def save_checkpoint(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         """Replace this stage's checkpoint."""
-        self.place.store.save_checkpoint(self.stage, tensors, state)
+        if self.workers.rank == 0:
+            self.place.store.save_checkpoint(self.stage, tensors, state)
 
     def save_model(self, model: "Network", data: Config) -> None:
         """Write this stage's weights, for its children and for `raysp.load_model`.
@@ -89,7 +100,8 @@ class Context:
 
     def save_weights(self, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
         """Write this stage's weights, whatever they are."""
-        self.place.store.save_weights(self.stage, tensors, metadata)
+        if self.workers.rank == 0:
+            self.place.store.save_weights(self.stage, tensors, metadata)
 
 
 def read_parents(stage: Stage, store: Store) -> dict[str, Parent]:

@@ -1,8 +1,9 @@
 """One stage from its directory to its record; the same for every way to run.
 
 Owns the order of things in a job: read the parents, fix the threads, run, write the record.
-Refuses to decide which job is next (`raysp.plan`, the runners). Contract: returns only when the record is on disk; on an error
-writes the traceback beside it and raises `StageError`, which names the stage and its directory.
+Refuses to decide which job is next (`raysp.plan`, the runners). Contract: returns only when the record is on disk (of several
+workers the first, which writes it); on an error writes the traceback beside it and raises `StageError`, which names the stage and
+its directory. `Terminated` passes through: the stage has not failed.
 """
 
 import os
@@ -21,6 +22,7 @@ from raysp.context import Context, Place, Report, read_parents
 from raysp.location import exists
 from raysp.stage import Stage
 from raysp.store import DamagedFile, NoLongerOwner
+from raysp.workers import ALONE, WorkerLost, Workers, is_lost_worker
 
 PACKAGES = ("raysp", "torch", "torchvision", "numpy", "ray", "safetensors", "scikit-learn")
 
@@ -29,16 +31,18 @@ class StageError(Exception):
     """A stage failed; the message names it, its directory, its last finished epoch and the cause."""
 
 
-def run_job(stage: Stage, place: Place, report: Report) -> dict[str, Any]:
-    """Run one stage whose parents are done, and return its record.
+def run_job(stage: Stage, place: Place, report: Report, workers: Workers = ALONE) -> dict[str, Any]:
+    """Run one stage whose parents are done, and return its record. Each of a stage's workers must call this.
 
     Args:
         stage: the stage to run; if its record is already there it is returned as it is.
         place: where to run.
         report: called once per epoch in this process.
+        workers: the stage's processes, as this one sees them; the first writes.
 
     Raises:
         StageError: the stage's code raised; its traceback is in `error.txt` in the stage's directory.
+        WorkerLost: another of the stage's workers is gone.
         NoLongerOwner: another run has taken the results root over.
     """
     store = place.store
@@ -50,12 +54,13 @@ def run_job(stage: Stage, place: Place, report: Report) -> dict[str, Any]:
         report(figures)
 
     try:
-        if record := store.read(stage):
+        if record := workers.from_first(lambda: store.read(stage)):
             return record
         torch.set_num_threads(place.num_threads)
         started = datetime.now(UTC)
         clock = time.monotonic()
-        context = Context(stage=stage, place=place, parents=read_parents(stage, store), report=remember)
+        parents = read_parents(stage, store)
+        context = Context(stage=stage, place=place, parents=parents, report=remember, workers=workers)
         result = stage.run(stage.config, context)
         record = {
             "stage": stage.name,
@@ -69,15 +74,18 @@ def run_job(stage: Stage, place: Place, report: Report) -> dict[str, Any]:
             "time_s": sum(h.get("time_s", 0.0) for h in result.history) or time.monotonic() - clock,
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "host": _host(place),
+            "host": _host(place, workers),
             "versions": _versions(),
             "labels": dict(place.labels),
         }
-        store.commit(stage, record)
+        if workers.rank == 0:
+            store.commit(stage, record)
         return record
     except NoLongerOwner:
         raise
     except (Exception, SystemExit) as error:  # a stage that calls sys.exit has failed, whatever the status
+        if workers.size > 1 and is_lost_worker(error):
+            raise WorkerLost(f"{stage.label}: a worker was lost ({error})") from error
         where = f"{stage.label} failed " + (
             f"after epoch {last_epoch} of {stage.epochs}" if last_epoch else "in its first epoch here"
         )
@@ -94,8 +102,9 @@ def run_job(stage: Stage, place: Place, report: Report) -> dict[str, Any]:
         raise StageError(message.encode(errors="backslashreplace").decode()) from error
 
 
-def _host(place: Place) -> dict[str, Any]:
-    host = {"name": socket.gethostname(), "cpus": os.cpu_count(), "machine": platform.machine(), "threads": place.num_threads}
+def _host(place: Place, workers: Workers) -> dict[str, Any]:
+    host = {"name": socket.gethostname(), "cpus": os.cpu_count(), "machine": platform.machine()}
+    host |= {"threads": place.num_threads, "workers": workers.size}
     if place.use_gpu:
         host["gpu"] = torch.cuda.get_device_name()
     return host

@@ -1,24 +1,29 @@
 """The training loop that all stages share.
 
-Owns epochs: steps, evaluation on the validation part, choice of the best epoch, checkpoints. Refuses to know what is trained; a
+Owns epochs: steps, evaluation on the validation part, choice of the best epoch, when to save. Refuses to know what is trained; a
 `Task` gives the loss and what happens between epochs. Contract: on one CPU with a fixed number of threads the result is the same
-bit for bit, however often the loop was interrupted.
+bit for bit, however often the loop was interrupted; on several workers it is the same but for the rounding of sums, wherever
+batch norm's statistics are (`raysp.workers`).
 """
 
 import hashlib
 import math
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raysp.batches import Batches
 from raysp.context import Context
 from raysp.models.network import Network
 from raysp.schedules import Recipe
+from raysp.standing import Standing
+from raysp.termination import Notice, Terminated, noticed
+from raysp.workers import ALONE, Workers, synchronised_batchnorm
 
 
 class Task:
@@ -30,10 +35,18 @@ class Task:
 
     def __init__(self, model: Network) -> None:
         self.model = model
+        self.share = 1.0
+        """Of the whole batch, in [0, 1]: what `loss` gets of it. Where it is 0, another worker counts these images."""
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss of a batch; the model is in training mode."""
+        """Scalar loss, a mean over this worker's images of a batch; the model is in training mode."""
         raise NotImplementedError
+
+    def epoch_sums(self) -> dict[str, Tensor]:
+        """What `loss` adds up over an epoch's images: the tensors themselves. They are summed over the workers before
+        `end_epoch`, and kept in a checkpoint that is made in mid-epoch.
+        """
+        return {}
 
     def begin_epoch(self, epoch: int) -> None:
         """Called before an epoch (from 0), also when training resumes there."""
@@ -78,81 +91,132 @@ class Trained:
 def train(task: Task, recipe: Recipe, seed: int, batches: Batches, context: Context) -> Trained:
     """Train a task by its recipe, from its last checkpoint if there is one.
 
+    A checkpoint is made after every epoch, and, with one worker, after the step in which SIGTERM comes. Of several workers each
+    must call this.
+
     Args:
         task: what to train.
         recipe: epochs, batch size and optimizer.
         seed: of the order and augmentation of images.
         batches: the data, on the model's device.
-        context: reports each epoch and keeps the checkpoint.
+        context: reports each epoch, keeps the checkpoint, and knows the workers.
 
     Raises:
         FloatingPointError: an epoch's loss is NaN or infinite.
+        Terminated: SIGTERM came, and a checkpoint was made.
     """
-    model = task.model
-    named = dict(model.named_parameters()) | {name: tensor for name, (tensor, _) in task.extra_parameters().items()}
-    optimizer = _build_optimizer(task, recipe)
-    history: list[dict[str, Any]] = []
-    best: dict[str, Any] = {}
-    best_state: dict[str, Tensor] = {}
-    if checkpoint := context.load_checkpoint():
-        tensors, state = checkpoint
-        history, best = state["history"], state["best"]
-        best_state = _below("best.", tensors)
-        model.load_state_dict(_below("model.", tensors))
-        task.load_extra_state(_below("extra.", tensors))
-        for slot_and_name, value in _below("optimizer.", tensors).items():
-            slot, name = slot_and_name.split("/", 1)
-            # Adam counts its steps on the CPU wherever the parameter is.
-            optimizer.state[named[name]][slot] = value if slot == "step" else value.to(named[name].device)
-    for epoch in range(len(history), recipe.epochs):
-        clock = time.monotonic()
-        lr = recipe.lr_at(epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group["lr_share"]
-        task.begin_epoch(epoch)
-        mean_loss = _one_epoch(task, optimizer, recipe, seed, epoch, batches)
-        if not math.isfinite(mean_loss):
-            raise FloatingPointError(
-                f"the loss of epoch {epoch + 1} is {mean_loss}; try a learning rate below {lr:g}, or smaller loss weights"
+    with ExitStack() as stack:
+        if context.sync_batchnorm:
+            stack.enter_context(synchronised_batchnorm(task.model))
+        loop = _Loop(task, recipe, seed, batches, context, stack.enter_context(noticed()))
+        return loop.run()
+
+
+class _Loop:
+    """One training in this process."""
+
+    def __init__(self, task: Task, recipe: Recipe, seed: int, batches: Batches, context: Context, notice: Notice) -> None:
+        self.task, self.recipe, self.seed, self.batches = task, recipe, seed, batches
+        self.context, self.workers, self.notice = context, context.workers, notice
+        self.optimizer = _build_optimizer(task, recipe)
+        self.standing = Standing(task, self.optimizer)
+        if checkpoint := context.load_checkpoint():
+            self.standing.unpack(checkpoint)
+        gated = any(block.shallow is not None for _, block in task.model.gated_blocks())
+        self.loss = self.workers.parallel(task.model, task.loss, some_unused=gated)
+
+    def run(self) -> Trained:
+        standing = self.standing
+        for epoch in range(len(standing.history), self.recipe.epochs):
+            self.clock = time.monotonic() - standing.time_s
+            lr = self.recipe.lr_at(epoch)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr * group["lr_share"]
+            self.task.begin_epoch(epoch)
+            standing.resume_epoch()
+            mean_loss = self.steps(epoch)
+            if not math.isfinite(mean_loss):
+                raise FloatingPointError(
+                    f"the loss of epoch {epoch + 1} is {mean_loss}; try a learning rate below {lr:g}, or smaller loss weights"
+                )
+            accuracies = accuracy(self.task.model, self.batches, "val", self.workers)
+            mean_accuracy = sum(accuracies.values()) / len(accuracies)
+            # Of equal epochs the later one: it has trained longer, and small validation parts tie often.
+            if self.task.eligible(epoch) and mean_accuracy >= standing.best.get("mean", -1.0):
+                standing.keep_best(accuracies)
+            figures = {"epoch": epoch + 1, "loss": mean_loss, "lr": lr, "val_accuracy": mean_accuracy, "val_by_exit": accuracies}
+            figures |= self.task.end_epoch(epoch, self.optimizer)
+            standing.history.append(figures | {"time_s": time.monotonic() - self.clock})
+            standing.begin()
+            self.save()
+            self.context.report(
+                {
+                    "epochs": self.recipe.epochs,
+                    "best_val_accuracy": standing.best.get("mean", mean_accuracy),
+                    **standing.history[-1],
+                }
             )
-        accuracies = accuracy(model, batches, "val")
-        mean_accuracy = sum(accuracies.values()) / len(accuracies)
-        # Of equal epochs the later one: it has trained longer, and small validation parts tie often.
-        if task.eligible(epoch) and mean_accuracy >= best.get("mean", -1.0):
-            best = {"epoch": epoch + 1, "mean": mean_accuracy, "val_accuracy": accuracies}
-            best_state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        figures = {"epoch": epoch + 1, "loss": mean_loss, "lr": lr, "val_accuracy": mean_accuracy, "val_by_exit": accuracies}
-        figures |= task.end_epoch(epoch, optimizer)
-        history.append(figures | {"time_s": time.monotonic() - clock})
-        slots = {
-            f"{slot}/{name}": value
-            for name, parameter in named.items()
-            for slot, value in optimizer.state[parameter].items()
-            if isinstance(value, Tensor)
-        }
-        context.save_checkpoint(
-            _above("model.", model.state_dict())
-            | _above("optimizer.", slots)
-            | _above("best.", best_state)
-            | _above("extra.", task.extra_state()),
-            {"history": history, "best": best},
+        best = standing.best
+        assert best, "no epoch was eligible"
+        return Trained(
+            history=standing.history,
+            best_epoch=best["epoch"],
+            val_accuracy=best["val_accuracy"],
+            best_state=standing.best_state,
         )
-        context.report({"epochs": recipe.epochs, "best_val_accuracy": best.get("mean", mean_accuracy), **history[-1]})
-    assert best, "no epoch was eligible"
-    return Trained(history=history, best_epoch=best["epoch"], val_accuracy=best["val_accuracy"], best_state=best_state)
+
+    def steps(self, epoch: int) -> float:
+        """The epoch's steps that are left; its mean loss, and the model and the task's sums equal on all workers."""
+        task, standing, workers = self.task, self.standing, self.workers
+        task.model.train()
+        extra = [parameter for parameter, _ in task.extra_parameters().values()]
+        for images, labels, share in self.batches.train(self.recipe.batch_size, self.seed, epoch, workers, standing.step):
+            self.notice.safe.clear()
+            task.share = share
+            loss = self.loss(images, labels)
+            self.optimizer.zero_grad(set_to_none=True)
+            # The workers' gradients are averaged; so weighted, their mean is the gradient of the whole batch's mean loss.
+            (loss * (share * workers.size)).backward()  # type: ignore[no-untyped-call]
+            workers.mean_(*(p.grad for p in extra if p.grad is not None))
+            self.optimizer.step()
+            task.after_step(self.optimizer)
+            standing.loss_sum = standing.loss_sum + share * loss.detach()
+            standing.step += 1
+            if self.notice.given and workers.size == 1:
+                self.save()
+        workers.sum_(standing.loss_sum, *task.epoch_sums().values())
+        workers.mean_(*_running_statistics(task.model))
+        return float(standing.loss_sum) / self.batches.num_batches(self.recipe.batch_size)
+
+    def save(self) -> None:
+        self.context.save_checkpoint(*self.standing.pack(time.monotonic() - self.clock))
+        self.notice.safe.set()
+        if self.notice.given:
+            raise Terminated
 
 
-def accuracy(model: Network, batches: Batches, part: str) -> dict[str, float]:
-    """Accuracy in percent of every exit on a part of the data ("train", "val", "test"); leaves the model in evaluation mode."""
+def accuracy(model: Network, batches: Batches, part: str, workers: Workers = ALONE) -> dict[str, float]:
+    """Accuracy in percent of every exit on a part of the data; leaves the model in evaluation mode.
+
+    Args:
+        model: the same on all workers.
+        batches: the data, on the model's device.
+        part: "train", "val" or "test".
+        workers: they share the part out; each must call this, and gets the accuracy on all of it.
+    """
     model.eval()
     correct: dict[str, Tensor] = {}
     total = 0
     with torch.inference_mode():
-        for images, labels in batches.in_order(part):
+        # Of a part too small to share out all workers see all; their sums are multiples of the same numbers.
+        for images, labels in batches.in_order(part, workers=workers):
             total += len(labels)
             for name, logits in model(images).logits.items():
-                correct[name] = correct.get(name, torch.zeros((), device=labels.device)) + (logits.argmax(dim=1) == labels).sum()
-    return {name: 100.0 * float(count) / total for name, count in correct.items()}
+                found = (logits.argmax(dim=1) == labels).sum()
+                correct[name] = correct.get(name, torch.zeros_like(found)) + found
+        seen = torch.tensor(total, device=labels.device)
+        workers.sum_(seen, *correct.values())
+    return {name: 100.0 * float(count) / int(seen) for name, count in correct.items()}
 
 
 def seed_torch(seed: int, purpose: str) -> None:
@@ -168,22 +232,6 @@ def _build_optimizer(task: Task, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
-def _one_epoch(task: Task, optimizer: torch.optim.Optimizer, recipe: Recipe, seed: int, epoch: int, batches: Batches) -> float:
-    task.model.train()
-    total: Tensor | float = 0.0  # stays on the device: reading it each step would wait for the device
-    for images, labels in batches.train(recipe.batch_size, seed, epoch):
-        loss = task.loss(images, labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        task.after_step(optimizer)
-        total = total + loss.detach()
-    return float(total) / batches.num_batches(recipe.batch_size)
-
-
-def _above(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def _running_statistics(model: nn.Module) -> list[Tensor]:
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)]
+    return [found for norm in norms for found in (norm.running_mean, norm.running_var) if found is not None]

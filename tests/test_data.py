@@ -138,7 +138,7 @@ def test_augmentation_is_a_crop_of_the_padded_and_perhaps_mirrored_image(padding
     batches = Batches(config(crop_padding=padding, flip=flip), splits_of(images), torch.device("cpu"))
     seen = set()
     for epoch in range(20):
-        for got, labels in batches.train(16, seed=3, epoch=epoch):
+        for got, labels, _ in batches.train(16, seed=3, epoch=epoch):
             for image, label in zip((got * 255).round().to(torch.uint8).numpy(), labels, strict=True):
                 padded = np.pad(images[label], ((0, 0), (padding,) * 2, (padding,) * 2))
                 crops = {
@@ -159,7 +159,7 @@ def test_an_epoch_sees_every_image_once_and_depends_on_seed_and_epoch_alone():
     batches = Batches(config(), splits_of(images), torch.device("cpu"))
 
     def order(seed, epoch):
-        return torch.cat([labels for _, labels in batches.train(16, seed, epoch)]).tolist()
+        return torch.cat([labels for _, labels, _ in batches.train(16, seed, epoch)]).tolist()
 
     assert sorted(order(0, 0)) == list(range(50))
     assert order(0, 3) == order(0, 3)
@@ -168,7 +168,7 @@ def test_an_epoch_sees_every_image_once_and_depends_on_seed_and_epoch_alone():
 
 def test_a_last_batch_of_one_image_is_left_out():
     batches = Batches(config(), splits_of(np.zeros((33, 1, 4, 4), dtype=np.uint8)), torch.device("cpu"))
-    assert [len(labels) for _, labels in batches.train(16, 0, 0)] == [16, 16]
+    assert [len(labels) for _, labels, _ in batches.train(16, 0, 0)] == [16, 16]
     assert batches.num_batches(16) == 2
 
 

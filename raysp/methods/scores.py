@@ -109,7 +109,7 @@ class ScoreTask(StudentTask):
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """(1 − w)·CE + w·KL, and the score of the batch."""
         loss = super().loss(images, labels)
-        if self._updating:
+        if self._updating and self.share:
             for score, (student, teacher) in zip(self._scores, self._pairs, strict=True):
                 if self._score == "senet":
                     score += (self._maps[teacher] - self._maps[student]).abs().sum(dim=0)
@@ -117,6 +117,10 @@ class ScoreTask(StudentTask):
                     score += F.relu(-self._maps[student]).sum(dim=0)
         self._maps.clear()
         return loss
+
+    def epoch_sums(self) -> dict[str, Tensor]:
+        """The scores so far, per layer; none once the mask is frozen."""
+        return {f"score.{index}": score for index, score in enumerate(self._scores)} if self._updating else {}
 
     def end_epoch(self, epoch: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Replace each mask by the top of its score; report the share of kept positions that are new."""

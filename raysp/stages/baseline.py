@@ -53,7 +53,7 @@ def run(config: BaselineConfig, context: Context) -> StageResult:
         experiment,
         {FINAL: count_costs(model)},
         trained.val_accuracy,
-        accuracy(model, batches, "test"),
+        accuracy(model, batches, "test", context.workers),
         budget=model.num_relus(),
         epochs=config.recipe.epochs,
     )

@@ -137,7 +137,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
         experiment,
         costs,
         trained.val_accuracy,
-        accuracy(deployed, batches, "test"),
+        accuracy(deployed, batches, "test", context.workers),
         mask_method=mask["method"],
         granularity=mask["granularity"],
         mask_start=mask["start"],
@@ -180,7 +180,7 @@ def _start_branches(config: FinetuneConfig, student: Network, batches: Batches) 
     if config.gb_init == "least-squares":
         size = config.recipe.batch_size
         first = islice(batches.train(size, config.experiment.seed, epoch=0), -(-FIT_IMAGES // size))
-        found["fit_r2"] = fit_shallow_branches(student, (images for images, _ in first))
+        found["fit_r2"] = fit_shallow_branches(student, (images for images, *_ in first))
     student.set_gates(1.0)
     found["start_val_accuracy"] = accuracy(student, batches, "val")[FINAL]
     return found

@@ -128,7 +128,7 @@ def run(config: MaskConfig, context: Context) -> StageResult:
     metrics = {
         "best_epoch": trained.best_epoch,
         "val_accuracy": trained.val_accuracy[FINAL],
-        "test_accuracy": accuracy(student, batches, "test")[FINAL],
+        "test_accuracy": accuracy(student, batches, "test", context.workers)[FINAL],
         "relus": sum(l.relu.kept for l in layers),
         # What SNL's search had come down to when it ended: above the budget where its epochs did not suffice.
         "snl_count": next((h["snl_count"] for h in reversed(trained.history) if "snl_count" in h), None),

@@ -1,0 +1,88 @@
+"""SIGTERM, as a machine sends it that is about to be taken back: what was trained is saved at once, then the process ends.
+
+Owns the signal's handler and what it tells a running training. Refuses to save anything itself (`raysp.training`). Contract: a
+training is never torn out of a step by the first SIGTERM; a second one acts at once.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+GRACE_S = 20.0
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was told to end by SIGTERM. No stage has failed; the same command goes on from its checkpoint."""
+
+
+class Notice:
+    """What a training and the signal's handler know of each other. The training's thread makes it."""
+
+    def __init__(self) -> None:
+        self.given = False
+        """Whether SIGTERM has come: save, and raise Terminated."""
+        self.safe = threading.Event()
+        """Set while nothing would be lost: all that was trained is in a checkpoint."""
+        self.safe.set()
+        self.thread = threading.current_thread()
+
+
+_running: Notice | None = None
+
+
+@contextmanager
+def noticed() -> Iterator[Notice]:
+    """For the length of the block, SIGTERM leaves a notice instead of raising; the block must look at it after every step.
+
+    Raises:
+        Terminated: at the end of the block, if the notice came after the last look.
+    """
+    global _running
+    notice = _running = Notice()
+    try:
+        yield notice
+    finally:
+        _running = None  # before the look below: a signal in between raises by itself
+        notice.safe.set()
+    if notice.given:
+        raise Terminated
+
+
+def install(*, grace_s: float = GRACE_S, hand_on: bool = False) -> Callable[[], None]:
+    """Handle SIGTERM in this process. Call it once, in the main thread.
+
+    While no stage trains here, the signal acts at once. While one trains in the main thread, that ends by itself, at its next
+    step. While one trains in another thread, the handler waits until it has saved, then acts.
+
+    Args:
+        grace_s: seconds that the handler waits for another thread, at most.
+        hand_on: act by calling the handler that was there before, if there was one, e.g. Ray's, which ends a worker's process;
+            else by raising Terminated in the main thread.
+
+    Returns:
+        A function that puts the handler back which was there before.
+
+    Raises:
+        ValueError: this is not the main thread.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        notice = _running
+        if notice is not None and not notice.given:
+            notice.given = True
+            if notice.thread is threading.current_thread():
+                return
+            notice.safe.wait(grace_s)
+        if hand_on and callable(before):
+            before(number, frame)
+        else:
+            raise Terminated
+
+    def restore() -> None:
+        signal.signal(signal.SIGTERM, before)
+
+    signal.signal(signal.SIGTERM, handle)
+    return restore

@@ -1,0 +1,32 @@
+"""Trains one case of `parallel.py` in this process, slowly, and handles SIGTERM: `terminated.py ROOT CASE [to the end]`."""
+
+import sys
+import time
+from pathlib import Path
+
+import parallel
+import torch
+
+from raysp.batches import Batches
+from raysp.job import run_job
+from raysp.store import Store
+from raysp.termination import Terminated, install
+
+torch.set_num_threads(1)
+install()
+make = Batches.train
+
+
+def slowly(self, batch_size, seed, epoch, workers, first):
+    for step, batch in enumerate(make(self, batch_size, seed, epoch, workers, first), start=first + 1):
+        print(f"step {step} of epoch {epoch}", flush=True)
+        time.sleep(0 if len(sys.argv) > 3 else 0.05)
+        yield batch
+
+
+Batches.train = slowly
+try:
+    with Store(root=Path(sys.argv[1])).lock() as store:
+        run_job(parallel.stage(sys.argv[2]), parallel.place_for(store), lambda figures: None)
+except Terminated:
+    sys.exit(143)

@@ -7,7 +7,9 @@ never be placed is refused before anything trains, with what was asked for and w
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,7 +76,10 @@ def _init(address: str | None, *, verbose: bool) -> None:
     # None means RAY_ADDRESS, or the last `ray start` here, or a new local Ray; "auto" would also join the private Ray of another
     # sweep, and end with it.
     level = logging.INFO if verbose else logging.ERROR
+    handler = signal.getsignal(signal.SIGTERM)
     ray.init(address=address, include_dashboard=False, logging_level=level, log_to_driver=verbose)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray puts its own there
 
 
 def _started_here() -> Path:

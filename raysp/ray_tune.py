@@ -8,9 +8,11 @@ Tune's own state, which lies in a scratch folder and is not resumed from.
 import hashlib
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from ray.tune.search import Searcher
 from ray.tune.trainable.function_trainable import FunctionTrainable
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raysp import termination
 from raysp.cluster import Request, Slots
 from raysp.context import Place
 from raysp.job import StageError, run_job
@@ -28,6 +31,7 @@ from raysp.plan import JobQueue, Outcome
 from raysp.progress import Progress
 from raysp.stage import Stage
 from raysp.store import RECORD, DamagedFile, NoLongerOwner, Store, read_record
+from raysp.termination import Terminated
 
 MAX_PENDING = "64"
 """Trials that may wait for a node; `Slots` decides how many there are."""
@@ -62,7 +66,12 @@ def run_on_ray(missing: Sequence[Stage], place: Place, progress: Progress, *, sl
     searcher = GraphSearcher(missing, place, progress, slots, retries)
     scratch = _scratch(place.store)
     _clear(scratch)
-    shared = _Shared(stages=ray.put({stage.key: stage for stage in missing}), place=ray.put(place))
+    shared = _Shared(
+        stages=ray.put({stage.key: stage for stage in missing}),
+        place=ray.put(place),
+        request=slots.request,
+    )
+    watcher = _Watcher(searcher)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_StageTrial, shared=shared), _resources(slots.request)),
         tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
@@ -71,11 +80,14 @@ def run_on_ray(missing: Sequence[Stage], place: Place, progress: Progress, *, sl
             storage_path=str(scratch),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=retries),
-            callbacks=[_Watcher(searcher)],
+            callbacks=[watcher],
         ),
     )
     try:
         tuner.fit()
+    except Terminated:
+        watcher.end_workers()
+        raise
     finally:
         _clear(scratch)
     if searcher.disowned:
@@ -83,8 +95,11 @@ def run_on_ray(missing: Sequence[Stage], place: Place, progress: Progress, *, sl
     return searcher.queue.outcome
 
 
-def _resources(request: Request) -> Any:
-    return {kind.lower(): need for kind, need in request.per_worker.items()}
+def _resources(request: Request) -> tune.PlacementGroupFactory:
+    """What a trial holds: its worker's resources; or, where Ray Train starts the workers, a byte of memory, which every node
+    has.
+    """
+    return tune.PlacementGroupFactory([request.per_worker if request.workers == 1 else {"memory": 1}])
 
 
 def _scratch(store: Store) -> Path:
@@ -192,13 +207,35 @@ class GraphSearcher(Searcher):
         """Nothing to restore: the records are the state."""
 
 
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
 class _Watcher(tune.Callback):
     """Passes each epoch's figures on to the progress display."""
 
     def __init__(self, searcher: GraphSearcher) -> None:
         self._searcher = searcher
+        self._here: dict[str, int] = {}
+        """Processes of this machine that run a stage, by trial."""
+
+    def end_workers(self) -> None:
+        """Tell this machine's workers to save and end, and wait until they have. Other machines' notice that we are gone."""
+        pids = {pid for trial, pid in self._here.items() if trial in self._searcher.running}
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + termination.GRACE_S
+        while any(map(_lives, pids)) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        if result.get("node_ip") == ray.util.get_node_ip_address():
+            self._here[trial.trial_id] = result["pid"]
         stage = self._searcher.running.get(trial.trial_id)
         if stage is not None and "epochs" in result:
             self._searcher.progress.epoch(stage, result)
@@ -212,6 +249,8 @@ class _Shared:
     """Reference to the stages by key."""
     place: Any
     """Reference to the `Place`; the images in it are not copied."""
+    request: Request
+    """What a stage was promised."""
 
 
 class _StageTrial(FunctionTrainable):
@@ -220,6 +259,8 @@ class _StageTrial(FunctionTrainable):
     """
 
     def setup(self, config: dict[str, Any], shared: _Shared) -> None:
+        termination.install(hand_on=True)  # this is the actor's main thread; stages run in another
+        self._shared = shared
         self._stages: Mapping[str, Stage] = ray.get(shared.stages)
         self._place: Place = ray.get(shared.place)
         super().setup(config)
@@ -227,13 +268,30 @@ class _StageTrial(FunctionTrainable):
     def _trainable_func(self, config: dict[str, Any]) -> None:
         stage = self._stages[config["stage"]]
         try:
-            run_job(stage, self._place, _report)
+            tune.report({"epoch": 0})  # says which process it is
+            self._run(stage)
         except StageError as error:
             tune.report({"error": str(error), "epoch": 0, "done": True})
         except NoLongerOwner as error:
             tune.report({"disowned": str(error), "epoch": 0, "done": True})
         else:
             tune.report({"epoch": stage.epochs, "done": True})
+
+    def _run(self, stage: Stage) -> None:
+        request = self._shared.request
+        if request.workers == 1:
+            run_job(stage, self._place, _report)
+            return
+        from raysp import ray_train  # takes seconds to import
+
+        ray_train.run_on_workers(
+            stage,
+            self._shared.place,
+            _report,
+            num_workers=request.workers,
+            num_threads=request.num_threads,
+            gpus_per_worker=request.gpus,
+        )
 
 
 def _report(figures: dict[str, Any]) -> None:

@@ -50,6 +50,8 @@ class RunOptions:
     """Stages at once, at least 1; None takes what the cluster's resources allow."""
     workers_per_stage: int = 1
     """Training processes per stage, at least 1; several share each batch, under Ray Train."""
+    sync_batchnorm: bool = True
+    """With several workers on GPUs: take batch norm's statistics over the whole batch, not over each worker's part of it."""
     retries: int = 1
     """How often a stage is tried again after its worker or machine died, at least 0; what its own code raises isn't."""
     gpus_per_stage: float | None = None
@@ -137,6 +139,7 @@ def run_sweep(
             store=store,
             num_threads=options.threads_per_stage,
             use_gpu=runner.use_gpu,
+            sync_batchnorm=options.sync_batchnorm,
             labels={**labels, "git": git_state()},
             splits=splits,
         )

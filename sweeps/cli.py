@@ -1,7 +1,7 @@
 """What every sweep's command line shares: where and how to run, what is printed at the end, exit statuses.
 
 Owns the flags that don't change what is compared, and the statuses: 0 all done, 1 a stage failed, 2 bad input (nothing was
-trained), 130 interrupted. The flags that are swept are `sweeps.axes`'.
+trained), 130 interrupted, 143 terminated. The flags that are swept are `sweeps.axes`'.
 """
 
 import os
@@ -17,6 +17,7 @@ from rich.markup import escape
 from tyro.conf import arg
 
 from analysis.report import write_report
+from raysp import termination
 from raysp.data import Selection, Source, open_source
 from raysp.location import Location, locate
 from raysp.lock import StoreBusy
@@ -25,6 +26,7 @@ from raysp.presets import Preset
 from raysp.stage import Stage
 from raysp.store import NoLongerOwner, Store
 from raysp.sweep import RunOptions, print_plan, run_sweep
+from raysp.termination import Terminated
 from sweeps.ending import print_failures, print_report
 
 THE_PRESETS = "(default: the preset's)"
@@ -73,7 +75,10 @@ class RunFlags:
     """GPUs that each stage (each of its workers) holds; a share such as 0.25 packs several on one, 0 trains on the CPU. By
     default 1 where there are GPUs."""
     threads_per_stage: int = 1
-    """CPU threads per stage. More threads finish one stage sooner, but give (slightly) other results: float sums depend on it."""
+    """CPU threads of each stage (of each of its workers). More threads finish one stage sooner, but give (slightly) other
+    results: float sums depend on it."""
+    local_batchnorm: bool = False
+    """With several workers on GPUs: take batch norm's statistics over each worker's part of a batch, not over the whole batch."""
     retries: int = 1
     """How often a stage is tried again when its worker or machine dies; what its own code raises is not."""
     verbose: bool = False
@@ -117,12 +122,16 @@ def main(flags_type: type[Flags], prepare: Callable[[Flags], Work], description:
     run: RunFlags = flags.run  # type: ignore[attr-defined]
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)  # logs know no width
     errors = Console(stderr=True, highlight=False)
+    put_back = termination.install()
     try:
         if "None" in sys.argv[1:]:  # what the parser would take for a flag that was left out
             raise ValueError("None is not a value; expected one, or leave the flag out (where a flag can be off, it is none)")
         check_given(flags)
         check_given(run)
         status = _run(run, prepare(flags), console)
+    except Terminated:
+        errors.print("terminated; the same command goes on from where the checkpoints are")
+        status = 143
     except KeyboardInterrupt:
         errors.print("interrupted; the same command goes on from the last checkpoints")
         status = 130
@@ -131,6 +140,8 @@ def main(flags_type: type[Flags], prepare: Callable[[Flags], Work], description:
             raise
         errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         status = 2
+    finally:
+        put_back()
     sys.exit(status)
 
 
@@ -151,6 +162,7 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
         workers_per_stage=flags.workers_per_stage,
         gpus_per_stage=flags.gpus_per_stage,
         threads_per_stage=flags.threads_per_stage,
+        sync_batchnorm=not flags.local_batchnorm,
         retries=flags.retries,
         verbose=flags.verbose,
     )

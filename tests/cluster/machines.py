@@ -1,6 +1,6 @@
 """Machines made of namespaces: an operator's and, joined to it by a bridge, hosts that answer to ssh.
 
-Each machine has processes, a network, a name, a home, a /tmp and a /run of its own; the rest of the disk they share. The bridge
+Each machine has processes, a network, a name, a home, a /tmp, ... of its own; the rest of the disk they share. The bridge
 and all addresses are in the operator's namespaces, so that nothing reaches the real network, and the operator's end is the end of
 every process, link and mount below it. Run as `machines.py NAME WORK`, this file is a host's first process.
 """
@@ -75,9 +75,10 @@ def missing():
 
 
 def settle(work, machine):
-    """Make this process's namespaces a machine's: name, home, /tmp and /run."""
+    """Make this process's namespaces a machine's: name, home, /tmp, /run and /var/log."""
     socket.sethostname(machine)
-    call("mount", "-t", "tmpfs", "tmpfs", "/run")
+    for directory in ("/run", "/var/log"):  # sshd notes logins in both
+        call("mount", "-t", "tmpfs", "tmpfs", directory)
     Path("/run/sshd").mkdir(mode=0o755)  # sshd insists
     # Ray's sockets, state and ssh connections are below /tmp, some at fixed paths. What else is there stays: this checkout, its
     # Python or `work` may be among it.
@@ -102,7 +103,6 @@ def write_etc(work):
     """Files that all machines have: root's home, names, keys and sshd's settings."""
     etc, home = work / "etc", work / "home"
     etc.mkdir()
-    home.mkdir()
     others = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith("root:")]
     (etc / "passwd").write_text("\n".join([f"root:x:0:0:root:{home}:{shutil.which('bash')}", *others, ""]))
     (etc / "shadow").write_text("root:*:19000:0:99999:7:::\n")  # no password, but not locked, or sshd would refuse its key too

@@ -67,16 +67,11 @@ def main():
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # like Ctrl-C: an exception, so that all is cleared away
     work = Path(tempfile.mkdtemp(prefix="rsp-", dir="/tmp"))  # short, for the sockets of ssh and Ray
-    (work / "logs").mkdir()
+    for name in ("logs", "home"):
+        (work / name).mkdir()
     status = 1
     try:
-        say("one machine: the sweep in one process, without Ray")
-        with (work / "logs" / "one.log").open("w") as log:
-            command = [sys.executable, *SWEEP, "--inline", "--storage", work / "one"]
-            subprocess.run(command, cwd=REPO, env=ENVIRONMENT, stdout=log, stderr=log, timeout=LIMIT_S, check=True)
         status = run_operator(work)
-    except (Failed, OSError, subprocess.SubprocessError) as error:
-        say(f"FAILED: {error}")
     except KeyboardInterrupt:
         say("interrupted")
         status = 130
@@ -94,7 +89,7 @@ def main():
 
 
 def run_operator(work):
-    """Start the operator's machine with the rest of the test, and return when that and all its processes have ended."""
+    """Start the operator's machine with the test, and return 0 or 1 when that and all its processes have ended."""
     # In a session of its own: Ctrl-C is for this process.
     role = [sys.executable, __file__, OPERATOR, str(work), str(START)]
     environment = {**ENVIRONMENT, "HOME": str(work / "home")}
@@ -102,7 +97,8 @@ def run_operator(work):
     try:
         return 0 if machine.wait(LIMIT_S) == 0 else 1
     except subprocess.TimeoutExpired:
-        raise Failed(f"not done within {LIMIT_S} s") from None
+        say(f"FAILED: not done within {LIMIT_S} s")
+        return 1
     finally:
         machine.stdin.close()
         try:
@@ -132,6 +128,10 @@ def operator(work):
     threading.Thread(target=lambda: (os.read(life, 1), os._exit(1)), daemon=True).start()
     hosts = {}
     try:
+        say("one machine: the sweep in one process, without Ray")
+        with (work / "logs" / "one.log").open("w") as log:
+            command = [sys.executable, *SWEEP, "--inline", "--storage", work / "one"]
+            subprocess.run(command, cwd=REPO, stdout=log, stderr=log, timeout=LIMIT_S, check=True)
         write_etc(work)
         settle(work, OPERATOR)
         lay_wire()
@@ -189,7 +189,7 @@ def write_cluster(work):
     start = "ray start --num-cpus=1 --object-store-memory=100000000 --node-ip-address"
     as_head = "--head --port=6379 --autoscaling-config=~/ray_bootstrap_config.yaml --include-dashboard=false"
     # Ray takes a minute to believe in the death of a host that just says nothing; here that shall be quicker.
-    quick = "RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=2"
+    quick = "RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=3"
     cluster = {
         "cluster_name": "netns",
         "provider": {"type": "local", "head_ip": ADDRESS[HEAD], "worker_ips": [ADDRESS[WORKER]]},

@@ -1,6 +1,6 @@
 """Machines made of namespaces: an operator's and, joined to it by a bridge, hosts that answer to ssh.
 
-Each machine has processes, a network, a name, a home, a /tmp, ... of its own; the rest of the disk they share. The bridge
+Each machine has processes, a network, a name, a home and a /tmp of its own; the rest of the disk they share. The bridge
 and all addresses are in the operator's namespaces, so that nothing reaches the real network, and the operator's end is the end of
 every process, link and mount below it. Run as `machines.py NAME WORK`, this file is a host's first process.
 """

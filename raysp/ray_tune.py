@@ -233,6 +233,13 @@ class _Watcher(tune.Callback):
         while any(map(_lives, pids)) and time.monotonic() < deadline:
             time.sleep(0.05)
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        stage = self._searcher.running.get(trial.trial_id)
+        if stage is not None:
+            self._searcher.progress.say(
+                f"[yellow]lost[/]     {stage.label}: its worker or machine died; it goes on from its checkpoint"
+            )
+
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         if result.get("node_ip") == ray.util.get_node_ip_address():
             self._here[trial.trial_id] = result["pid"]

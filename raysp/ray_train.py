@@ -8,8 +8,9 @@ lost.
 
 import os
 import queue
-import tempfile
 import threading
+import uuid
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -46,6 +47,7 @@ def run_on_workers(
     num_workers: int,
     num_threads: int,
     gpus_per_worker: float = 0.0,
+    scratch: str,
 ) -> None:
     """Run one stage whose parents are done on several workers at once; returns when its record is there.
 
@@ -58,6 +60,7 @@ def run_on_workers(
         num_workers: training processes, at least 1; each gets its part of every batch.
         num_threads: CPUs that each worker holds.
         gpus_per_worker: GPUs, or the share of one, that each worker holds; 0 trains on CPUs.
+        scratch: a directory of this machine for what Ray Train writes; nothing in it matters.
 
     Raises:
         StageError: the stage's code raised.
@@ -68,25 +71,24 @@ def run_on_workers(
         os.environ.setdefault(name, value)
     news: Queue = Queue(actor_options={"num_cpus": 0})
     try:
-        with tempfile.TemporaryDirectory(prefix="raysp-train-") as scratch:
-            trainer = TorchTrainer(
-                _work,
-                train_loop_config={"stage": stage, "place": [place]},  # in a list, so that nobody fetches it on the way
-                torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),
-                scaling_config=ScalingConfig(
-                    num_workers=num_workers,
-                    use_gpu=bool(gpus_per_worker),
-                    resources_per_worker={"CPU": num_threads} | ({"GPU": gpus_per_worker} if gpus_per_worker else {}),
-                    placement_strategy="PACK",
-                ),
-                run_config=RunConfig(
-                    name=stage.label,
-                    storage_path=scratch,  # on this machine: nothing that matters is kept there
-                    failure_config=FailureConfig(max_failures=0),
-                    callbacks=[_PassOn(news)],
-                ),
-            )
-            _fit(trainer, news, report)
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"stage": stage, "place": [place]},  # in a list, so that nobody fetches it on the way
+            torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=num_workers,
+                use_gpu=bool(gpus_per_worker),
+                resources_per_worker={"CPU": num_threads} | ({"GPU": gpus_per_worker} if gpus_per_worker else {}),
+                placement_strategy="PACK",
+            ),
+            run_config=RunConfig(
+                name=stage.label,
+                storage_path=str(Path(scratch) / uuid.uuid4().hex),  # a new one each time: nothing is to be resumed from it
+                failure_config=FailureConfig(max_failures=0),
+                callbacks=[_PassOn(news)],
+            ),
+        )
+        _fit(trainer, news, report)
     finally:
         news.shutdown(force=True)
 

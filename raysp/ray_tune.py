@@ -298,6 +298,7 @@ class _StageTrial(FunctionTrainable):
             num_workers=request.workers,
             num_threads=request.num_threads,
             gpus_per_worker=request.gpus,
+            scratch=self.logdir,
         )
 
 

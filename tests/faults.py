@@ -154,7 +154,7 @@ def killing(scratch: Path, kills: int, chance: random.Random, workers: int) -> N
                     driver.wait(PATIENCE_S)
                     continue
                 kind = chance.choice(kinds)
-                moment = time.monotonic() + chance.uniform(1.0, 12.0 if workers == 1 else 40.0)
+                moment = time.monotonic() + chance.uniform(1.0, 8.0 if workers == 1 else 40.0)
                 while time.monotonic() < moment and driver.poll() is None:
                     time.sleep(0.05)
                 if driver.poll() is None and _kill(kind, driver, replace_node, chance):
@@ -190,7 +190,7 @@ def full_disk(scratch: Path, undisturbed: Path) -> str:
     mount.mkdir()
     if (
         os.geteuid()
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=420k", "tmpfs", mount], capture_output=True).returncode
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", mount], capture_output=True).returncode
     ):
         return "skipped: needs root, and the right to mount a tmpfs"
     try:
@@ -297,6 +297,8 @@ def main() -> int:
     scratch = Path(tempfile.mkdtemp(prefix="rf", dir="/tmp"))  # short: Ray puts sockets below it
     os.environ["RAY_TMPDIR"] = str(scratch / "r")
     (scratch / "r").mkdir()
+    (scratch / "tmp").mkdir()
+    os.environ["TMPDIR"] = str(scratch / "tmp")
     chance = random.Random(flags.seed)
     failed = ""
     try:
@@ -307,10 +309,11 @@ def main() -> int:
         for fault in (full_disk, cut_checkpoint, two_drivers, clock_set_back, spot_reclaim):
             say(f"{fault.__name__.replace('_', ' ')}: {fault(scratch, scratch / 'undisturbed-1')}")
         wait_until(lambda: not list(processes()), "the end of all processes", 120)
+        left = sorted(p.name for p in (scratch / "tmp").iterdir())
+        check(not left, f"temporary files are left: {', '.join(left)}")
     except Failed as error:
         failed = f"FAILED: {error}"
-    left = list(processes())
-    for pid, _, line in left:
+    for pid, _, line in processes():
         say(f"left over: process {pid} {line[:100]}")
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -151,7 +151,10 @@ def work(directory, rank, size):
     """Train all cases as one of `size` workers; leave a digest per case of what this rank holds."""
     dist.init_process_group("gloo", init_method=f"file://{directory}/meet-{size}", rank=rank, world_size=size)
     store = Store(root=directory / f"results-{size}", run_id=f"workers-{size}")
-    found = {}
+    written = []
+    write = Store._write
+    Store._write = lambda store, path, content: (written.append(path.name), write(store, path, content))
+    found = {"rank": Workers(rank, size).from_first(lambda: rank)}
     for case in CASES:
         epochs = []
 
@@ -160,7 +163,8 @@ def work(directory, rank, size):
 
         record = run_job(stage(case), place_for(store), report, Workers(rank, size))
         found[case] = {"state": digest(), "epochs": epochs, "history": record["history"]}
-    (directory / f"rank-{size}-{rank}.json").write_text(json.dumps(found))
+    Store._write = write
+    (directory / f"rank-{size}-{rank}.json").write_text(json.dumps({**found, "written": written}))
     dist.barrier()
     if size == 3:
         lost = Stage(name="lost", version=1, config=CaseConfig(case="lost"), run=failing, epochs=1)

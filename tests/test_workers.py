@@ -84,6 +84,8 @@ def test_all_workers_hold_the_same_bits_and_hear_of_every_epoch(trained, size):
         assert all(rank[case]["epochs"] == [1, 2, 3, 4] for rank in ranks)
         figures = [[{k: v for k, v in h.items() if k != "time_s"} for h in rank[case]["history"]] for rank in ranks]
         assert all(others == figures[0] for others in figures)
+    assert [rank["rank"] for rank in ranks] == [0] * size, "what the first reads all have"
+    assert [len(rank["written"]) for rank in ranks] == [6 * len(parallel.CASES)] + [0] * (size - 1)
 
 
 def test_masks_move_and_gates_pass_through_every_state_in_these_cases(trained):

@@ -244,20 +244,20 @@ def cluster(tmp_path_factory):
             ray.shutdown()
 
 
-def on_ray(cluster, stage):
+def on_ray(cluster, stage, scratch):
     from raysp.ray_train import run_on_workers
 
     heard = []
     store, place = cluster
-    run_on_workers(stage, place, heard.append, num_workers=2, num_threads=1)
+    run_on_workers(stage, place, heard.append, num_workers=2, num_threads=1, scratch=str(scratch))
     return store.read(stage), heard
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_ray_train_gives_what_one_worker_gives_and_reports_every_epoch(cluster, place):
+def test_ray_train_gives_what_one_worker_gives_and_reports_every_epoch(cluster, place, tmp_path):
     stage = parallel.stage("senet")
-    record, heard = on_ray(cluster, stage)
+    record, heard = on_ray(cluster, stage, tmp_path)
     run_job(stage, parallel.place_for(place.store), print)
     alone = place.store.read(stage)
     assert record["host"]["workers"] == 2
@@ -269,10 +269,10 @@ def test_ray_train_gives_what_one_worker_gives_and_reports_every_epoch(cluster, 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_stage_that_raises_on_ray_train_is_reported_once_with_its_message(cluster):
+def test_a_stage_that_raises_on_ray_train_is_reported_once_with_its_message(cluster, tmp_path):
     stage = toy(behaviour="raise")
     with pytest.raises(StageError) as caught:
-        on_ray(cluster, stage)
+        on_ray(cluster, stage, tmp_path)
     assert f"{stage.label} failed after epoch 1 of 3: RuntimeError: this stage was told to fail [/red] ü; see" in str(
         caught.value
     )
@@ -282,12 +282,12 @@ def test_a_stage_that_raises_on_ray_train_is_reported_once_with_its_message(clus
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_killed_worker_on_ray_train_is_a_machine_fault_and_the_stage_goes_on_from_its_checkpoint(cluster, place):
+def test_a_killed_worker_on_ray_train_is_a_machine_fault_and_the_stage_goes_on_from_its_checkpoint(cluster, place, tmp_path):
     stage = toy(behaviour="die once", epochs=4)
     with pytest.raises(WorkerLost):
-        on_ray(cluster, stage)
+        on_ray(cluster, stage, tmp_path)
     assert not (cluster[0].directory(stage) / "error.txt").exists()
-    record, heard = on_ray(cluster, stage)
+    record, heard = on_ray(cluster, stage, tmp_path)
     (place.store.root / "died").touch()
     assert record["rows"] == run_job(stage, place, print)["rows"]
     # One worker may have seen the other's death only after the epoch in which it died.

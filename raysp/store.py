@@ -42,7 +42,7 @@ ERROR = "error.txt"
 STAGE_DIRECTORY = re.compile(rf"[a-z0-9_]+-[0-9a-f]{{{SHORT_KEY_DIGITS}}}")
 WEIGHTS_NAME = re.compile(r"\w+\.safetensors", re.ASCII)
 READERS = 16
-"""Records that are read at once: an object store answers slowly, but many at a time."""
+"""Stages that are looked up at once: an object store answers slowly, but many at a time."""
 
 
 class DamagedFile(Exception):

@@ -9,6 +9,7 @@ import math
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +29,7 @@ from raysp.location import Location, exists
 from raysp.plan import Outcome, Plan, Survey, inspect, survey
 from raysp.progress import Progress
 from raysp.stage import Stage
-from raysp.store import CHECKPOINT, Store
+from raysp.store import CHECKPOINT, READERS, Store
 
 MAX_THREADS = 1024
 MAX_WORKERS = 1024
@@ -155,11 +156,12 @@ def _tidy(found: Survey, store: Store, console: Console) -> None:
             if exists(damage.path):
                 line += f"; set aside as {escape(store.set_aside(damage.path).name)}"
             console.print(line, highlight=False, soft_wrap=True)
-    for stage in found.missing:
-        if (store.directory(stage) / CHECKPOINT).exists():
-            console.print(f"resumes  {stage.label}  [dim]{stage.note}[/]", highlight=False, soft_wrap=True)
-    for stage in found.found:
-        store.drop_leftovers(stage)
+    with ThreadPoolExecutor(READERS) as pool:
+        begun = pool.map(lambda stage: (store.directory(stage) / CHECKPOINT).exists(), found.missing)
+        for stage, is_begun in zip(found.missing, begun, strict=True):
+            if is_begun:
+                console.print(f"resumes  {stage.label}  [dim]{stage.note}[/]", highlight=False, soft_wrap=True)
+        list(pool.map(store.drop_leftovers, found.found))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -168,6 +168,26 @@ def _see_nothing(store):
 
 
 @pytest.mark.slow
+def test_stages_of_two_workers_spread_over_nodes_and_wait_for_each_other(two_nodes, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOY_EPOCH_S", "1")
+    node = two_nodes.add_node(num_cpus=1)
+    two_nodes.wait_for_nodes()
+    try:
+        # Both are ready at once, and there is room for one.
+        outcome = run([toy(number=1), toy(number=2, behaviour="raise")], tmp_path, two_nodes, workers_per_stage=2)
+        (message,) = outcome.failed.values()
+        assert "RuntimeError: this stage was told to fail" in message, (
+            "the code's own error, not that of the worker that it left alone"
+        )
+        (record,) = _records(tmp_path)
+        assert record["host"]["workers"] == 2
+        assert run([toy(number=1)], tmp_path / "alone", two_nodes).ok
+        assert _records(tmp_path / "alone")[0]["rows"] == record["rows"]
+    finally:
+        two_nodes.remove_node(node)
+
+
+@pytest.mark.slow
 def test_images_are_read_from_the_nodes_object_store_without_a_copy(two_nodes, tmp_path):
     source = open_source("digits", None, tmp_path)
     stage = Stage(name="look", version=1, config=source.config, run=_look_at_images, epochs=1)

@@ -80,9 +80,9 @@ class RunOptions:
         if self.inline and self.address is not None:
             raise ValueError(f"inline, and address {self.address!r}; expected one of them: inline runs without Ray")
         gpus = self.gpus_per_stage
-        if gpus is not None and not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or gpus.is_integer())):
+        if gpus is not None and not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or float(gpus).is_integer())):
             raise ValueError(f"gpus_per_stage is {gpus:g}; expected a share from 0 to 1, or a whole number")
-        if gpus is not None and self.workers_per_stage > 1 and not gpus.is_integer():
+        if gpus is not None and self.workers_per_stage > 1 and not float(gpus).is_integer():
             raise ValueError(
                 f"gpus_per_stage is {gpus:g} with {self.workers_per_stage} workers_per_stage; expected a whole number for each "
                 "worker, or 0: NCCL takes one worker per GPU"

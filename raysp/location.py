@@ -42,6 +42,8 @@ def locate(text: str | Path) -> Location:
         raise ValueError(
             f"storage {text}: {protocol}:// can't be written; expected a directory, or a URL such as s3://bucket/run"
         )
+    if not str(text)[match.end() :].strip("/"):
+        raise ValueError(f"storage {text} names no place; expected a URL such as {protocol}://bucket/run")
     try:
         return UPath(str(text).rstrip("/"), use_listings_cache=False)
     except ImportError as error:

@@ -226,6 +226,12 @@ def test_what_cannot_be_written_is_refused(url):
         locate(url)
 
 
+@pytest.mark.parametrize("url", ["s3://", "s3:///", "S3://"])
+def test_a_url_without_a_bucket_is_refused(url):
+    with pytest.raises(ValueError, match=r"names no place; expected a URL such as s3://bucket/run"):
+        locate(url)
+
+
 def test_paths_and_file_urls_are_directories(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert locate("a/b") == tmp_path / "a" / "b"

@@ -118,11 +118,12 @@ def test_a_training_in_another_thread_saves_before_the_process_is_ended(handled,
 
 def test_a_training_in_another_thread_that_has_nothing_to_lose_is_not_waited_for(handled):
     heard = []
-    handled(lambda number, frame: heard.append(number), hand_on=True, grace_s=60)
+    handled(lambda number, frame: heard.append(number), hand_on=True, grace_s=10)
     with noticed() as notice:
         notice.thread = threading.Thread()
+        began = time.monotonic()
         terminate()
-        assert heard == [signal.SIGTERM]
+        assert heard == [signal.SIGTERM] and time.monotonic() - began < 5
         notice.given = False
 
 
@@ -136,6 +137,19 @@ def test_a_training_that_does_not_save_is_waited_for_no_longer_than_the_grace(ha
         terminate()
     assert 0.25 < time.monotonic() - began < 5
     thread.done.set()
+    thread.join(5)
+
+
+def test_a_training_that_ends_by_itself_is_not_waited_for_any_longer(handled):
+    handled(grace_s=10)
+    thread = _Elsewhere(saves=False)
+    thread.start()
+    assert thread.ready.wait(5)
+    threading.Timer(0.3, thread.done.set).start()
+    began = time.monotonic()
+    with pytest.raises(Terminated):
+        terminate()
+    assert time.monotonic() - began < 5
     thread.join(5)
 
 

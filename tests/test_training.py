@@ -215,3 +215,17 @@ def test_sigterm_ends_a_real_process_with_a_checkpoint_that_the_next_takes_up(ti
     assert ended.returncode == 0
     assert not ended.stdout.startswith("step 1 of epoch 0"), "nothing was taken up"
     assert same(undisturbed, Store(root=tmp_path), "counterfactual")
+
+
+def test_a_training_is_safe_to_end_from_each_checkpoint_to_the_next_step(place, monkeypatch):
+    seen = []
+    measure, step = training.accuracy, Task.after_step
+
+    def look(where, result=None):
+        seen.append((where, termination._running.safe.is_set()))
+        return result
+
+    monkeypatch.setattr(training, "accuracy", lambda *args: look("evaluated", measure(*args)))
+    monkeypatch.setattr(Task, "after_step", lambda *args: look("stepped", step(*args)))
+    run_job(parallel.stage("baseline"), parallel.place_for(place.store), lambda figures: look("reported"))
+    assert seen == ([("stepped", False)] * 7 + [("evaluated", False), ("reported", True)]) * 4

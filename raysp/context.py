@@ -63,6 +63,8 @@ class Context:
     report: Report
     workers: Workers = ALONE
     """The stage's training processes, as this one sees them."""
+    saved: dict[str, Any] = field(default_factory=dict)
+    """What was saved through this context, for the record's `files`."""
 
     @property
     def sync_batchnorm(self) -> bool:
@@ -101,7 +103,7 @@ class Context:
     def save_weights(self, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
         """Write this stage's weights, whatever they are."""
         if self.workers.rank == 0:
-            self.place.store.save_weights(self.stage, tensors, metadata)
+            self.saved[WEIGHTS] = self.place.store.save_weights(self.stage, tensors, metadata)
 
 
 def read_parents(stage: Stage, store: Store) -> dict[str, Parent]:

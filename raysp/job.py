@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from raysp.context import Context, Place, Report, read_parents
-from raysp.location import exists
+from raysp.location import Unreachable, exists
 from raysp.stage import Stage
 from raysp.store import DamagedFile, NoLongerOwner
 from raysp.workers import ALONE, WorkerLost, Workers, is_lost_worker
@@ -44,6 +44,7 @@ def run_job(stage: Stage, place: Place, report: Report, workers: Workers = ALONE
         StageError: the stage's code raised; its traceback is in `error.txt` in the stage's directory.
         WorkerLost: another of the stage's workers is gone.
         NoLongerOwner: another run has taken the results root over.
+        Unreachable: the results root is remote, and couldn't be reached for a while. A fault of a machine, as `WorkerLost` is.
     """
     store = place.store
     last_epoch = 0
@@ -79,9 +80,9 @@ def run_job(stage: Stage, place: Place, report: Report, workers: Workers = ALONE
             "labels": dict(place.labels),
         }
         if workers.rank == 0:
-            store.commit(stage, record)
+            store.commit(stage, record, context.saved)
         return record
-    except NoLongerOwner:
+    except (NoLongerOwner, Unreachable):
         raise
     except (Exception, SystemExit) as error:  # a stage that calls sys.exit has failed, whatever the status
         if workers.size > 1 and is_lost_worker(error):
@@ -92,7 +93,7 @@ def run_job(stage: Stage, place: Place, report: Report, workers: Workers = ALONE
         cause = traceback.format_exception_only(error)[-1].strip()  # holds even if the error's own __str__ raises
         if isinstance(error, DamagedFile) and exists(error.path):
             # A remote parent's weights are read only here. Without them the next run trains the parent again.
-            with suppress(OSError):
+            with suppress(OSError, NoLongerOwner):
                 cause += f"; set aside as {store.set_aside(error.path).name}, so that the same command makes it again"
         try:
             store.write_error(stage, f"{where}\n\n{traceback.format_exc()}")

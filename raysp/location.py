@@ -1,26 +1,43 @@
 """Where files lie: a directory, or anything that fsspec reaches by a URL (`s3://`, `gs://`, ...).
 
-Owns the difference between the two: parsing, whole writes, exclusive creation. Refuses to know what is written. Contract: a
-directory is a `pathlib.Path`, all else a `UPath`, which reads like one; no listing is cached, because other machines write too.
+Owns the difference between the two: parsing, reading, whole writes, exclusive creation, and what goes wrong. Refuses to know what
+is written. Contract: a directory is a `pathlib.Path`, all else a `UPath`, which reads like one; no listing is cached, because
+other machines write too. "Not there" is said only of what isn't; whatever else keeps a file from being read or written raises.
 """
 
+import errno
 import os
 import re
+import stat
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import fsspec
 from upath import UPath
 
 Location = Path | UPath
+T = TypeVar("T")
+
+TRY_AGAIN_AFTER_S = (1.0, 4.0, 15.0)
+"""Pauses between tries to reach an object store, beyond those that its package makes."""
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 """Extras of this package that bring what a protocol needs."""
 
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss")
 """Protocols without directories: making one could make a bucket."""
+
+
+class Unreachable(OSError):
+    """A remote place can't be reached now. No fault of what is kept there, nor of whoever asked."""
+
+
+class NotAFile(OSError):
+    """Something else has a file's name: a directory, a pipe, a link that leads nowhere."""
 
 
 def locate(text: str | Path) -> Location:
@@ -34,10 +51,18 @@ def locate(text: str | Path) -> Location:
     """
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", str(text))
     if not match:
+        slip = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", str(text))
+        if "://" in str(text) or (slip and slip[1].lower() in (*EXTRAS, "file")):
+            raise ValueError(
+                f"storage {text} looks like a URL, but isn't; expected a directory, or a URL such as s3://bucket/run"
+            )
         return Path(text).expanduser().absolute()
     protocol = match[1].lower()
     if protocol in ("file", "local"):
-        return Path(str(text)[match.end() :]).absolute()
+        path = str(text)[match.end() :].removeprefix("localhost")
+        if not path.startswith("/"):
+            raise ValueError(f"storage {text} names another host, or no absolute path; expected file:///a/directory")
+        return Path(path)
     if protocol not in fsspec.available_protocols() or protocol in ("http", "https", "data", "memory", "reference"):
         raise ValueError(
             f"storage {text}: {protocol}:// can't be written; expected a directory, or a URL such as s3://bucket/run"
@@ -59,7 +84,55 @@ def is_remote(location: Location) -> bool:
 
 def exists(path: Location) -> bool:
     """Whether anything has this name, a broken link too."""
-    return os.path.lexists(path) if isinstance(path, Path) else path.exists()
+    return os.path.lexists(path) if isinstance(path, Path) else _reach(path, path.exists)
+
+
+def read(path: Location) -> bytes | None:
+    """A file's content; None where nothing has its name.
+
+    Raises:
+        NotAFile: something else has.
+        OSError: it can't be read; `Unreachable`, for a remote one.
+    """
+    if not isinstance(path, Path):
+        try:
+            return _reach(path, path.read_bytes)
+        except FileNotFoundError:
+            return None
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise NotAFile("not a plain file")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise NotAFile("a link that leads nowhere") from None
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NotAFile("a link that leads to itself") from None
+        raise
+
+
+def size(path: Location) -> int | None:
+    """A remote file's size in bytes; None where there is none."""
+    try:
+        return int(_reach(path, path.stat).st_size)
+    except FileNotFoundError:
+        return None
+
+
+def remove(path: Location) -> None:
+    """Remove a file, if it is there."""
+    with suppress(FileNotFoundError):
+        _reach(path, path.unlink) if is_remote(path) else path.unlink()
+
+
+def rename(path: Location, new: Location) -> None:
+    """Rename a file or, in a directory, anything; a copy and a deletion where there is no renaming."""
+    if isinstance(path, Path) and isinstance(new, Path):
+        path.rename(new)
+    else:
+        _reach(path, lambda: path.rename(new))  # type: ignore[arg-type]
 
 
 def write_atomically(path: Location, content: bytes, before_rename: Callable[[], None] = lambda: None) -> None:
@@ -75,7 +148,7 @@ def write_atomically(path: Location, content: bytes, before_rename: Callable[[],
     """
     if not isinstance(path, Path):
         before_rename()
-        _put(path, content, mode="overwrite")
+        _reach(path, lambda: _put(path, content, mode="overwrite"))
         return
     temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
     try:
@@ -97,21 +170,46 @@ def write_atomically(path: Location, content: bytes, before_rename: Callable[[],
 
 
 def create(path: Location, content: bytes) -> bool:
-    """Write a file that must not be there yet; return whether it was made. One of several that try at once makes it."""
-    try:
-        if isinstance(path, Path):
-            with path.open("xb") as file:
-                file.write(content)
-        else:
+    """Write a file, whole, that must not be there yet; return whether it was made. One of several that try at once makes it."""
+    if not isinstance(path, Path):
+        try:
             _put(path, content, mode="create")
+        except Exception as error:
+            # Object stores have errors of their own for a condition that didn't hold; and an answer may be lost after the deed.
+            found = read(path)
+            if found is None:
+                raise _unreachable(path, error) from error
+            return found == content
+        return True
+    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_bytes(content)
+        os.link(temporary, path)
     except FileExistsError:
         return False
-    except Exception:
-        # Object stores have errors of their own for a condition that didn't hold.
-        if is_remote(path) and path.exists():
-            return False
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
     return True
+
+
+def _reach(path: Location, act: Callable[[], T]) -> T:
+    """Do something with a remote file, several times if need be. Raises FileNotFoundError as it is, all else as `Unreachable`."""
+    for pause_s in (*TRY_AGAIN_AFTER_S, None):
+        try:
+            return act()
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # each protocol's package has its own
+            if pause_s is None or isinstance(error, PermissionError):
+                raise _unreachable(path, error) from error
+            time.sleep(pause_s)
+    raise AssertionError
+
+
+def _unreachable(path: Location, error: Exception) -> OSError:
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
+        return Unreachable(f"{path}: {error.strerror or error}")
+    return Unreachable(f"{path} can't be reached: {error}")
 
 
 def _put(path: UPath, content: bytes, mode: str) -> None:

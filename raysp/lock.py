@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from raysp.location import Location, create, write_atomically
+from raysp.location import Location, create, read, remove, write_atomically
 
 LOCK = ".lock"
 RENEW_S = 5.0
@@ -39,10 +39,7 @@ class StoreBusy(Exception):
 
 def holder(root: Location) -> str:
     """What the lock file says about who holds, or held, the root; empty where there is none."""
-    try:
-        return (root / LOCK).read_text()
-    except FileNotFoundError:
-        return ""
+    return (read(root / LOCK) or b"").decode(errors="replace")
 
 
 @contextmanager
@@ -61,7 +58,7 @@ def hold(root: Location, tell: Tell = lambda message: None) -> Iterator[str]:
     if isinstance(root, Path):
         # The name may lead nowhere else: the file is emptied.
         with os.fdopen(os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "a+") as file:
-            if _flock(file, root):
+            if _flock(file, root, fcntl.LOCK_EX):
                 file.truncate(0)
                 file.write(_describe(run_id))
                 file.flush()
@@ -75,13 +72,13 @@ def check_free(root: Location) -> None:
     """Raise StoreBusy if a live process is known to hold the root now; writes nothing, takes nothing, and doesn't wait."""
     if isinstance(root, Path):
         with suppress(FileNotFoundError, NotADirectoryError), (root / LOCK).open() as file:
-            _flock(file, root)
+            _flock(file, root, fcntl.LOCK_SH)  # for an exclusive one NFS wants the file opened for writing
 
 
-def _flock(file: IO[str], root: Path) -> bool:
+def _flock(file: IO[str], root: Path, how: int) -> bool:
     """Take the kernel's lock; False where the file system has none. Raises StoreBusy."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             return False
@@ -96,11 +93,11 @@ def _lease(root: Location, run_id: str, tell: Tell) -> Iterator[None]:
     path = root / LOCK
     mine = _describe(run_id)
     while not create(path, mine.encode()):
-        _wait_for_death(root, tell)
-        # Of two runs that come here at once one may take the other's new lease for the dead one's. The lock file then names the
-        # later one, and the earlier may not write.
-        with suppress(FileNotFoundError):
-            path.unlink()
+        dead = _wait_for_death(root, tell)
+        # Of two runs that come here at once one may still take the other's new lease for the dead one's. The lock file then names
+        # the later one, and the earlier may not write.
+        if holder(root) == dead:
+            remove(path)
     ended = threading.Event()
     renewing = threading.Thread(target=_renew, args=(root, mine, ended), daemon=True)
     renewing.start()
@@ -111,7 +108,7 @@ def _lease(root: Location, run_id: str, tell: Tell) -> Iterator[None]:
         renewing.join()
         with suppress(Exception):  # the next run waits a little longer
             if holder(root).endswith(run_id):
-                path.unlink()
+                remove(path)
 
 
 def _renew(root: Location, mine: str, ended: threading.Event) -> None:
@@ -124,20 +121,21 @@ def _renew(root: Location, mine: str, ended: threading.Event) -> None:
             write_atomically(root / LOCK, f"renewed {renewals} times by {mine}".encode())
 
 
-def _wait_for_death(root: Location, tell: Tell) -> None:
-    """Return when the lease's holder is dead. Raises StoreBusy as soon as it shows a sign of life."""
+def _wait_for_death(root: Location, tell: Tell) -> str:
+    """Return what the lock file says once its holder is dead. Raises StoreBusy as soon as that shows a sign of life."""
     first = holder(root)
     if not first or _is_dead_here(first):
-        return
+        return first
     tell(f"{root} is held by {_for_people(first)}; looking for up to {DEAD_AFTER_S:.0f} s whether that is alive")
     begun = time.monotonic()
     while time.monotonic() - begun < DEAD_AFTER_S:
         time.sleep(RENEW_S / 5)
         now = holder(root)
         if not now:
-            return
+            break
         if now != first:
             raise _busy(root, now)
+    return first
 
 
 def _busy(root: Location, by: str) -> StoreBusy:
@@ -153,20 +151,29 @@ def _describe(run_id: str) -> str:
 
 
 def _is_dead_here(description: str) -> bool:
-    """Whether a holder was a process of this machine that has ended."""
-    match = re.search(r"process (\d+) \(start (\S+)\) on (\S+), run \w+$", description)
-    return bool(match and match[3] == socket.gethostname() and match[2] != "?" and _start(int(match[1])) != match[2])
+    """Whether a holder was a process of this machine that has ended. Another machine may have this one's name, and a container
+    its own numbers of processes: only what has seen this boot, in this namespace, can be told.
+    """
+    match = re.search(r"process (\d+) \(start (\S+)/\d+\) on (\S+), run \w+$", description)
+    if not match or match[3] != socket.gethostname() or match[2] != _here():
+        return False
+    return f"(start {_start(int(match[1]))})" not in description
+
+
+def _here() -> str:
+    """This boot of this machine, and this namespace of process numbers; "?" where the system doesn't say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink().name.strip('pid:[]')}"
+    except OSError:
+        return "?"
 
 
 def _start(pid: int) -> str:
-    """What tells a process from an earlier one with its number, an earlier boot's included; "?" where /proc doesn't say."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
-    except OSError:
-        return "?"
+    """What tells a process from all others that ever were: where it is, and when it started (0 if it has ended)."""
     try:
         # The name in brackets may hold blanks; the start time is the twentieth field behind it, the first is the state.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return "ended"
-    return "ended" if fields[0] in "ZX" else f"{boot}/{fields[19]}"
+        return f"{_here()}/0"
+    return f"{_here()}/{0 if fields[0] in 'ZX' else fields[19]}"

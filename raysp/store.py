@@ -15,7 +15,6 @@ interrupted write. Nothing is unpickled: records are JSON, weights and checkpoin
 
 import hashlib
 import json
-import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
@@ -31,7 +30,7 @@ import torch
 
 from raysp import lock
 from raysp.keys import SHORT_KEY_DIGITS
-from raysp.location import Location, exists, write_atomically
+from raysp.location import Location, NotAFile, exists, read, remove, rename, size, write_atomically
 from raysp.stage import Stage
 
 RECORD_FORMAT = 1
@@ -93,30 +92,39 @@ class Store:
         verify_files(path.parent, record)
         return record
 
-    def commit(self, stage: Stage, record: Mapping[str, Any]) -> None:
+    def commit(self, stage: Stage, record: Mapping[str, Any], files: Mapping[str, Any]) -> None:
         """Write the record, which makes the stage done, then drop its checkpoint and old error.
+
+        Args:
+            stage: what is done.
+            record: what is to be known of it.
+            files: what `save_weights` returned, by the file's name. Should another process write the file again meanwhile, it
+                won't match, and the stage isn't done.
 
         Raises:
             NoLongerOwner: the root has a new owner.
             ValueError: the record holds NaN or infinity.
         """
-        directory = self.directory(stage)
-        weights = directory / WEIGHTS
-        files = {WEIGHTS: _fingerprint(weights.read_bytes())} if weights.exists() else {}
-        content = {"format": RECORD_FORMAT, **record, "files": files}
+        content = {"format": RECORD_FORMAT, **record, "files": dict(files)}
         text = json.dumps({**content, "sha256": _record_digest(content)}, indent=1, allow_nan=False)
-        self._write(directory / RECORD, text.encode())
+        self._write(self.directory(stage) / RECORD, text.encode())
         self.drop_leftovers(stage)
 
     def drop_leftovers(self, stage: Stage) -> None:
         """Remove a finished stage's checkpoint and old error."""
         for leftover in (CHECKPOINT, ERROR):
             with suppress(OSError):  # the record is written; a leftover does no harm
-                (self.directory(stage) / leftover).unlink(missing_ok=True)
+                remove(self.directory(stage) / leftover)
 
-    def save_weights(self, stage: Stage, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
-        """Write the stage's weights (safetensors), and with them what the file says about itself."""
-        self._write(self.directory(stage) / WEIGHTS, safetensors.torch.save(plain_tensors(tensors), dict(metadata or {})))
+    def save_weights(
+        self, stage: Stage, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Write the stage's weights (safetensors), and with them what the file says about itself; return its entry in the
+        record's `files`.
+        """
+        content = safetensors.torch.save(plain_tensors(tensors), dict(metadata or {}))
+        self._write(self.directory(stage) / WEIGHTS, content)
+        return _fingerprint(content)
 
     def save_checkpoint(self, stage: Stage, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         """Replace the stage's checkpoint by these tensors and this JSON state, in one file with a digest over both."""
@@ -142,11 +150,12 @@ class Store:
             raise DamagedFile(path, f"not a readable checkpoint ({error})") from error
 
     def set_aside(self, path: Location) -> Location:
-        """Rename a damaged file so that it is kept but not read again; return its new path."""
+        """Rename a damaged file so that it is kept but not read again; return its new path. Raises NoLongerOwner."""
+        self.check_owner()
         for number in range(1, 1000):
             aside = path.with_name(f"{path.name}.damaged-{number}")
             if not exists(aside):
-                path.rename(aside)  # type: ignore[arg-type]  # a copy and a deletion, where there is no renaming
+                rename(path, aside)
                 return aside
         raise FileExistsError(f"{path}: a thousand damaged versions stand beside it; remove some")
 
@@ -258,7 +267,7 @@ def verify_files(directory: Location, record: Mapping[str, Any]) -> None:
         if isinstance(path, Path):
             found: Any = _fingerprint(_read_listed(path))
         else:
-            found = {**expected, "bytes": path.stat().st_size} if path.exists() else None
+            found = {**expected, "bytes": size(path)}
         if found != expected:
             raise DamagedFile(path, "its content is not what the record says (missing, truncated or altered)")
 
@@ -295,19 +304,10 @@ def unpack(content: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 def _read(path: Location) -> bytes | None:
     """A file's content; None where there is none. Raises DamagedFile where something else has its name."""
-    if not isinstance(path, Path):
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            return None
-    if not os.path.lexists(path):
-        return None
-    if not path.is_file():
-        raise DamagedFile(path, "not a plain file")
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DamagedFile(path, f"can't be read ({error.strerror})") from error
+        return read(path)
+    except NotAFile as error:
+        raise DamagedFile(path, str(error)) from None
 
 
 def _read_listed(path: Location) -> bytes:

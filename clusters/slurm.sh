@@ -48,14 +48,14 @@ end_process() { # waits up to $3 seconds for process $1 to obey signal $2
 
 finish() { # ends what this job started, by process number: `ray stop` would end other jobs' Ray on these nodes as well
     trap - EXIT
-    end_process "$driver" INT 60
+    end_process "$driver" TERM 60
     end_process "$workers" TERM 20
     end_process "$head" TERM 20
     rm -f "$RAY_AUTH_TOKEN_PATH"
 }
 trap finish EXIT
-trap 'interrupted=time; end_process "$driver" INT 90' USR1
-trap 'interrupted=preempted; end_process "$driver" INT 60' TERM # Slurm requeues a preempted job by itself
+trap 'interrupted=time; end_process "$driver" TERM 90' USR1
+trap 'interrupted=preempted; end_process "$driver" TERM 60' TERM # Slurm requeues a preempted job by itself
 
 # What a node's task runs. Ray in the foreground, so that its processes end with the task; a shell around it that passes SIGTERM
 # on and leaves nothing in /tmp.
@@ -124,11 +124,9 @@ if [ ${#hosts[@]} -gt 1 ]; then
     alive "${#hosts[@]}" "$workers"
 fi
 
-# A shell without job control starts its background processes deaf to SIGINT, and Python then never raises KeyboardInterrupt;
-# Python as a go-between restores the signal.
-status=130
+status=143
 if [ -z "$interrupted" ]; then
-    python -c 'import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])' "$@" &
+    "$@" &
     driver=$!
     wait "$driver" || true # also ends when a trap has run
     while kill -0 "$driver" 2>/dev/null; do wait "$driver" || true; done

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -58,7 +59,8 @@ def connect(address: str | None, *, verbose: bool) -> Iterator[None]:
         if not verbose:
             warnings.simplefilter("ignore")
         try:
-            loopback = address == "local" or not (address or os.environ.get("RAY_ADDRESS") or _started_here().exists())
+            target = address or os.environ.get("RAY_ADDRESS")
+            loopback = target == "local" or (not target and not _started_here().exists())
             with _on_loopback() if loopback else nullcontext():
                 _init(address, verbose=verbose)
         except ConnectionError as error:
@@ -139,16 +141,18 @@ def alive_nodes() -> list[Resources]:
 
 
 def possible_nodes() -> list[Resources] | None:
-    """What a node of each kind has that the cluster's autoscaler may add: nothing where there is no autoscaler, None where there
+    """What each node has that the cluster's autoscaler may have at most: nothing where there is no autoscaler, None where there
     is one that doesn't say.
     """
     # Ray has no call that tells. `ray up` leaves the cluster's description on the head.
     if not _autoscales():
         return []
     try:
-        kinds = yaml.safe_load(BOOTSTRAP.read_text())["available_node_types"].values()
-        return [kind["resources"] for kind in kinds if kind.get("max_workers", 1)]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        described = yaml.safe_load(BOOTSTRAP.read_text())
+        most = int(described.get("max_workers", 0))
+        kinds = [kind for name, kind in described["available_node_types"].items() if name != described.get("head_node_type")]
+        return [kind["resources"] for kind in kinds for _ in range(min(most, int(kind.get("max_workers", most))))]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
@@ -187,19 +191,17 @@ class Request:
 
     def check(self) -> None:
         """Raise PlacementError if the connected cluster can't place one stage, and can't grow so that it could."""
-        nodes, kinds = alive_nodes(), possible_nodes()
-        if self.slots(nodes) or self.can_come(kinds):
+        nodes, possible = alive_nodes(), possible_nodes()
+        if possible is None or self.slots(nodes) or self.slots(possible):
             return
-        has = f"the cluster's nodes have {'; '.join(map(self._shown, nodes))}"
-        has += f", and those that it can add {'; '.join(map(self._shown, kinds))}" if kinds else ""
+        has = f"the cluster's nodes have {self._shown(nodes)}"
+        has += f", and those that it can add {self._shown(possible)}" if possible else ""
         raise PlacementError(f"a stage asks for {self}, but {has}; ask for less, or add a node")
 
-    def can_come(self, kinds: Sequence[Resources] | None) -> bool:
-        """Whether a worker fits on a node of one of the kinds that an autoscaler may add; None doesn't say, so it may."""
-        return kinds is None or any(all(kind.get(k, 0.0) >= need for k, need in self.per_worker.items()) for kind in kinds)
-
-    def _shown(self, node: Resources) -> str:
-        return ", ".join(f"{node.get(kind, 0.0):g} {kind}" for kind in self.per_worker)
+    def _shown(self, nodes: Sequence[Resources]) -> str:
+        """The nodes' resources of the kinds that are asked for; alike ones once, with their number."""
+        shown = Counter(", ".join(f"{node.get(kind, 0.0):g} {kind}" for kind in self.per_worker) for node in nodes)
+        return "; ".join(f"{number} x ({what})" if number > 1 else what for what, number in shown.items()) or "nothing"
 
 
 class Slots:
@@ -215,15 +217,19 @@ class Slots:
         self._looked, self._now, self._can_grow = 0.0, 0, False
 
     def now(self) -> int:
-        """Stages that the cluster has room for, running ones included; 0 while it has no node for one."""
-        if not self._looked or time.monotonic() - self._looked > LOOK_EVERY_S:
-            self._looked = time.monotonic()
-            self._now = self.request.slots(alive_nodes())
-            self._can_grow = self.request.can_come(possible_nodes())
+        """Stages that the cluster had room for at the last look, running ones included; 0 while it has no node for one. Asks
+        nobody.
+        """
         return self._now if self._most is None else min(self._now, self._most)
 
     def to_hand_out(self) -> int:
-        """Stages to have out at once: where an autoscaler waits for demand, as many again as there is room for; at least one."""
+        """Stages to have out at once: where an autoscaler waits for demand, as many again as there is room for; at least one.
+        Looks at the cluster, now and then.
+        """
+        if not self._looked or time.monotonic() - self._looked > LOOK_EVERY_S:
+            self._looked = time.monotonic()
+            self._now, possible = self.request.slots(alive_nodes()), possible_nodes()
+            self._can_grow = possible is None or self.request.slots(possible) > self._now
         now = self.now()
         wanted = now + max(now, 4) if self._can_grow else max(now, 1)
         return wanted if self._most is None else min(wanted, self._most)

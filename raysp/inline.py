@@ -6,6 +6,7 @@ Owns nothing but the loop. Contract: the same results as on Ray, bit for bit, on
 from collections.abc import Sequence
 from functools import partial
 
+from raysp import termination
 from raysp.context import Place
 from raysp.job import StageError, run_job
 from raysp.plan import JobQueue, Outcome
@@ -26,6 +27,8 @@ def run_inline(missing: Sequence[Stage], place: Place, progress: Progress) -> Ou
 
     Raises:
         NoLongerOwner: another run has taken the results root over.
+        Unreachable: the results root is remote, and couldn't be reached for a while.
+        Terminated: SIGTERM came.
     """
     queue = JobQueue(missing)
     while stage := queue.next():
@@ -33,6 +36,7 @@ def run_inline(missing: Sequence[Stage], place: Place, progress: Progress) -> Ou
         try:
             run_job(stage, place, partial(progress.epoch, stage))
         except StageError as error:
+            termination.check()
             progress.failed(stage, str(error), queue.failed(stage, str(error)))
         else:
             queue.done(stage)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from raysp.location import is_remote
 from raysp.stage import Stage
 from raysp.store import READERS, RECORD, DamagedFile, Store
 
@@ -91,10 +92,11 @@ def inspect(stage: Stage, store: Store) -> tuple[bool, list[DamagedFile]]:
             return False, problems
         if error.path != record:
             problems.append(DamagedFile(record, f"goes with {error.path.name}"))
-    try:
-        store.load_checkpoint(stage)
-    except DamagedFile as error:
-        problems.append(error)
+    if not is_remote(store.root):  # there it would be a download; the stage itself finds out
+        try:
+            store.load_checkpoint(stage)
+        except DamagedFile as error:
+            problems.append(error)
     return False, problems
 
 

@@ -7,8 +7,10 @@ Tune's own state, which lies in a scratch folder and is not resumed from.
 
 import hashlib
 import os
+import re
 import shutil
 import signal
+import stat
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,7 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.trainable.function_trainable import FunctionTrainable
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.markup import escape
 
 from raysp import termination
 from raysp.cluster import Request, Slots
@@ -106,8 +109,12 @@ def _scratch(store: Store) -> Path:
     """Tune's folder, the same for every run in a results root, so that the next one clears what a killed one leaves."""
     if isinstance(store.root, Path):
         return store.root / ".tune"
-    name = hashlib.sha256(str(store.root).encode()).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"raysp-{os.getuid()}" / name
+    ours = Path(tempfile.gettempdir()) / f"raysp-{os.getuid()}"
+    ours.mkdir(mode=0o700, exist_ok=True)
+    found = ours.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        return Path(tempfile.mkdtemp(prefix="raysp-"))  # somebody else was there before
+    return ours / hashlib.sha256(str(store.root).encode()).hexdigest()[:12]
 
 
 def _clear(scratch: Path) -> None:
@@ -168,7 +175,9 @@ class GraphSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Believe the record, not Tune."""
-        stage = self.running.pop(trial_id)
+        stage = self.running.pop(trial_id, None)
+        if stage is None:
+            return
         result = result or {}
         self.disowned = self.disowned or result.get("disowned", "")
         message = result.get("error") or result.get("disowned")
@@ -186,8 +195,8 @@ class GraphSearcher(Searcher):
         try:
             if read_record(path) is not None:
                 return None
-        except DamagedFile as damaged:
-            return str(damaged)
+        except (DamagedFile, OSError) as damaged:
+            return f"{stage.label}: whether it is done can't be told: {damaged}"
         cause = f"its worker died {_times(self._retries + 1)}" if error else "it ended without a record"
         return f"{stage.label}: {cause}; run the same command again to go on from its checkpoint"
 
@@ -207,6 +216,16 @@ class GraphSearcher(Searcher):
         """Nothing to restore: the records are the state."""
 
 
+def _end(*pids: int) -> None:
+    """Send SIGTERM to processes of this machine, and wait until they have ended, for as long as they may take to save."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + termination.GRACE_S
+    while any(map(_lives, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -216,36 +235,56 @@ def _lives(pid: int) -> bool:
 
 
 class _Watcher(tune.Callback):
-    """Passes each epoch's figures on to the progress display."""
+    """Passes each epoch's figures on to the progress display, and knows which processes run stages."""
 
     def __init__(self, searcher: GraphSearcher) -> None:
         self._searcher = searcher
-        self._here: dict[str, int] = {}
-        """Processes of this machine that run a stage, by trial."""
+        self._processes: dict[str, tuple[str, int]] = {}
+        """Node and process of each trial that runs."""
 
     def end_workers(self) -> None:
-        """Tell this machine's workers to save and end, and wait until they have. Other machines' notice that we are gone."""
-        pids = {pid for trial, pid in self._here.items() if trial in self._searcher.running}
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + termination.GRACE_S
-        while any(map(_lives, pids)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        stage = self._searcher.running.get(trial.trial_id)
-        if stage is not None:
-            self._searcher.progress.say(
-                f"[yellow]lost[/]     {stage.label}: its worker or machine died; it goes on from its checkpoint"
-            )
+        """Tell the processes that run stages to save and end, and wait until they have."""
+        here = ray.get_runtime_context().get_node_id()
+        by_node: dict[str, list[int]] = {}
+        for node, pid in self._processes.values():
+            by_node.setdefault(node, []).append(pid)
+        end = ray.remote(num_cpus=0, max_retries=0)(_end)
+        ends = [
+            end.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(*pids)
+            for node, pids in by_node.items()
+            if node != here
+        ]
+        _end(*by_node.get(here, ()))
+        if ends:
+            ray.wait(ends, num_returns=len(ends), timeout=termination.GRACE_S)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        if result.get("node_ip") == ray.util.get_node_ip_address():
-            self._here[trial.trial_id] = result["pid"]
+        if "node" in result:
+            self._processes[trial.trial_id] = result["node"], result["pid"]
         stage = self._searcher.running.get(trial.trial_id)
         if stage is not None and "epochs" in result:
             self._searcher.progress.epoch(stage, result)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._processes.pop(trial.trial_id, None)
+        stage = self._searcher.running.get(trial.trial_id)
+        if stage is not None:
+            cause = _last_line(trial.get_error())
+            self._searcher.progress.say(f"[yellow]lost[/]     {stage.label} goes on from its checkpoint; {escape(cause)}")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._processes.pop(trial.trial_id, None)
+        self._searcher.progress.say(f"[yellow]lost[/]     {escape(_last_line(trial.get_error()))}")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._processes.pop(trial.trial_id, None)
+
+
+def _last_line(error: Any) -> str:
+    """What a trial's error comes down to, from its traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if re.match(r"[\w.]*(Error|Lost|Unreachable|Exception)\b", line)]
+    return (said or lines or ["its worker died"])[-1][:300]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +314,7 @@ class _StageTrial(FunctionTrainable):
     def _trainable_func(self, config: dict[str, Any]) -> None:
         stage = self._stages[config["stage"]]
         try:
-            tune.report({"epoch": 0})  # says which process it is
+            tune.report({"epoch": 0, "node": ray.get_runtime_context().get_node_id()})  # which process it is, Tune says
             self._run(stage)
         except StageError as error:
             tune.report({"error": str(error), "epoch": 0, "done": True})

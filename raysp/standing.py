@@ -96,11 +96,17 @@ class Standing:
             self.loss_sum.copy_(tensors["loss_sum"])
             self._unread = _below("sum.", tensors)
 
-    def resume_epoch(self) -> None:
-        """Take the task's sums back, where the checkpoint was made in mid-epoch; once the task has begun that epoch."""
+    def resume_epoch(self, rank: int = 0) -> None:
+        """Take the task's sums back, where the checkpoint was made in mid-epoch; once the task has begun that epoch.
+
+        Args:
+            rank: of this worker. One worker made the checkpoint, but several may go on: the first takes the sums for all.
+        """
         sums = self._task.epoch_sums()
         for name, value in self._unread.items():
-            sums[name].copy_(value)
+            sums[name].copy_(value if rank == 0 else torch.zeros_like(value))
+        if rank:
+            self.loss_sum.zero_()
         self._unread = {}
 
 

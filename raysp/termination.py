@@ -30,6 +30,7 @@ class Notice:
 
 
 _running: Notice | None = None
+_told = False
 
 
 @contextmanager
@@ -37,9 +38,11 @@ def noticed() -> Iterator[Notice]:
     """For the length of the block, SIGTERM leaves a notice instead of raising; the block must look at it after every step.
 
     Raises:
-        Terminated: at the end of the block, if the notice came after the last look.
+        Terminated: at the end of the block, if the notice came after the last look; or at its beginning, if the process was told
+            to end before.
     """
     global _running
+    check()
     notice = _running = Notice()
     try:
         yield notice
@@ -47,6 +50,12 @@ def noticed() -> Iterator[Notice]:
         _running = None  # before the look below: a signal in between raises by itself
         notice.safe.set()
     if notice.given:
+        raise Terminated
+
+
+def check() -> None:
+    """Raise Terminated if this process was told to end, and an error of the stage came before it could."""
+    if _told:
         raise Terminated
 
 
@@ -67,9 +76,12 @@ def install(*, grace_s: float = GRACE_S, hand_on: bool = False) -> Callable[[], 
     Raises:
         ValueError: this is not the main thread.
     """
-    before = signal.getsignal(signal.SIGTERM)
+    global _told
+    before, _told = signal.getsignal(signal.SIGTERM), False
 
     def handle(number: int, frame: FrameType | None) -> None:
+        global _told
+        _told = True
         notice = _running
         if notice is not None and not notice.given:
             notice.given = True

@@ -122,8 +122,7 @@ class _Loop:
         self.standing = Standing(task, self.optimizer)
         if checkpoint := context.load_checkpoint():
             self.standing.unpack(checkpoint)
-        gated = any(block.shallow is not None for _, block in task.model.gated_blocks())
-        self.loss = self.workers.parallel(task.model, task.loss, some_unused=gated)
+        self.loss = self.workers.parallel(task.model, task.loss)
 
     def run(self) -> Trained:
         standing = self.standing
@@ -133,7 +132,7 @@ class _Loop:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr * group["lr_share"]
             self.task.begin_epoch(epoch)
-            standing.resume_epoch()
+            standing.resume_epoch(self.workers.rank)
             mean_loss = self.steps(epoch)
             if not math.isfinite(mean_loss):
                 raise FloatingPointError(

@@ -87,20 +87,21 @@ class Workers:
         dist.broadcast_object_list(box, src=0)
         return cast(T, box[0])
 
-    def parallel(self, model: nn.Module, loss: Loss, *, some_unused: bool) -> Loss:
+    def parallel(self, model: nn.Module, loss: Loss) -> Loss:
         """A loss whose `backward` gives the model's parameters the mean of all workers' gradients.
 
         Args:
             model: what `loss` trains; all workers take rank 0's parameters.
             loss: from images and labels to a scalar.
-            some_unused: whether there may be parameters that the loss doesn't depend on. They get no gradient, as with one
-                worker, if no worker's loss depends on them.
+                Parameters that no worker's loss depends on get no gradient, as with one worker.
         """
         if self.size == 1:
             return loss
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # its successor is younger than our torch
-            whole = DistributedDataParallel(_Whole(model, loss), broadcast_buffers=False, find_unused_parameters=some_unused)
+            # Looking for unused parameters is needed for closed gates, and keeps DDP from arranging its sums anew after the first
+            # step: a training that goes on from a checkpoint would add up in another order than an undisturbed one.
+            whole = DistributedDataParallel(_Whole(model, loss), broadcast_buffers=False, find_unused_parameters=True)
         return cast(Loss, whole)
 
 

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.markup import escape
 from tyro.conf import arg
 
-from analysis.report import write_report
+from analysis.report import Report, read_report, write_report
 from raysp import termination
 from raysp.data import Selection, Source, open_source
-from raysp.location import Location, locate
+from raysp.location import Location, Unreachable, locate
 from raysp.lock import StoreBusy
 from raysp.plan import Plan, survey
 from raysp.presets import Preset
@@ -135,6 +135,11 @@ def main(flags_type: type[Flags], prepare: Callable[[Flags], Work], description:
     except KeyboardInterrupt:
         errors.print("interrupted; the same command goes on from the last checkpoints")
         status = 130
+    except Unreachable as error:
+        errors.print(
+            f"[bold red]error:[/] {escape(str(error))}; the same command goes on from the last checkpoints", soft_wrap=True
+        )
+        status = 1
     except (ValueError, StoreBusy, NoLongerOwner, OSError) as error:
         if run.verbose:
             raise
@@ -175,10 +180,20 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
         print_plan(plan, survey(plan, Store(root=root)), console)
         return 0
     outcome = run_sweep(work.leaves, root, work.sources, options, labels={"preset": work.name}, console=console)
-    report = write_report(root)
+    report = _report(root, console)
     print_report(report, Plan(work.leaves), root, console)
     print_failures(outcome, console)
     return 0 if outcome.ok else 1
+
+
+def _report(root: Location, console: Console) -> Report:
+    """Write the tables, as the only one who does; where that can't be, make them for the terminal alone."""
+    try:
+        with Store(root=root).lock():
+            return write_report(root)
+    except (StoreBusy, OSError) as error:
+        console.print(f"[yellow]note[/] the tables and pictures were not written: {escape(str(error))}", soft_wrap=True)
+        return read_report(root)
 
 
 def _check_storage(root: Location) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from raysp import termination
 from raysp.batches import Batches
 from raysp.context import Place
 from raysp.data import DataConfig, Part, Splits
@@ -32,6 +34,7 @@ from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask
 from raysp.stages.sensitivity import SensitivityConfig, SparseTask
 from raysp.store import Store
+from raysp.termination import Terminated
 from raysp.training import accuracy, train
 from raysp.workers import Workers
 
@@ -147,6 +150,30 @@ def failing(config, context):
     context.workers.sum_(torch.zeros(3))
 
 
+class Stop(BaseException):
+    """As if the process had died."""
+
+
+def stop_after_two(figures):
+    if figures["epoch"] == 2:
+        raise Stop
+
+
+def tell_to_end(figures):
+    """Before the second step after the first epoch, as SIGTERM would."""
+    after_step = ScoreTask.after_step
+
+    def told(task, optimizer):
+        ScoreTask.after_step = after_step
+        termination._running.given = True
+
+    ScoreTask.after_step = told
+
+
+def nobody(figures):
+    """Who listens to this report."""
+
+
 def work(directory, rank, size):
     """Train all cases as one of `size` workers; leave a digest per case of what this rank holds."""
     dist.init_process_group("gloo", init_method=f"file://{directory}/meet-{size}", rank=rank, world_size=size)
@@ -164,6 +191,18 @@ def work(directory, rank, size):
         record = run_job(stage(case), place_for(store), report, Workers(rank, size))
         found[case] = {"state": digest(), "epochs": epochs, "history": record["history"]}
     Store._write = write
+    again = Store(root=directory / f"again-{size}", run_id=f"workers-{size}")
+    for case in ("baseline", "gated"):
+        with suppress(Stop):
+            run_job(stage(case), place_for(again), stop_after_two, Workers(rank, size))
+        run_job(stage(case), place_for(again), stop_after_two, Workers(rank, size))
+        found[f"{case} resumed"] = digest()
+    # One worker is told to end in the middle of an epoch, and all go on.
+    if rank == 0:
+        with suppress(Terminated):
+            run_job(stage("senet"), place_for(again), tell_to_end)
+    dist.barrier()
+    found["other number"] = run_job(stage("senet"), place_for(again), nobody, Workers(rank, size))["history"]
     (directory / f"rank-{size}-{rank}.json").write_text(json.dumps({**found, "written": written}))
     dist.barrier()
     if size == 3:

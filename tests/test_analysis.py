@@ -41,7 +41,7 @@ def commit(root, number, rows):
     stage = toy(number=number)
     record = {"key": stage.key, "stage": stage.name, "config": {}, "metrics": {}, "history": [], "rows": rows, "time_s": 2}
     with Store(root=root).lock() as store:
-        store.commit(stage, record)
+        store.commit(stage, record, {})
     return store.directory(stage)
 
 
@@ -74,10 +74,10 @@ def test_records_from_before_there_were_such_choices_are_read(tmp_path):
     del old_row["selection"], old_row["granularity"], old_row["gb_init"]
     with Store(root=tmp_path).lock() as store:
         plain = {"config": {}, "metrics": {}, "history": [], "rows": [old_row, old_row | {"ac_after": None}], "time_s": 2}
-        store.commit(finetune, {**plain, "key": finetune.key, "stage": "finetune"})
+        store.commit(finetune, {**plain, "key": finetune.key, "stage": "finetune"}, {})
         layers = [{"layer": "stem_relu", "kept": 1, "size": 4}]
         new = {"config": config, "metrics": {"layers": layers}, "rows": []}
-        store.commit(mask, {**plain, **new, "key": mask.key, "stage": "mask"})
+        store.commit(mask, {**plain, **new, "key": mask.key, "stage": "mask"}, {})
     write_report(tmp_path)
     table = pd.read_csv(tmp_path / "results.csv", dtype={"ac_after": str})
     assert table["ac_after"].fillna("-").tolist() == ["3", "-"]

@@ -65,6 +65,10 @@ def test_what_can_never_be_placed_is_refused_with_what_there_is(nodes, monkeypat
     Request(num_threads=4, gpus=1).check()  # the autoscaler can bring such a node
     with pytest.raises(PlacementError, match="and those that it can add 8 CPU, 1 GPU; ask for less, or add a node"):
         Request(num_threads=9, gpus=1).check()
+    possible += [{"CPU": 8.0, "GPU": 1.0}]
+    Request(num_threads=1, gpus=1, workers=2).check()
+    with pytest.raises(PlacementError, match=r"can add 2 x \(8 CPU, 1 GPU\)"):
+        Request(num_threads=1, gpus=1, workers=3).check()
 
 
 def test_gpus_are_used_where_there_are_or_can_be_any(nodes, monkeypatch):
@@ -81,15 +85,27 @@ def test_gpus_are_used_where_there_are_or_can_be_any(nodes, monkeypatch):
 def test_slots_follow_the_cluster_and_ask_for_more_where_it_can_grow(nodes):
     there, possible = nodes
     slots, bounded = Slots(Request(num_threads=1, gpus=1), None), Slots(Request(num_threads=1, gpus=1), 3)
-    assert (slots.now(), slots.to_hand_out()) == (0, 1), "one stage waits, so that a node that comes is used"
+    assert (slots.to_hand_out(), slots.now()) == (1, 0), "one stage waits, so that a node that comes is used"
     there.append({"CPU": 8.0, "GPU": 2.0})
-    assert (slots.now(), slots.to_hand_out()) == (2, 2)
-    possible.append({"CPU": 8.0, "GPU": 8.0})
-    assert (slots.now(), slots.to_hand_out(), bounded.to_hand_out()) == (2, 6, 3)
+    assert (slots.to_hand_out(), slots.now()) == (2, 2)
+    possible += [{"CPU": 8.0, "GPU": 8.0}] * 2
+    assert (slots.to_hand_out(), slots.now(), bounded.to_hand_out()) == (6, 2, 3)
     there += [{"CPU": 8.0, "GPU": 8.0}]
-    assert (slots.now(), slots.to_hand_out(), bounded.now()) == (10, 20, 3)
+    assert (slots.to_hand_out(), slots.now(), bounded.to_hand_out(), bounded.now()) == (20, 10, 3, 3)
+    there += [{"CPU": 8.0, "GPU": 8.0}]
+    assert (slots.to_hand_out(), slots.now()) == (18, 18), "it has all nodes that it may have"
     there.clear()
-    assert (slots.now(), slots.to_hand_out()) == (0, 4)
+    assert (slots.to_hand_out(), slots.now()) == (4, 0)
+
+
+def test_the_description_that_ray_up_leaves_says_what_can_come(monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster, "_autoscales", lambda: True)
+    monkeypatch.setattr(cluster, "BOOTSTRAP", tmp_path / "none.yaml")
+    assert cluster.possible_nodes() is None
+    monkeypatch.setattr(cluster, "BOOTSTRAP", Path(__file__).parent.parent / "cluster.yaml")
+    assert cluster.possible_nodes() == [{"CPU": 4, "GPU": 1}] * 4, "the head runs no stage"
+    monkeypatch.setattr(cluster, "_autoscales", lambda: False)
+    assert cluster.possible_nodes() == []
 
 
 @pytest.fixture(scope="module")
@@ -115,17 +131,17 @@ def test_a_sweep_uses_a_node_that_comes_and_survives_one_that_goes(two_nodes, tm
     begun = time.monotonic()
 
     class Watching(Console):
-        """A console that adds a node at the first stage's end, and takes it away at the fourth's."""
+        """A console that adds a node at the first stage's end, and takes it away once it has done a stage."""
 
         def print(self, *things, **how):
             ended = sum("[green]done" in str(thing) for thing in things)
             self.ended = getattr(self, "ended", 0) + ended
             if ended and self.ended == 1:
                 added.append(two_nodes.add_node(num_cpus=1))
-            if ended and self.ended == 4 and added:
+            if added and len({record["metrics"]["node"] for record in _records(tmp_path)}) == 2:
                 two_nodes.remove_node(added.pop(), allow_graceful=False)
 
-    leaves = [_where(number) for number in range(6)]
+    leaves = [_where(number) for number in range(8)]
     outcome = run(leaves, tmp_path, two_nodes, Watching(quiet=True), retries=2)
     assert outcome.ok, outcome.failed
     nodes = {record["metrics"]["node"] for record in _records(tmp_path)}

@@ -295,15 +295,12 @@ class TestSlurm:
         assert self.left_over(tmp_path, job) == []
 
     @pytest.mark.slow
-    def test_before_the_time_is_up_the_command_is_interrupted_and_the_job_requeued(self, tmp_path):
+    def test_before_the_time_is_up_the_command_is_terminated_and_the_job_requeued(self, tmp_path):
         (tmp_path / "wait.py").write_text(
-            "import sys, time\n"
+            "import signal, sys, time\n"
+            "signal.signal(signal.SIGTERM, lambda *_: (print('terminated', flush=True), sys.exit(143)))\n"
             "print('the sweep began', flush=True)\n"
-            "try:\n"
-            "    time.sleep(60)\n"
-            "except KeyboardInterrupt:\n"
-            "    print('interrupted', flush=True)\n"
-            "    sys.exit(130)\n"
+            "time.sleep(60)\n"
         )
         job = 10**8 + os.getpid()
         log = tmp_path / "log"
@@ -315,6 +312,6 @@ class TestSlurm:
                 time.sleep(0.2)
             process.send_signal(signal.SIGUSR1)
             status = process.wait(timeout=120)
-        assert (status, "interrupted" in log.read_text()) == (130, True), log.read_text()
+        assert (status, "terminated" in log.read_text()) == (143, True), log.read_text()
         assert (tmp_path / "scontrol.log").read_text() == f"requeue {job}\n"
         assert self.left_over(tmp_path, job) == []

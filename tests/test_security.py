@@ -135,8 +135,9 @@ def test_a_local_ray_asks_for_a_token_and_listens_on_loopback_alone(monkeypatch)
     from raysp import cluster
 
     monkeypatch.setenv("LISTENING", str(os.getpid()))
+    monkeypatch.setenv("RAY_ADDRESS", "local")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    with cluster.connect("local", verbose=False):
+    with cluster.connect(None, verbose=False):
         ray.get(ray.remote(num_cpus=0)(_nothing).remote())
         addresses = _listening(f"LISTENING={os.getpid()}".encode())
         assert is_token_auth_enabled()

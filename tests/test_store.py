@@ -1,4 +1,6 @@
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -156,11 +158,38 @@ with Store(root=Path({str(tmp_path)!r})).lock() as store:
     with Store(root=tmp_path).lock():
         for write in (
             lambda: old.save_checkpoint(toy(), {}, {}),
-            lambda: old.commit(toy(), {}),
+            lambda: old.commit(toy(), {}, {}),
+            lambda: old.set_aside(tmp_path / "x"),
             lambda: old.save_weights(toy(), {}),
         ):
             with pytest.raises(NoLongerOwner):
                 write()
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE])
+def test_what_cannot_be_read_now_is_neither_missing_nor_damaged(place, done, monkeypatch, error):
+    before = {path: path.read_bytes() for path in place.store.directory(done).iterdir()}
+    real = Path.read_bytes
+
+    def fail(path):
+        if path.name == "record.json":
+            raise OSError(error, os.strerror(error))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError, match=re.escape(os.strerror(error))):
+        survey(Plan([done]), place.store)
+    monkeypatch.undo()
+    assert {path: path.read_bytes() for path in place.store.directory(done).iterdir()} == before
+
+
+def test_weights_that_another_process_wrote_again_do_not_pass_for_the_records(place):
+    stage = toy()
+    files = {"weights.safetensors": place.store.save_weights(stage, {"x": torch.ones(3)})}
+    place.store.save_weights(stage, {"x": torch.zeros(3)})
+    place.store.commit(stage, {"key": stage.key, "stage": "toy", "config": {}, "metrics": {}, "history": [], "rows": []}, files)
+    with pytest.raises(DamagedFile, match="its content is not what the record says"):
+        place.store.read(stage)
 
 
 def test_a_reader_writes_nothing(tmp_path):
@@ -181,7 +210,7 @@ def test_an_interrupted_write_leaves_the_old_file(place, monkeypatch):
 
 def test_a_record_never_holds_nan(place):
     with pytest.raises(ValueError, match="Out of range float values"):
-        place.store.commit(toy(), {"metrics": {"x": float("nan")}})
+        place.store.commit(toy(), {"metrics": {"x": float("nan")}}, {})
     assert place.store.read(toy()) is None
 
 

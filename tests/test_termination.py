@@ -59,6 +59,7 @@ def test_a_notice_after_the_last_look_raises_when_the_training_ends(handled):
     handled()
     with pytest.raises(Terminated), noticed():
         terminate()
+    handled()  # anew: this process was told to end
     with noticed():
         pass
 
@@ -73,6 +74,10 @@ def test_an_error_of_the_training_is_not_hidden_by_a_notice(handled):
 
     with pytest.raises(ZeroDivisionError):
         fail()
+    with pytest.raises(Terminated), noticed():
+        pytest.fail("another training began")
+    with pytest.raises(Terminated):
+        termination.check()
 
 
 class _Elsewhere(threading.Thread):

@@ -23,9 +23,9 @@ from raysp.workers import ALONE, WorkerLost, Workers, is_lost_worker, synchronis
 HERE = Path(__file__).parent
 
 
-def owned(directory, size):
+def owned(directory, size, name="results"):
     """A results root that the processes of one group can write to."""
-    root = directory / f"results-{size}"
+    root = directory / f"{name}-{size}"
     root.mkdir()
     (root / ".lock").write_text(f"a test, run workers-{size}")
     return Store(root=root, run_id=f"workers-{size}")
@@ -36,12 +36,14 @@ def trained(tmp_path_factory):
     """All cases trained by one, two and three workers; where the results are."""
     directory = tmp_path_factory.mktemp("workers")
     stores = {size: owned(directory, size) for size in (1, 2, 3)}
+    for size in (2, 3):
+        owned(directory, size, "again")
     program = [sys.executable, str(HERE / "parallel.py"), str(directory)]
     processes = [subprocess.Popen([*program, str(rank), "2", "3"], stderr=subprocess.PIPE, text=True) for rank in (0, 1, 2)]
     try:
         for case in parallel.CASES:
             run_job(parallel.stage(case), parallel.place_for(stores[1]), lambda figures: None)
-        said = [process.communicate(timeout=60)[1] for process in processes]
+        said = [process.communicate(timeout=300)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -86,6 +88,25 @@ def test_all_workers_hold_the_same_bits_and_hear_of_every_epoch(trained, size):
         assert all(others == figures[0] for others in figures)
     assert [rank["rank"] for rank in ranks] == [0] * size, "what the first reads all have"
     assert [len(rank["written"]) for rank in ranks] == [6 * len(parallel.CASES)] + [0] * (size - 1)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_several_workers_go_on_from_a_checkpoint_bit_for_bit(trained, size):
+    directory, _ = trained
+    for rank in range(size):
+        found = json.loads((directory / f"rank-{size}-{rank}.json").read_text())
+        assert [found[f"{case} resumed"] for case in ("baseline", "gated")] == [
+            found[case]["state"] for case in ("baseline", "gated")
+        ]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_several_workers_go_on_from_the_middle_of_one_workers_epoch(trained, size):
+    directory, stores = trained
+    one = stores[1].read(parallel.stage("senet"))["history"]
+    several = json.loads((directory / f"rank-{size}-0.json").read_text())["other number"]
+    assert [h["loss"] for h in several] == pytest.approx([h["loss"] for h in one], rel=1e-4)
+    assert [h["mask_changed"] for h in several] == [h["mask_changed"] for h in one]
 
 
 def test_masks_move_and_gates_pass_through_every_state_in_these_cases(trained):

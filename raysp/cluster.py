@@ -144,8 +144,9 @@ def possible_nodes() -> list[Resources] | None:
     """What each node has that the cluster's autoscaler may have at most: nothing where there is no autoscaler, None where there
     is one that doesn't say.
     """
-    # Ray has no call that tells. `ray up` leaves the cluster's description on the head.
-    if not _autoscales():
+    # Ray has no call that tells: even without an autoscaler its monitor reports as if there were one. `ray up` leaves a
+    # description of the cluster on its head; Kubernetes' operator leaves nothing.
+    if not _autoscales() or not (BOOTSTRAP.exists() or "KUBERNETES_SERVICE_HOST" in os.environ):
         return []
     try:
         described = yaml.safe_load(BOOTSTRAP.read_text())
@@ -157,7 +158,7 @@ def possible_nodes() -> list[Resources] | None:
 
 
 def _autoscales() -> bool:
-    """Whether an autoscaler has reported to the connected cluster: the older one leaves its status, the newer a version."""
+    """Whether a monitor has reported to the connected cluster: the older one leaves its status, the newer a version."""
     try:
         status = get_cluster_status(ray.get_runtime_context().gcs_address)
         return bool(_internal_kv_get(b"__autoscaling_status")) or status.stats.autoscaler_version not in (None, "0")

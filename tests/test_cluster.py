@@ -101,6 +101,9 @@ def test_slots_follow_the_cluster_and_ask_for_more_where_it_can_grow(nodes):
 def test_the_description_that_ray_up_leaves_says_what_can_come(monkeypatch, tmp_path):
     monkeypatch.setattr(cluster, "_autoscales", lambda: True)
     monkeypatch.setattr(cluster, "BOOTSTRAP", tmp_path / "none.yaml")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert cluster.possible_nodes() == [], "every head has a monitor, which reports without an autoscaler, too"
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     assert cluster.possible_nodes() is None
     monkeypatch.setattr(cluster, "BOOTSTRAP", Path(__file__).parent.parent / "cluster.yaml")
     assert cluster.possible_nodes() == [{"CPU": 4, "GPU": 1}] * 4, "the head runs no stage"

@@ -8,6 +8,7 @@ other machines write too. "Not there" is said only of what isn't; whatever else 
 import errno
 import os
 import re
+import shutil
 import stat
 import time
 import uuid
@@ -125,6 +126,13 @@ def remove(path: Location) -> None:
     """Remove a file, if it is there."""
     with suppress(FileNotFoundError):
         _reach(path, path.unlink) if is_remote(path) else path.unlink()
+
+
+def clear(directory: Path) -> None:
+    """Remove a directory with all that is in it, if it is there; of a link the link alone."""
+    if directory.is_symlink():
+        directory.unlink()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def rename(path: Location, new: Location) -> None:

@@ -8,7 +8,6 @@ Tune's own state, which lies in a scratch folder and is not resumed from.
 import hashlib
 import os
 import re
-import shutil
 import signal
 import stat
 import tempfile
@@ -30,10 +29,11 @@ from raysp import termination
 from raysp.cluster import Request, Slots
 from raysp.context import Place
 from raysp.job import StageError, run_job
+from raysp.location import clear
 from raysp.plan import JobQueue, Outcome
 from raysp.progress import Progress
 from raysp.stage import Stage
-from raysp.store import RECORD, DamagedFile, NoLongerOwner, Store, read_record
+from raysp.store import RECORD, SCRATCH, DamagedFile, NoLongerOwner, Store, read_record
 from raysp.termination import Terminated
 
 MAX_PENDING = "64"
@@ -68,7 +68,7 @@ def run_on_ray(missing: Sequence[Stage], place: Place, progress: Progress, *, sl
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = MAX_PENDING
     searcher = GraphSearcher(missing, place, progress, slots, retries)
     scratch = _scratch(place.store)
-    _clear(scratch)
+    clear(scratch)
     shared = _Shared(
         stages=ray.put({stage.key: stage for stage in missing}),
         place=ray.put(place),
@@ -92,7 +92,7 @@ def run_on_ray(missing: Sequence[Stage], place: Place, progress: Progress, *, sl
         watcher.end_workers()
         raise
     finally:
-        _clear(scratch)
+        clear(scratch)
     if searcher.disowned:
         raise NoLongerOwner(searcher.disowned)
     return searcher.queue.outcome
@@ -108,19 +108,13 @@ def _resources(request: Request) -> tune.PlacementGroupFactory:
 def _scratch(store: Store) -> Path:
     """Tune's folder, the same for every run in a results root, so that the next one clears what a killed one leaves."""
     if isinstance(store.root, Path):
-        return store.root / ".tune"
+        return store.root / SCRATCH
     ours = Path(tempfile.gettempdir()) / f"raysp-{os.getuid()}"
     ours.mkdir(mode=0o700, exist_ok=True)
     found = ours.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         return Path(tempfile.mkdtemp(prefix="raysp-"))  # somebody else was there before
     return ours / hashlib.sha256(str(store.root).encode()).hexdigest()[:12]
-
-
-def _clear(scratch: Path) -> None:
-    if scratch.is_symlink():  # it would lead out of the results root
-        scratch.unlink()
-    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _check_seen_everywhere(store: Store) -> None:

@@ -30,7 +30,7 @@ import torch
 
 from raysp import lock
 from raysp.keys import SHORT_KEY_DIGITS
-from raysp.location import Location, NotAFile, exists, read, remove, rename, size, write_atomically
+from raysp.location import Location, NotAFile, clear, exists, read, remove, rename, size, write_atomically
 from raysp.stage import Stage
 
 RECORD_FORMAT = 1
@@ -38,6 +38,8 @@ RECORD = "record.json"
 WEIGHTS = "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
 ERROR = "error.txt"
+SCRATCH = ".tune"
+"""What a runner may keep beside the stages while it runs."""
 STAGE_DIRECTORY = re.compile(rf"[a-z0-9_]+-[0-9a-f]{{{SHORT_KEY_DIGITS}}}")
 WEIGHTS_NAME = re.compile(r"\w+\.safetensors", re.ASCII)
 READERS = 16
@@ -200,6 +202,7 @@ class Store:
                 for stray in (*self.root.glob(".tmp-*"), *self.root.glob("stages/*/.tmp-*")):
                     with suppress(OSError):
                         stray.unlink(missing_ok=True)
+                clear(self.root / SCRATCH)
             yield Store(root=self.root, run_id=run_id)
 
     def check_free(self) -> None:

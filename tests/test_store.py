@@ -104,6 +104,13 @@ def test_a_cut_checkpoint_is_noticed(place, cut):
         place.store.load_checkpoint(stage)
 
 
+def test_what_a_killed_runner_left_goes_when_the_root_is_next_held(tmp_path):
+    (tmp_path / ".tune" / "deep").mkdir(parents=True)
+    (tmp_path / ".tmp-results.csv-0").touch()
+    with Store(root=tmp_path).lock():
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
 def test_another_stages_checkpoint_is_refused(place):
     mine, other = toy(number=1), toy(number=2)
     for stage in (mine, other):

@@ -142,6 +142,7 @@ def killing(scratch: Path, kills: int, chance: random.Random, workers: int) -> N
     say(f"undisturbed with {workers} per stage: {time.monotonic() - begun:.0f} s")
     # Enough rounds for so many kills: when a sweep has ended before they were all made, it begins anew in another directory.
     counts: Counter[str] = Counter()
+    turn: list[str] = []
     rounds = restarts = 0
     with two_nodes() as (address, replace_node):
         while sum(counts.values()) < kills or not rounds:
@@ -158,11 +159,13 @@ def killing(scratch: Path, kills: int, chance: random.Random, workers: int) -> N
                 if sum(counts.values()) >= kills:
                     driver.wait(PATIENCE_S)
                     continue
-                kind = chance.choice(kinds)
+                turn = turn or chance.sample(kinds, len(kinds))  # each kind as often as the others
+                kind = turn[-1]
                 moment = time.monotonic() + chance.uniform(1.0, 8.0 if workers == 1 else 40.0)
                 while time.monotonic() < moment and driver.poll() is None:
                     time.sleep(0.05)
                 if driver.poll() is None and _kill(kind, driver, replace_node, chance):
+                    turn.pop()
                     counts[kind] += 1
                     unprovoked = 0
                     say(
@@ -315,7 +318,7 @@ def main() -> int:
         for fault in (full_disk, cut_checkpoint, two_drivers, clock_set_back, spot_reclaim):
             say(f"{fault.__name__.replace('_', ' ')}: {fault(scratch, scratch / 'undisturbed-1')}")
         wait_until(lambda: not list(processes()), "the end of all processes", 120)
-        left = sorted(p.name for p in (scratch / "tmp").iterdir())
+        left = sorted(p.name for p in (scratch / "tmp").glob("raysp*"))
         check(not left, f"temporary files are left: {', '.join(left)}")
     except Failed as error:
         failed = f"FAILED: {error}"

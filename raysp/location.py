@@ -71,6 +71,7 @@ def locate(text: str | Path) -> Location:
     if not str(text)[match.end() :].strip("/"):
         raise ValueError(f"storage {text} names no place; expected a URL such as {protocol}://bucket/run")
     try:
+        fsspec.get_filesystem_class(protocol)  # imports what it needs
         return UPath(str(text).rstrip("/"), use_listings_cache=False)
     except ImportError as error:
         extra = EXTRAS.get(protocol)

@@ -259,6 +259,15 @@ def test_what_cannot_be_written_is_refused(url):
         locate(url)
 
 
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    def missing(protocol):
+        raise ImportError("Please install gcsfs to access Google Storage")
+
+    monkeypatch.setattr(location.fsspec, "get_filesystem_class", missing)
+    with pytest.raises(ValueError, match=r"\(Please install gcsfs .*\); pip install 'raysp\[gs\]', on every node"):
+        locate("gs://bucket/run")
+
+
 @pytest.mark.parametrize("url", ["s3://", "s3:///", "S3://"])
 def test_a_url_without_a_bucket_is_refused(url):
     with pytest.raises(ValueError, match=r"names no place; expected a URL such as s3://bucket/run"):

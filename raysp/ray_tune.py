@@ -88,8 +88,12 @@ def run_on_ray(missing: Sequence[Stage], place: Place, progress: Progress, *, sl
     )
     try:
         tuner.fit()
-    except Terminated:
-        watcher.end_workers()
+    except KeyboardInterrupt:
+        if (
+            termination.told()
+        ):  # where the signal meets Ray's own code, that raises its own KeyboardInterrupt in Terminated's place
+            watcher.end_workers()
+            raise Terminated from None
         raise
     finally:
         clear(scratch)

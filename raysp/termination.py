@@ -53,6 +53,11 @@ def noticed() -> Iterator[Notice]:
         raise Terminated
 
 
+def told() -> bool:
+    """Whether SIGTERM has come to this process since `install`."""
+    return _told
+
+
 def check() -> None:
     """Raise Terminated if this process was told to end, and an error of the stage came before it could."""
     if _told:

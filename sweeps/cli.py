@@ -26,7 +26,6 @@ from raysp.presets import Preset
 from raysp.stage import Stage
 from raysp.store import NoLongerOwner, Store
 from raysp.sweep import RunOptions, print_plan, run_sweep
-from raysp.termination import Terminated
 from sweeps.ending import print_failures, print_report
 
 THE_PRESETS = "(default: the preset's)"
@@ -129,12 +128,9 @@ def main(flags_type: type[Flags], prepare: Callable[[Flags], Work], description:
         check_given(flags)
         check_given(run)
         status = _run(run, prepare(flags), console)
-    except Terminated:
-        errors.print("terminated; the same command goes on from where the checkpoints are")
-        status = 143
     except KeyboardInterrupt:
-        errors.print("interrupted; the same command goes on from the last checkpoints")
-        status = 130
+        ended, status = ("terminated", 143) if termination.told() else ("interrupted", 130)
+        errors.print(f"{ended}; the same command goes on from the last checkpoints")
     except Unreachable as error:
         errors.print(
             f"[bold red]error:[/] {escape(str(error))}; the same command goes on from the last checkpoints", soft_wrap=True

@@ -78,6 +78,7 @@ def test_an_error_of_the_training_is_not_hidden_by_a_notice(handled):
         pytest.fail("another training began")
     with pytest.raises(Terminated):
         termination.check()
+    assert termination.told()
 
 
 class _Elsewhere(threading.Thread):

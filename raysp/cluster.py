@@ -24,6 +24,8 @@ from ray._private import ray_constants
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.experimental.internal_kv import _internal_kv_get
 
+from raysp.termination import Terminated
+
 Resources = Mapping[str, float]
 
 LOOK_EVERY_S = 2.0
@@ -79,7 +81,10 @@ def _init(address: str | None, *, verbose: bool) -> None:
     # sweep, and end with it.
     level = logging.INFO if verbose else logging.ERROR
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(address=address, include_dashboard=False, logging_level=level, log_to_driver=verbose)
+    try:
+        ray.init(address=address, include_dashboard=False, logging_level=level, log_to_driver=verbose)
+    except SystemExit:  # Ray's own answer to SIGTERM while it starts
+        raise Terminated from None
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray puts its own there
 

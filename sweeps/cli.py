@@ -128,8 +128,9 @@ def main(flags_type: type[Flags], prepare: Callable[[Flags], Work], description:
         check_given(flags)
         check_given(run)
         status = _run(run, prepare(flags), console)
-    except KeyboardInterrupt:
-        ended, status = ("terminated", 143) if termination.told() else ("interrupted", 130)
+    except KeyboardInterrupt as error:
+        by_signal = termination.told() or isinstance(error, termination.Terminated)
+        ended, status = ("terminated", 143) if by_signal else ("interrupted", 130)
         errors.print(f"{ended}; the same command goes on from the last checkpoints")
     except Unreachable as error:
         errors.print(

@@ -200,6 +200,8 @@ def _check_storage(root: Location) -> None:
         except Exception as error:  # whatever the protocol's package raises
             raise ValueError(f"storage {root} can't be reached: {error}; check its name and your credentials") from error
         return
+    if root == Path(root.anchor):
+        raise ValueError(f"storage {root} is the whole disk; expected a directory of its own, such as {root / 'tmp' / 'run'}")
     existing = next(path for path in (root, *root.parents) if path.exists() or path.is_symlink())
     if not existing.is_dir():
         raise ValueError(f"storage {root} can't be made: {existing} is not a directory; give another --storage")

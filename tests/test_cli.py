@@ -88,6 +88,8 @@ def sweep(*arguments, cwd, script="budget_sweep"):
         (["--storage", "nonsense://x"], "nonsense:// can't be written"),
         (["--storage", "s3://"], "storage s3:// names no place"),
         (["--storage", ""], "--storage is empty"),
+        (["--storage", "/"], "storage / is the whole disk; expected a directory of its own"),
+        (["--storage", "file:///"], "storage / is the whole disk"),
         (["--threads-per-stage", "0"], "threads_per_stage is 0"),
         (["--storage", "file"], "file is not a directory"),
         (["--storage", "/proc/results"], "/proc/results"),

@@ -1,52 +1,194 @@
-"""What a sweep leaves for its user: tables, front and picture in the results root, all made from the records."""
+"""From the records of any number of sweeps to the answer "which model should I deploy?", in tables, pictures and one page.
+
+Owns the order of things and the files' names: results.csv and .parquet, layers.csv, pareto.csv, the figures as PNG and SVG,
+tables.md and .tex, report.html. Contract: reads any results directory, also while a sweep runs, and writes to one directory
+alone, each file as a whole.
+"""
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from analysis.figures import AXES, draw_fronts
-from analysis.pareto import by_dataset
+from analysis import paper
+from analysis.figures import draw_fronts, to_bytes
+from analysis.objectives import ACCURACIES, COSTS, OBJECTIVES
+from analysis.page import build_page
+from analysis.paper_figures import draw_figure1, draw_figure2, draw_growth
+from analysis.pareto import GROUP, Found, best_under, front_of_each_group, knee, ranks
+from analysis.published import CURVES, IMAGE_SIZE, MODEL, WIDTH
+from analysis.records import Runs, read_runs
 from analysis.results import layers_table, results_table
+from analysis.seeds import points_of
+from analysis.spending import Spending, spending_of
+from analysis.tables import Table, front_tables, latex, markdown, models_table, paper_table, spending_table
 from raysp.location import Location, write_atomically
-from raysp.store import DamagedFile, Store
+from raysp.store import DamagedFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a user wants to know."""
+
+    accuracy: str = "val_accuracy"
+    """By which models are chosen."""
+    costs: tuple[str, ...] = COSTS
+    """What is to be small."""
+    limits: Mapping[str, float] = field(default_factory=dict)
+    """Per objective the least accuracy, or the largest cost."""
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Accuracy and costs."""
+        return (self.accuracy, *self.costs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """What there is."""
 
+    runs: Runs
+    """The records."""
+    question: Question
     table: pd.DataFrame
     """The rows of results.csv."""
+    points: pd.DataFrame
+    """One row per configuration and exit, over its seeds."""
     front: pd.DataFrame
     """The rows of pareto.csv."""
     layers: pd.DataFrame
     """The rows of layers.csv."""
-    damaged: list[DamagedFile]
-    """Records that were left out."""
+    sweeps: list[Spending]
+    """Every sweep's plan against what was spent."""
+
+    @property
+    def damaged(self) -> list[DamagedFile]:
+        """Records that were left out."""
+        return self.runs.damaged
+
+    @property
+    def found(self) -> Found | None:
+        """What meets the limits, if there are any."""
+        return best_under(self.points, self.question.limits, self.question.accuracy) if self.question.limits else None
 
 
-def read_report(root: Location) -> Report:
-    """The tables of every finished model under a results root."""
-    records, damaged = Store(root=root).records()
-    table = results_table(records)
-    front = by_dataset(table).sort_values(["dataset", "relus", "macs", "depth"], kind="stable")
-    return Report(table=table, front=front, layers=layers_table(records), damaged=damaged)
+def read_report(roots: Sequence[Location], question: Question | None = None) -> Report:
+    """Everything that is computed of every finished model under some results roots.
 
-
-def write_report(root: Location) -> Report:
-    """Write the tables and the picture for every finished model under a results root, replacing those of an earlier run.
-
-    The picture is left out while there is no complete row.
+    Raises:
+        ValueError: a root is no directory.
     """
-    report = read_report(root)
-    table, front = report.table, report.front
-    write_atomically(root / "results.csv", table.to_csv(index=False).encode())
-    write_atomically(root / "layers.csv", report.layers.to_csv(index=False).encode())
-    write_atomically(root / "pareto.csv", front.to_csv(index=False).encode())
-    complete = table.dropna(subset=["dataset", "val_accuracy", "test_accuracy", *AXES])
-    if len(complete):
-        picture = io.BytesIO()
-        draw_fronts(complete, {column: by_dataset(complete, costs=(column,)) for column in AXES}, picture)
-        write_atomically(root / "pareto.png", picture.getvalue())
+    question = question or Question()
+    runs = read_runs(roots)
+    table = results_table(runs.records)
+    points = points_of(table, question.accuracy)
+    front = front_of_each_group(points, question.objectives).sort_values([*GROUP[:1], *COSTS], kind="stable")
+    sweeps = [spending_of(intent, runs, table, question.objectives) for intent in runs.intents]
+    return Report(
+        runs=runs, question=question, table=table, points=points, front=front, layers=layers_table(runs.records), sweeps=sweeps
+    )
+
+
+def write_report(roots: Sequence[Location], out: Location, question: Question | None = None) -> Report:
+    """Write tables, pictures and page for every finished model under some results roots, replacing those of an earlier time.
+
+    Pictures are left out while there is nothing to draw.
+
+    Args:
+        roots: results directories; nothing of theirs is changed.
+        out: where to write; may be one of them.
+        question: what models are compared by.
+    """
+    report = read_report(roots, question)
+    write_atomically(out / "results.csv", report.table.to_csv(index=False).encode())
+    parquet = io.BytesIO()
+    texts = {
+        name: "string" for name in report.table if report.table[name].dtype == object
+    }  # a column's values need one type there
+    report.table.astype(texts).to_parquet(parquet, index=False)
+    write_atomically(out / "results.parquet", parquet.getvalue())
+    write_atomically(out / "layers.csv", report.layers.to_csv(index=False).encode())
+    front = report.front.drop(columns=["seed_list", "key_list"])
+    write_atomically(out / "pareto.csv", front.to_csv(index=False).encode())
+    pictures = []
+    for name, (title, figure) in figures_of(report).items():
+        svg = to_bytes(figure, "svg")
+        write_atomically(out / f"{name}.png", to_bytes(figure, "png"))
+        write_atomically(out / f"{name}.svg", svg)
+        if name != "pareto":  # the page has that one to touch
+            pictures.append((title, svg))
+    sections = tables_of(report)
+    tables = [table for section in sections.values() for table in section]
+    write_atomically(out / "tables.md", markdown(tables).encode())
+    write_atomically(out / "tables.tex", latex(tables).encode())
+    page = build_page(
+        runs=report.runs,
+        points=report.points,
+        ranks=ranks(report.points, report.question.objectives),
+        accuracy=report.question.accuracy,
+        tables=sections,
+        figures=pictures,
+        failures=list(dict.fromkeys(line for sweep in report.sweeps for line in sweep.failed)),
+        skipped=list(dict.fromkeys(line for sweep in report.sweeps for line in sweep.skipped)),
+        title="raysp: " + ", ".join(dict.fromkeys(str(root.name) for root in roots)),
+    )
+    write_atomically(out / "report.html", page)
     return report
+
+
+def figures_of(report: Report) -> dict[str, tuple[str, Figure]]:
+    """The figures that there is something to draw for: title and figure by file name."""
+    found: dict[str, tuple[str, Figure]] = {}
+    question, points = report.question, report.points
+    complete = points.dropna(subset=["dataset", *ACCURACIES, *COSTS])
+    if len(complete):
+        fronts = {cost: front_of_each_group(complete, (question.accuracy, cost)) for cost in COSTS}
+        usual = complete[(complete["model"] == MODEL) & (complete["width"] == WIDTH) & (complete["image_size"] == IMAGE_SIZE)]
+        published = {name: curves for name, curves in CURVES.items() if name in set(usual["dataset"])}
+        found["pareto"] = ("Accuracy against ReLUs, MACs and depth", draw_fronts(complete, fronts, published, question.accuracy))
+    if len(bars := paper.figure1(points)):
+        found["fig1"] = ("Fig. 1: metrics as shares of their largest value", draw_figure1(bars))
+    if len(lines := paper.figure2a(report.layers)):
+        found["fig2a"] = ("Fig. 2a: ReLUs kept by layer, SENet and SNL", draw_figure2(lines, "SENet and SNL"))
+    if len(lines := paper.figure2b(report.layers)):
+        found["fig2b"] = ("Fig. 2b: ReLUs kept by layer and budget", draw_figure2(lines, "SENet by budget"))
+    if any(len(sweep.growth) for sweep in report.sweeps):
+        figure = draw_growth([sweep for sweep in report.sweeps if len(sweep.growth)], question.objectives)
+        found["growth"] = ("Hypervolume of the front over device-hours", figure)
+    return found
+
+
+def tables_of(report: Report) -> dict[str, list[Table]]:
+    """All tables by section."""
+    question, points = report.question, report.points
+    sections: dict[str, list[Table]] = {}
+    if report.found is not None:
+        sections["What qualifies"] = [found_table(report.found, question)]
+    if len(report.front):
+        sections["The front in numbers"] = front_tables(report.front, question.objectives)
+        knees = [knee(rows, question.objectives) for _, rows in report.front.groupby(list(GROUP))]
+        rows = points.loc[[row.name for row in knees if row is not None]]
+        note = "The front's model that is nearest to the best of everything, each objective scaled to its range on the front."
+        sections["The front in numbers"].append(models_table("Knee", rows, note, question.costs))
+    printed = [("Table 1: gated branching", paper.table1(points)), ("Table 2: auxiliary classifiers", paper.table2(points))]
+    sections["The paper's tables"] = [paper_table(title, rows) for title, rows in printed]
+    if report.sweeps:
+        sections["Sweeps"] = [spending_table(sweep) for sweep in report.sweeps]
+    return sections
+
+
+def found_table(found: Found, question: Question) -> Table:
+    """What meets the limits, or comes nearest."""
+    asked = [(OBJECTIVES[column], limit) for column, limit in question.limits.items()]
+    said = ", ".join(f"{o.short} {'at least' if o.maximise else 'at most'} {limit:,.6g}" for o, limit in asked)
+    if len(found.rows):
+        return models_table(f"{len(found.rows)} qualify: {said}", found.rows, "Most accurate first.", tuple(question.limits))
+    return models_table(f"None qualifies: {said}", found.nearest, "The nearest, with what they miss.", tuple(question.limits))
+
+
+if __name__ == "__main__":
+    from analysis.cli import main
+
+    main()

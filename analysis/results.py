@@ -1,13 +1,21 @@
 """Records as tables: one row per exit of every finished model, and one per ReLU layer of every mask."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from analysis.records import configurations
+from raysp.costs import estimate_delphi
 from raysp.data import DataConfig
 
-MEASURED = ("relus", "macs", "depth", "params", "val_accuracy", "test_accuracy", "time_s")
+ESTIMATED = tuple(estimate_delphi(0, 0, 0))
+"""Columns of published estimates (`raysp.costs`), whose names say so."""
+
+MEASURED_PI = ("measured_pi_s", "measured_pi_bytes")
+"""Columns that a table has only if one of its models was run under private inference."""
+
+MEASURED = ("relus", "macs", "depth", "params", "val_accuracy", "test_accuracy", "time_s", *ESTIMATED)
 """Columns that a configuration doesn't have but gets."""
 
 MASK_COLUMNS = (
@@ -29,6 +37,7 @@ MASK_COLUMNS = (
 COLUMNS = (
     "key",
     "mask_key",
+    "configuration",
     "preset",
     *MASK_COLUMNS,
     "d_th",
@@ -43,15 +52,21 @@ COLUMNS = (
     "exit",
     *MEASURED,
 )
-"""Columns of results.csv. Accuracies in percent, budget and relus in ReLU units, time_s in seconds of that stage alone."""
+"""Columns of results.csv. Accuracies in percent, budget and relus in ReLU units, time_s in seconds of that stage alone; rows that
+differ in nothing but the seed share their `configuration`."""
+
+WHICH = tuple(name for name in COLUMNS if name not in ("key", "mask_key", "preset", "seed", *MEASURED))
+"""Columns that say which model a row is about, whatever its seed."""
 
 
-def results_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def results_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The rows of these records in `COLUMNS`, in an order that depends on their content alone."""
     rows = []
+    configuration = configurations(records)
     for record in records:
         known = {
             "key": record["key"],
+            "configuration": configuration[record["key"]],
             "mask_key": record.get("parents", {}).get("mask", {}).get("key"),
             "preset": record.get("labels", {}).get("preset"),
             "time_s": round(record["time_s"], 2),
@@ -61,12 +76,26 @@ def results_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
             old = {"selection": row.get("selection", "val")}
             if row.get("ac_after") is not None:
                 old["ac_after"] = str(row["ac_after"])
-            rows.append(row | known | old)
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+            rows.append(row | known | old | _estimates(record, row))
+    more = [name for name in MEASURED_PI if any(row.get(name) is not None for row in rows)]
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *more])
     table[["kernel_size", "gate_epochs"]] = table[["kernel_size", "gate_epochs"]].astype("Int64")
     table["ac_after"] = table["ac_after"].astype("string")
-    order = [name for name in COLUMNS if name not in ("key", "mask_key", "preset", "exit", *MEASURED)]
+    order = [name for name in COLUMNS if name not in ("key", "mask_key", "configuration", "preset", "exit", *MEASURED)]
     return table.sort_values([*order, "key", "exit"], kind="stable", ignore_index=True)
+
+
+def _estimates(record: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, float | None]:
+    """What DELPHI would take; empty where the row has no costs. Records from before a layer's costs were kept lack one of
+    them.
+    """
+    if row.get("relus") is None or row.get("macs") is None:
+        return {}
+    try:
+        layers = sum(layer["relus"] > 0 for layer in record["metrics"]["costs"][row["exit"]])
+    except (KeyError, TypeError):
+        layers = None
+    return estimate_delphi(row["relus"], row["macs"], layers)
 
 
 LAYER_COLUMNS = ("mask_key", *MASK_COLUMNS, "layer", "size", "kept", "d", "eta_alpha")

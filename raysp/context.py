@@ -34,8 +34,8 @@ class Place:
     """The results root, seen as the owner of its lock."""
     num_threads: int = 1
     """CPU threads per stage, fixed for the run: the order of float sums depends on it."""
-    use_gpu: bool = False
-    """Run on the GPU that the job was given."""
+    gpus: float = 0.0
+    """Of each of a stage's workers: a share when several stages are packed on one; 0 to run on the CPU."""
     sync_batchnorm: bool = True
     """Where a stage has several workers on GPUs, take batch norm's statistics over the whole batch, not each worker's part."""
     labels: Mapping[str, Any] = field(default_factory=dict)
@@ -69,12 +69,12 @@ class Context:
     @property
     def sync_batchnorm(self) -> bool:
         """Whether batch norms share their statistics over the workers while training."""
-        return self.place.sync_batchnorm and self.place.use_gpu and self.workers.size > 1
+        return self.place.sync_batchnorm and bool(self.place.gpus) and self.workers.size > 1
 
     @property
     def device(self) -> torch.device:
         """The device that the stage computes on."""
-        return torch.device("cuda" if self.place.use_gpu else "cpu")
+        return torch.device("cuda" if self.place.gpus else "cpu")
 
     def splits(self, data: Config) -> "Splits":
         """The decoded data set of a data configuration."""

@@ -1,6 +1,7 @@
-"""What a model costs under private inference: ReLUs, multiply-accumulates, depth, parameters.
+"""What a model costs under private inference: ReLUs, multiply-accumulates, depth, parameters, and published estimates from them.
 
-Owns the counting. Contract: counts are of the network as it would be deployed (collapsed for one exit) and per input image.
+Owns the counting and the constants. Contract: counts are of the network as it would be deployed (collapsed for one exit) and per
+input image; what is estimated is named `est_...` and never mixed with what was measured.
 """
 
 from collections.abc import Callable
@@ -53,9 +54,13 @@ class Costs:
         """Name and value of each total."""
         return {"relus": self.relus, "macs": self.macs, "depth": self.depth, "params": self.params}
 
+    def by_layer(self) -> list[dict[str, Any]]:
+        """The layers as a record keeps them."""
+        return [asdict(layer) for layer in self.layers]
+
     def table(self) -> pd.DataFrame:
         """The layers as a table, a row each."""
-        return pd.DataFrame([asdict(layer) for layer in self.layers])
+        return pd.DataFrame(self.by_layer())
 
 
 def count_costs(model: Network, exit: str = FINAL) -> Costs:  # noqa: A002 (the field's word)
@@ -91,6 +96,55 @@ def count_costs(model: Network, exit: str = FINAL) -> Costs:  # noqa: A002 (the 
         params=sum(layer.params for layer in counted),
         layers=counted,
     )
+
+
+# Published figures for DELPHI's garbled circuits (USENIX Security 2020): ResNet18 at 32x32, two processes on one EPYC 7502, mean
+# of ten runs.
+ONLINE_S_PER_RELU = 18.25e-6 + 3.57e-6
+"""Evaluating a ReLU's circuit, and encoding its inputs."""
+ONLINE_S_PER_MAC = 0.78e-9
+ONLINE_BYTES_PER_RELU = 1_184
+"""From server to client."""
+OFFLINE_S_PER_RELU = 30.5e-6 + 7.6e-6
+"""Garbling, and encoding."""
+OFFLINE_S_PER_MAC = 0.52e-6
+"""Homomorphic evaluation."""
+OFFLINE_BYTES_PER_RELU = 17_072 + 2_016
+"""The circuit, and the oblivious transfer of its inputs. The homomorphic ciphertexts' are not published with them."""
+WAN_BITS_PER_S = 400e6
+"""Of the wide-area setting of Cheetah (USENIX Security 2022)."""
+WAN_ROUND_TRIP_S = 0.040
+
+
+def estimate_delphi(relus: int, macs: int, relu_layers: int | None) -> dict[str, float | None]:
+    """Estimate one image's cost under DELPHI from published constants; nothing is measured.
+
+    "LAN" is the constants' own setting, two processes on one machine, so that the network costs nothing. "WAN" adds the traffic
+    at 400 Mbit/s and, online, a round trip of 40 ms for each layer that has a ReLU and one for the result (ours: DELPHI's online
+    phase waits once per such layer).
+
+    Args:
+        relus, macs: as `Costs` counts them.
+        relu_layers: layers that keep a ReLU; None where that isn't known, which leaves the online time over WAN open.
+
+    Returns:
+        Seconds and bytes by column name.
+    """
+    online, offline = relus * ONLINE_S_PER_RELU + macs * ONLINE_S_PER_MAC, relus * OFFLINE_S_PER_RELU + macs * OFFLINE_S_PER_MAC
+    online_bytes, offline_bytes = relus * ONLINE_BYTES_PER_RELU, relus * OFFLINE_BYTES_PER_RELU
+    rounds = None if relu_layers is None else relu_layers + 1
+    return {
+        "est_delphi_online_lan_s": online,
+        "est_delphi_online_wan_s": None if rounds is None else online + _over_wan(online_bytes) + rounds * WAN_ROUND_TRIP_S,
+        "est_delphi_offline_lan_s": offline,
+        "est_delphi_offline_wan_s": offline + _over_wan(offline_bytes),
+        "est_delphi_online_bytes": online_bytes,
+        "est_delphi_offline_bytes": offline_bytes,
+    }
+
+
+def _over_wan(num_bytes: int) -> float:
+    return 8 * num_bytes / WAN_BITS_PER_S
 
 
 def _layer_costs(name: str, module: nn.Module, output: Tensor, depth: int) -> LayerCosts:

@@ -104,10 +104,10 @@ def run_job(stage: Stage, place: Place, report: Report, workers: Workers = ALONE
 
 
 def _host(place: Place, workers: Workers) -> dict[str, Any]:
-    host = {"name": socket.gethostname(), "cpus": os.cpu_count(), "machine": platform.machine()}
+    host: dict[str, Any] = {"name": socket.gethostname(), "cpus": os.cpu_count(), "machine": platform.machine()}
     host |= {"threads": place.num_threads, "workers": workers.size}
-    if place.use_gpu:
-        host["gpu"] = torch.cuda.get_device_name()
+    if place.gpus:
+        host |= {"gpu": torch.cuda.get_device_name(), "gpus": place.gpus}
     return host
 
 

@@ -40,7 +40,8 @@ CHECKPOINT = "checkpoint.safetensors"
 ERROR = "error.txt"
 SCRATCH = ".tune"
 """What a runner may keep beside the stages while it runs."""
-STAGE_DIRECTORY = re.compile(rf"[a-z0-9_]+-[0-9a-f]{{{SHORT_KEY_DIGITS}}}")
+ASIDE = ".damaged-"
+"""In the name of what was set aside, followed by a number."""
 WEIGHTS_NAME = re.compile(r"\w+\.safetensors", re.ASCII)
 READERS = 16
 """Stages that are looked up at once: an object store answers slowly, but many at a time."""
@@ -109,7 +110,7 @@ class Store:
         """
         content = {"format": RECORD_FORMAT, **record, "files": dict(files)}
         text = json.dumps({**content, "sha256": _record_digest(content)}, indent=1, allow_nan=False)
-        self._write(self.directory(stage) / RECORD, text.encode())
+        self.write(self.directory(stage) / RECORD, text.encode())
         self.drop_leftovers(stage)
 
     def drop_leftovers(self, stage: Stage) -> None:
@@ -125,7 +126,7 @@ class Store:
         record's `files`.
         """
         content = safetensors.torch.save(plain_tensors(tensors), dict(metadata or {}))
-        self._write(self.directory(stage) / WEIGHTS, content)
+        self.write(self.directory(stage) / WEIGHTS, content)
         return _fingerprint(content)
 
     def save_checkpoint(self, stage: Stage, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
@@ -133,12 +134,12 @@ class Store:
         plain = plain_tensors(tensors)
         text = json.dumps(state, allow_nan=False)
         metadata = {"state": text, "key": stage.key, "sha256": _digest(plain, stage.key + text)}
-        self._write(self.directory(stage) / CHECKPOINT, safetensors.torch.save(plain, metadata))
+        self.write(self.directory(stage) / CHECKPOINT, safetensors.torch.save(plain, metadata))
 
     def load_checkpoint(self, stage: Stage) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """Return the last checkpoint's tensors and state, or None. Raises DamagedFile."""
         path = self.directory(stage) / CHECKPOINT
-        content = _read(path)
+        content = read_file(path)
         if content is None:
             return None
         try:
@@ -155,7 +156,7 @@ class Store:
         """Rename a damaged file so that it is kept but not read again; return its new path. Raises NoLongerOwner."""
         self.check_owner()
         for number in range(1, 1000):
-            aside = path.with_name(f"{path.name}.damaged-{number}")
+            aside = path.with_name(f"{path.name}{ASIDE}{number}")
             if not exists(aside):
                 rename(path, aside)
                 return aside
@@ -163,14 +164,14 @@ class Store:
 
     def write_error(self, stage: Stage, text: str) -> None:
         """Keep the traceback of a failed stage where the user will look for it."""
-        self._write(self.directory(stage) / ERROR, text.encode(errors="backslashreplace"))
+        self.write(self.directory(stage) / ERROR, text.encode(errors="backslashreplace"))
 
     def records(self) -> tuple[list[dict[str, Any]], list[DamagedFile]]:
         """All finished stages' records under the root, by directory name, and what could not be read. Checks no weights."""
         found, damaged = [], []
-        directories = sorted(d for d in _entries(self.root / "stages") if STAGE_DIRECTORY.fullmatch(d.name))
+        directories = sorted((d for d in entries(self.root / "stages") if ASIDE not in d.name), key=lambda d: d.name)
         with ThreadPoolExecutor(READERS) as pool:
-            for record in pool.map(lambda directory: _record_or_damage(directory / RECORD), directories):
+            for record in pool.map(_record_or_damage, directories):
                 if isinstance(record, DamagedFile):
                     damaged.append(record)
                 elif record:
@@ -220,11 +221,12 @@ class Store:
                 )
             raise NoLongerOwner(f"{self.root} is now driven by {held_by or 'nobody'}; this run writes nothing more")
 
-    def _write(self, path: Location, content: bytes) -> None:
+    def write(self, path: Location, content: bytes) -> None:
+        """Write a file of this root, wholly or not at all. Raises NoLongerOwner."""
         self.check_owner()
         if isinstance(path, Path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.parent.is_symlink() or path.parent.parent.is_symlink():
+            if any((self.root / inside).is_symlink() for inside in list(path.relative_to(Path(self.root)).parents)[:-1]):
                 raise OSError(f"{path.parent} leads out of the results root by a symbolic link; remove it")
             if path.is_dir():
                 self.set_aside(path)
@@ -234,7 +236,7 @@ class Store:
 
 def read_record(path: Location) -> dict[str, Any] | None:
     """Parse a record; None where there is none. Raises DamagedFile when it can't be one of ours."""
-    content = _read(path)
+    content = read_file(path)
     if content is None:
         return None
     try:
@@ -305,7 +307,7 @@ def unpack(content: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     return tensors, header.get("__metadata__", {})
 
 
-def _read(path: Location) -> bytes | None:
+def read_file(path: Location) -> bytes | None:
     """A file's content; None where there is none. Raises DamagedFile where something else has its name."""
     try:
         return read(path)
@@ -314,20 +316,25 @@ def _read(path: Location) -> bytes | None:
 
 
 def _read_listed(path: Location) -> bytes:
-    content = _read(path)
+    content = read_file(path)
     if content is None:
         raise DamagedFile(path, "can't be read (No such file or directory)")
     return content
 
 
-def _record_or_damage(path: Location) -> dict[str, Any] | DamagedFile | None:
+def _record_or_damage(directory: Location) -> dict[str, Any] | DamagedFile | None:
+    path = directory / RECORD
     try:
-        return read_record(path)
+        record = read_record(path)
     except DamagedFile as error:
         return error
+    if record is not None and f"{record['stage']}-{record['key'][:SHORT_KEY_DIGITS]}" != directory.name:
+        return DamagedFile(path, f"belongs to {record['stage']!s:.64}-{record['key']!s:.12}, not to a directory of this name")
+    return record
 
 
-def _entries(directory: Location) -> list[Location]:
+def entries(directory: Location) -> list[Location]:
+    """What lies in a directory; nothing where there is none."""
     try:
         return list(directory.iterdir())
     except (FileNotFoundError, NotADirectoryError):

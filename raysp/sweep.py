@@ -24,6 +24,7 @@ from rich.table import Table
 from raysp.context import Place
 from raysp.data import Source, load_splits
 from raysp.inline import run_inline
+from raysp.intent import intent_of, write_intent
 from raysp.keys import key_of
 from raysp.location import Location, exists
 from raysp.plan import Outcome, Plan, Survey, inspect, survey
@@ -97,6 +98,7 @@ def run_sweep(
     *,
     labels: dict[str, Any],
     console: Console,
+    command: str = "",
 ) -> Outcome:
     """Train what is missing of a sweep.
 
@@ -107,6 +109,7 @@ def run_sweep(
         options: where to run.
         labels: kept in every record besides its identity.
         console: for the plan and the progress.
+        command: what was asked for, as the user said it.
 
     Returns:
         What became of every stage that was missing.
@@ -135,11 +138,12 @@ def run_sweep(
         counts = ", ".join(f"{len(getattr(loaded, part))} {part}" for part in ("train", "val", "test"))
         console.print(f"{source.config.name}: {counts} images in {source.config.num_classes} classes", highlight=False)
     with _runner(options) as runner, reader.lock(tell=partial(console.print, soft_wrap=True)) as store:
+        write_intent(store, intent_of(plan, labels.get("preset", ""), command))
         _tidy(found, store, console)
         place = Place(
             store=store,
             num_threads=options.threads_per_stage,
-            use_gpu=runner.use_gpu,
+            gpus=runner.gpus,
             sync_batchnorm=options.sync_batchnorm,
             labels={**labels, "git": git_state()},
             splits=splits,
@@ -166,7 +170,7 @@ def _tidy(found: Survey, store: Store, console: Console) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Runner:
-    use_gpu: bool
+    gpus: float
     slots: Callable[[], int]
     run: Callable[[Sequence[Stage], Place, Progress], Outcome]
 
@@ -178,7 +182,7 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
     if options.inline:
         if gpus and not torch.cuda.is_available():
             raise ValueError(f"gpus_per_stage is {gpus:g}, but torch finds no GPU here; expected 0, or leave it out")
-        yield _Runner(use_gpu=gpus != 0 and torch.cuda.is_available(), slots=lambda: 1, run=run_inline)
+        yield _Runner(gpus=(1.0 if gpus is None else gpus) * torch.cuda.is_available(), slots=lambda: 1, run=run_inline)
         return
     from raysp import cluster, ray_tune  # Ray takes seconds to import, and may be absent where stages run inline
 
@@ -187,7 +191,7 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
         request = cluster.Request(num_threads=options.threads_per_stage, gpus=gpus, workers=options.workers_per_stage)
         request.check()
         slots = cluster.Slots(request, options.max_concurrent)
-        yield _Runner(use_gpu=gpus > 0, slots=slots.now, run=partial(ray_tune.run_on_ray, slots=slots, retries=options.retries))
+        yield _Runner(gpus=gpus, slots=slots.now, run=partial(ray_tune.run_on_ray, slots=slots, retries=options.retries))
 
 
 def print_plan(plan: Plan, found: Survey, console: Console) -> None:

@@ -5,6 +5,7 @@ trained), 130 interrupted, 143 terminated. The flags that are swept are `sweeps.
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tyro.conf import arg
 from analysis.report import Report, read_report, write_report
 from raysp import termination
 from raysp.data import Selection, Source, open_source
+from raysp.intent import Intent, intent_of, write_intent
 from raysp.location import Location, Unreachable, locate
 from raysp.lock import StoreBusy
 from raysp.plan import Plan, survey
@@ -176,21 +178,24 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
         plan = Plan(work.leaves)
         print_plan(plan, survey(plan, Store(root=root)), console)
         return 0
-    outcome = run_sweep(work.leaves, root, work.sources, options, labels={"preset": work.name}, console=console)
-    report = _report(root, console)
-    print_report(report, Plan(work.leaves), root, console)
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    outcome = run_sweep(work.leaves, root, work.sources, options, labels={"preset": work.name}, console=console, command=command)
+    plan = Plan(work.leaves)
+    report = _report(root, intent_of(plan, work.name, command), console)
+    print_report(report, plan, root, console)
     print_failures(outcome, console)
     return 0 if outcome.ok else 1
 
 
-def _report(root: Location, console: Console) -> Report:
+def _report(root: Location, intent: Intent, console: Console) -> Report:
     """Write the tables, as the only one who does; where that can't be, make them for the terminal alone."""
     try:
-        with Store(root=root).lock():
-            return write_report(root)
+        with Store(root=root).lock() as store:
+            write_intent(store, intent)
+            return write_report([root], root)
     except (StoreBusy, OSError) as error:
         console.print(f"[yellow]note[/] the tables and pictures were not written: {escape(str(error))}", soft_wrap=True)
-        return read_report(root)
+        return read_report([root])
 
 
 def _check_storage(root: Location) -> None:

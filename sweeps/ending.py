@@ -64,8 +64,8 @@ def print_report(report: Report, plan: Plan, root: Location, console: Console) -
     if (mine["selection"] == "test").any():
         console.print("[yellow]selected on the test part[/]: these accuracies flatter, and val % is test %")
     console.print(
-        f"{_count(len(report.table), 'row')} in {escape(str(root / 'results.csv'))}; their front in pareto.csv and pareto.png, "
-        "every mask's layers in layers.csv beside it",
+        f"{_count(len(report.table), 'row')} in {escape(str(root / 'results.csv'))}; their front in pareto.csv, "
+        f"every mask's layers in layers.csv beside it; all to look at in {escape(str(root / 'report.html'))}",
         soft_wrap=True,
     )
 
@@ -81,7 +81,8 @@ def print_failures(outcome: Outcome, console: Console) -> None:
 
 
 def _print_rows(rows: pd.DataFrame, front: pd.DataFrame, console: Console) -> None:
-    on_front = pd.MultiIndex.from_frame(rows[["key", "exit"]]).isin(pd.MultiIndex.from_frame(front[["key", "exit"]]))
+    which = ["configuration", "exit"]  # whatever the seed
+    on_front = pd.MultiIndex.from_frame(rows[which]).isin(pd.MultiIndex.from_frame(front[which]))
     rows = rows.assign(front=on_front)
     title = "This sweep's models; * on the front of this results directory (accuracy up; ReLUs, MACs, depth down)"
     if len(rows) > MOST_ROWS:

@@ -180,11 +180,11 @@ def test_only_the_first_worker_writes(place):
 
 @pytest.mark.parametrize("on", [True, False])
 def test_batch_norms_are_synchronised_on_gpus_with_several_workers_alone(on, tmp_path):
-    for use_gpu in (True, False):
+    for gpus in (1.0, 0.0):
         for workers in (ALONE, Workers(0, 2)):
-            place = Place(store=Store(root=tmp_path), use_gpu=use_gpu, sync_batchnorm=on)
+            place = Place(store=Store(root=tmp_path), gpus=gpus, sync_batchnorm=on)
             context = Context(stage=parallel.stage("baseline"), place=place, parents={}, report=print, workers=workers)
-            assert context.sync_batchnorm == (on and use_gpu and workers.size == 2)
+            assert context.sync_batchnorm == (on and gpus > 0 and workers.size == 2)
 
 
 def test_synchronised_batch_norms_share_tensors_and_go_again():

@@ -49,13 +49,14 @@ def run(config: BaselineConfig, context: Context) -> StageResult:
     trained = train(CrossEntropyTask(model), config.recipe, experiment.seed, batches, context)
     model.load_state_dict(trained.best_state)
     context.save_model(model, experiment.data)
+    costs = count_costs(model)
     rows = exit_rows(
         experiment,
-        {FINAL: count_costs(model)},
+        {FINAL: costs},
         trained.val_accuracy,
         accuracy(model, batches, "test", context.workers),
         budget=model.num_relus(),
         epochs=config.recipe.epochs,
     )
-    metrics = {"best_epoch": trained.best_epoch, "mean": splits.mean, "std": splits.std}
+    metrics = {"best_epoch": trained.best_epoch, "mean": splits.mean, "std": splits.std, "costs": {FINAL: costs.by_layer()}}
     return StageResult(metrics=metrics, history=trained.history, rows=rows)

@@ -4,7 +4,7 @@ Owns the choice of gated blocks, the gate's course and equation 2's loss ("Makin
 Contract: the chosen epoch is one with all gates at 1, so that what is selected and tested is what would be deployed.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
@@ -155,7 +155,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
         epochs=config.recipe.epochs,
     )
     metrics["best_epoch"] = trained.best_epoch
-    metrics["costs"] = {name: [asdict(layer) for layer in of_exit.layers] for name, of_exit in costs.items()}
+    metrics["costs"] = {name: of_exit.by_layer() for name, of_exit in costs.items()}
     return StageResult(metrics=metrics, history=trained.history, rows=rows)
 
 

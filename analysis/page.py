@@ -1,0 +1,178 @@
+"""report.html: one page with all that it needs inside, which opens without a network.
+
+Owns what goes into the page and its escaping. Plots are plotly's, the sortable table is DataTables' (as packaged by itables), the
+page's own script (`web/page.js`) wires them. Contract: text from a record stays text; the page loads nothing from anywhere.
+"""
+
+import base64
+import gzip
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from importlib import resources
+from typing import Any
+
+import jinja2
+import markupsafe
+import pandas as pd
+import plotly.offline
+
+from analysis.objectives import ACCURACIES, Objective, present
+from analysis.pareto import GROUP, pareto_front
+from analysis.published import CURVES, IMAGE_SIZE, MODEL, WIDTH
+from analysis.records import Runs, label_of
+from analysis.results import WHICH
+from analysis.seeds import SPREAD
+from analysis.tables import SHORT, Table
+
+RECORDS_PER_CHUNK = 50
+"""Records are packed together: they resemble each other, and a click unpacks one pack."""
+DIGITS = 6
+"""Significant digits of numbers in learning curves."""
+
+
+def build_page(
+    *,
+    runs: Runs,
+    points: pd.DataFrame,
+    ranks: "pd.Series[int]",
+    accuracy: str,
+    tables: Mapping[str, Sequence[Table]],
+    figures: Sequence[tuple[str, bytes]],
+    failures: Sequence[tuple[str, str, str]],
+    skipped: Sequence[tuple[str, str, str]],
+    title: str,
+) -> bytes:
+    """Make the page.
+
+    Args:
+        runs: the records behind it, and what was left out.
+        points: a row per configuration and exit.
+        ranks: their Pareto ranks.
+        accuracy: what is on the y axis first.
+        tables: sections of tables by their heading.
+        figures: what to show as pictures: titles and SVG files.
+        failures: label, note and error of stages that failed.
+        skipped: label, note and failed ancestor of stages that wait for one.
+        title: what it is about.
+    """
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_web("page.html"))
+    chunks, chunk_of = _pack(runs.records)
+    objectives = present(points)
+    data = {
+        "objectives": [asdict(o) for o in objectives],
+        "columns": _columns(points, objectives),
+        "rows": _rows(points, ranks, objectives),
+        "groups": [" · selected on ".join(map(str, group)) for group in _groups(points)],
+        "fronts": _fronts(points, objectives),
+        "published": _published(points),
+        "chunkOf": chunk_of,
+        "y": accuracy,
+        "accuracies": list(ACCURACIES),
+    }
+    page = template.render(
+        title=title,
+        style=_raw(_library("dt_bundle.css") + _web("page.css")),
+        plotly=_raw(plotly.offline.get_plotlyjs()),
+        datatables=_raw(_library("dt_bundle.js")),
+        script=_raw(_web("page.js")),
+        data=_raw(json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")),
+        chunks=chunks,
+        num_models=len(points),
+        tables=tables,
+        figures=[(name, base64.b64encode(svg).decode()) for name, svg in figures],
+        failures=failures,
+        skipped=skipped,
+        damaged=[(str(d.path), d.reason) for d in runs.damaged],
+    )
+    return page.encode()
+
+
+def _groups(points: pd.DataFrame) -> list[tuple[Any, ...]]:
+    return sorted({tuple(row) for row in points[list(GROUP)].dropna().itertuples(index=False)})
+
+
+def _columns(points: pd.DataFrame, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
+    """The page's columns: what every row of `_rows` holds. Those in which all models agree are there but hidden."""
+
+    def column(name: str, heading: str, shown: bool) -> dict[str, Any]:
+        return {"name": name, "heading": heading, "shown": shown}
+
+    several = bool((points["seeds"] > 1).any())
+    first = [column("group", "group", shown=False), column("key", "record", shown=True), column("exit", "exit", shown=True)]
+    rare = ("params", "est_delphi_off")
+    costs = [column(o.column, o.short, shown=not o.column.startswith(rare)) for o in objectives]
+    middle = [column("rank", "rank", shown=True), column("seeds", "seeds", shown=several)]
+    names = [name for name in WHICH if name not in ("configuration", "exit")]
+    which = [column(name, SHORT.get(name, name), shown=len(points[name].drop_duplicates()) > 1) for name in names]
+    last = [column(name, name, shown=False) for name in (*SPREAD, "key_list", "seed_list")]
+    return [*first, *costs, *middle, *which, *last]
+
+
+def _rows(points: pd.DataFrame, ranks: "pd.Series[int]", objectives: Sequence[Objective]) -> list[list[Any]]:
+    groups = {group: n for n, group in enumerate(_groups(points))}
+    number = [groups.get(tuple(row), -1) for row in points[list(GROUP)].itertuples(index=False)]
+    table = points.assign(group=number, rank=ranks)[[column["name"] for column in _columns(points, objectives)]]
+    return [[_plain(value) for value in row] for row in table.astype(object).itertuples(index=False)]
+
+
+def _fronts(points: pd.DataFrame, objectives: Sequence[Objective]) -> dict[str, list[list[int]]]:
+    """For every pair of axes "x|y" and every group the row numbers of its front, by rising x."""
+    numbered = points.reset_index(drop=True)
+    groups = [numbered[(numbered[list(GROUP)] == list(group)).all(axis=1)] for group in _groups(points)]
+    found = {}
+    for x in objectives:
+        for y in objectives:
+            if x is not y:
+                fronts = [pareto_front(rows, (y.column, x.column)).sort_values([x.column, y.column]) for rows in groups]
+                found[f"{x.column}|{y.column}"] = [[int(n) for n in front.index] for front in fronts]
+    return found
+
+
+def _published(points: pd.DataFrame) -> list[dict[str, list[tuple[float, float]]]]:
+    """Per group the published curves of its data set, where the paper's network is among the models."""
+    usual = points[(points["model"] == MODEL) & (points["width"] == WIDTH) & (points["image_size"] == IMAGE_SIZE)]
+    there = {tuple(row) for row in usual[list(GROUP)].itertuples(index=False)}
+    return [dict(CURVES.get(str(group[0]), {})) if group in there else {} for group in _groups(points)]
+
+
+def _pack(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[str, int]]:
+    """Records in gzipped packs, as base64, and each one's pack by key."""
+    order = sorted(records, key=lambda record: (record["stage"], record["key"]))
+    packs: list[str] = []
+    chunk_of: dict[str, int] = {}
+    for number, start in enumerate(range(0, len(order), RECORDS_PER_CHUNK)):
+        part = order[start : start + RECORDS_PER_CHUNK]
+        content = {r["key"]: {**r, "label": label_of(r), "history": list(_rounded(r["history"]))} for r in part}
+        chunk_of |= dict.fromkeys(content, number)
+        text = json.dumps(content, separators=(",", ":"), default=str)
+        packs.append(base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode())
+    return packs, chunk_of
+
+
+def _rounded(history: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for epoch in history:
+        yield {n: float(f"{v:.{DIGITS}g}") if isinstance(v, float) else v for n, v in epoch.items()}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
+    if isinstance(value, tuple):
+        return [_plain(inner) for inner in value]
+    if pd.isna(value):
+        return None
+    return value.item() if hasattr(value, "item") else value
+
+
+def _web(name: str) -> str:
+    return (resources.files("analysis") / "web" / name).read_text(encoding="utf-8")
+
+
+def _library(name: str) -> str:
+    return (resources.files("itables") / "html" / name).read_text(encoding="utf-8")
+
+
+def _raw(text: str) -> Any:
+    """Text that the template takes as it is; what would end its element early is broken up."""
+    return markupsafe.Markup(text.replace("</script", "<\\/script").replace("</style", "<\\/style"))  # noqa: S704

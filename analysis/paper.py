@@ -1,0 +1,213 @@
+"""The tables and figures of "Making Models Shallow Again" (CVPR-W 2023) from our models, with the printed figures beside them.
+
+Owns the matching of our models with the paper's. Refuses to draw, and to compare what isn't the same: a printed model stands
+beside ours if data set, network, threshold and the budget's share of the network's ReLUs agree (within 2 %), for SENet's masks
+per pixel; where ours is narrower or its images are smaller, that is said.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.published import FULL_RELUS, IMAGE_SIZE, TABLE1, TABLE2, PublishedRow
+
+SAME_SHARE = 0.02
+FULL_WIDTH = {"resnet18": 64, "wrn22-8": 128}
+NETWORK = ["dataset", "selection", "model", "width", "image_size"]
+GATING = ["d_th", "gamma", "gate_epochs", "gb_init", "kernel_size"]
+"""What a model without gated branching lacks."""
+MASK = ["mask_method", "granularity", "mask_start", "sensitivity", "budget"]
+
+TABLE_COLUMNS = (
+    "dataset", "network", "mask", "budget", "d_th", "GB", "output", "seeds",
+    "ReLUs", "accuracy", "std", "depth", "MAC saving", "ReLU reduction",
+    "paper's ReLUs", "paper's accuracy", "paper's depth", "paper's MAC saving", "paper's ReLU reduction",
+    "accuracy difference", "remark",
+)  # fmt: skip
+
+
+def table1(points: pd.DataFrame) -> pd.DataFrame:
+    """Models with gated branching and those like them without, in `TABLE_COLUMNS`; accuracies are those on the test part.
+
+    Args:
+        points: one row per configuration and exit (`analysis.seeds.points_of`).
+    """
+    ours = points[(points["mask_method"] != "none") & (points["exit"] == "final") & points["ac_after"].isna()]
+    plain, gated = ours[ours["d_th"].isna()], ours[ours["d_th"].notna()]
+    alike = [*NETWORK, *MASK, "pram", "beta", "epochs"]
+    has_other = _keys(gated, alike) & _keys(plain, alike)
+    pairs = pd.concat([rows[[key in has_other for key in _key_list(rows, alike)]] for rows in (plain, gated)])
+    pairs = pairs.assign(_gated=pairs["d_th"].notna()).sort_values([*alike, "_gated", *GATING], kind="stable")
+    return _beside(pairs, TABLE1, points)
+
+
+def table2(points: pd.DataFrame) -> pd.DataFrame:
+    """Models with gated branching and auxiliary classifiers, every exit a row, in `TABLE_COLUMNS`."""
+    ours = points[points["d_th"].notna() & points["ac_after"].notna()]
+    order = [*NETWORK, *MASK, *GATING, "ac_after", "ac_head", "configuration"]
+    ours = ours.assign(_final=ours["exit"] != "final").sort_values([*order, "_final", "exit"], kind="stable")
+    return _beside(ours, TABLE2, points)
+
+
+def figure1(points: pd.DataFrame) -> pd.DataFrame:
+    """Fig. 1: baseline, mask alone (SENet), gated, and gated with output at the auxiliary classifier, each metric as a share of
+    its largest value.
+
+    Of the networks that have all four, the one of the largest budget; its rows have the columns `model`, `relus`, `macs`, `depth`
+    and `test_accuracy` (shares), and the same with `_value` behind (as they are). Empty where no network has them.
+    """
+    metrics = ["relus", "macs", "depth", "test_accuracy"]
+    gated = points[points["d_th"].notna() & points["ac_after"].notna()]
+    candidates = gated[gated["exit"] != "final"].sort_values(["budget", "test_accuracy"], ascending=False, kind="stable")
+    for shallow in candidates.to_dict("records"):
+        same = points[_equal(points, shallow, NETWORK)]
+        final = same[(same["configuration"] == shallow["configuration"]) & (same["exit"] == "final")]
+        plain = same[_equal(same, shallow, MASK) & same["d_th"].isna() & (same["exit"] == "final")]
+        # The one without an auxiliary classifier, if there is one.
+        plain = plain.sort_values("ac_after", na_position="first", kind="stable")
+        baseline = same[same["mask_method"] == "none"]
+        if len(final) and len(plain) and len(baseline):
+            chosen = pd.concat([baseline.head(1), plain.head(1), final, pd.DataFrame([shallow])], ignore_index=True)
+            names = ["all-ReLU", f"{shallow['mask_method']} mask", "with GB", "with GB, output at AC"]
+            values = chosen[metrics].astype(float)
+            shares = values / values.max()
+            return pd.concat([pd.Series(names, name="model"), shares, values.add_suffix("_value")], axis=1).assign(
+                what=f"{shallow['model']} of width {shallow['width']}, {shallow['dataset']}, budget {shallow['budget']:,}"
+            )
+    return pd.DataFrame()
+
+
+def figure2a(layers: pd.DataFrame) -> pd.DataFrame:
+    """Fig. 2a: share of the ReLUs that are kept by layer for SNL's and SENet's masks of one budget, the largest that has both.
+
+    Returns:
+        Columns `line` ("senet", "snl"), `layer`, `d` (mean over seeds), `what`; empty where no network has both.
+    """
+    masks = _block_layers(layers)
+    masks = masks[masks["mask_method"].isin(["senet", "snl"])]
+    counts = masks.groupby([*NETWORK, "budget"])["mask_method"].nunique().reset_index()
+    both = counts[counts["mask_method"] == 2].sort_values("budget", ascending=False, kind="stable")
+    if both.empty:
+        return pd.DataFrame()
+    chosen = both.iloc[0]
+    rows = masks[_equal(masks, chosen, [*NETWORK, "budget"])]
+    return _mean_shares(rows, "mask_method").assign(what=f"{chosen['model']}, {chosen['dataset']}, budget {chosen['budget']:,}")
+
+
+def figure2b(layers: pd.DataFrame) -> pd.DataFrame:
+    """Fig. 2b: the same for SENet's masks of every budget, of the network that has most; empty where none has two."""
+    masks = _block_layers(layers)
+    masks = masks[masks["mask_method"] == "senet"]
+    if masks.empty:
+        return pd.DataFrame()
+    counts = masks.groupby(NETWORK)["budget"].nunique().reset_index().sort_values("budget", ascending=False, kind="stable")
+    if counts["budget"].iloc[0] < 2:
+        return pd.DataFrame()
+    rows = masks[_equal(masks, counts.iloc[0], NETWORK)]
+    named = _mean_shares(rows, "budget")
+    named["line"] = [f"budget {int(budget):,}" for budget in named["line"]]
+    return named.assign(what=f"{rows['model'].iloc[0]}, {rows['dataset'].iloc[0]}")
+
+
+def _block_layers(layers: pd.DataFrame) -> pd.DataFrame:
+    """Masks per pixel that started from the teacher, without the stem's layer, which no figure of the paper has."""
+    usual = (layers["granularity"] == "pixel") & layers["mask_start"].fillna("teacher").eq("teacher")
+    return layers[usual & (layers["layer"] != "stem_relu")]
+
+
+def _mean_shares(rows: pd.DataFrame, line: str) -> pd.DataFrame:
+    order = {layer: n for n, layer in enumerate(dict.fromkeys(rows["layer"]))}
+    mean = rows.groupby([line, "layer"])["d"].mean().reset_index().rename(columns={line: "line"})
+    return mean.assign(_n=mean["layer"].map(order)).sort_values(["line", "_n"], kind="stable").drop(columns="_n")
+
+
+Row = Mapping[Any, Any]
+
+
+def _beside(ours: pd.DataFrame, printed: Sequence[PublishedRow], points: pd.DataFrame) -> pd.DataFrame:
+    """Our rows, each with the printed one that it matches; then the printed ones that none of ours does."""
+    baselines = points[points["mask_method"] == "none"]
+    left = list(printed)
+    rows = []
+    for point in ours.to_dict("records"):
+        baseline = baselines[_equal(baselines, point, NETWORK)]
+        base = baseline.iloc[0] if len(baseline) else None
+        match = next((row for row in printed if _matches(row, point, base)), None)
+        left = [row for row in left if row is not match]
+        rows.append(_our_cells(point, base) | (_printed_cells(match) if match else {}) | _difference(match, point))
+    for row in left:
+        names = {"dataset": row.dataset, "network": row.model, "mask": "senet", "budget": row.budget}
+        names |= {"d_th": row.d_th if row.gated else None, "GB": "yes" if row.gated else "no", "output": row.exit}
+        rows.append(names | _printed_cells(row) | {"remark": "the paper's alone"})
+    return pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
+
+
+def _our_cells(point: Row, base: pd.Series | None) -> dict[str, Any]:
+    return {
+        "dataset": point["dataset"],
+        "network": f"{point['model']}, width {point['width']}, {point['image_size']}x{point['image_size']}",
+        "mask": point["mask_method"] if point["granularity"] == "pixel" else f"{point['mask_method']} by {point['granularity']}",
+        "budget": point["budget"],
+        "d_th": point["d_th"],
+        "GB": "no" if pd.isna(point["d_th"]) else _gate(point),
+        "output": point["exit"],
+        "seeds": point["seeds"],
+        "ReLUs": point["relus"],
+        "accuracy": point["test_accuracy"],
+        "std": point["test_accuracy_std"],
+        "depth": point["depth"],
+        "MAC saving": base["macs"] / point["macs"] if base is not None else None,
+        "ReLU reduction": base["relus"] / point["relus"] if base is not None and point["relus"] else None,
+    }
+
+
+def _gate(point: Row) -> str:
+    unusual = [str(point[n]) for n, usual in (("gamma", "linear"), ("gb_init", "random")) if point[n] != usual]
+    return ", ".join(["yes", *unusual])
+
+
+def _printed_cells(row: PublishedRow) -> dict[str, Any]:
+    return {
+        "paper's ReLUs": row.relus,
+        "paper's accuracy": row.accuracy,
+        "paper's depth": row.depth,
+        "paper's MAC saving": row.mac_saving,
+        "paper's ReLU reduction": row.relu_reduction,
+    }
+
+
+def _difference(row: PublishedRow | None, point: Row) -> dict[str, Any]:
+    if row is None:
+        return {}
+    is_full = point["width"] == FULL_WIDTH[row.model] and point["image_size"] == IMAGE_SIZE
+    remark = "" if is_full else "not the paper's size of network or image"
+    return {"accuracy difference": point["test_accuracy"] - row.accuracy, "remark": remark}
+
+
+def _matches(row: PublishedRow, point: Row, base: pd.Series | None) -> bool:
+    if base is None or (row.dataset, row.model, row.exit) != (point["dataset"], point["model"], point["exit"]):
+        return False
+    if point["mask_method"] != "senet" or point["granularity"] != "pixel" or row.has_ac == pd.isna(point["ac_after"]):
+        return False
+    if row.has_ac and str(point["ac_after"]) != "3":
+        return False
+    same_gate = (pd.isna(point["d_th"]) and not row.gated) or (row.gated and point["d_th"] == row.d_th)
+    share = row.budget / FULL_RELUS[row.model]
+    return bool(same_gate and abs(point["budget"] / base["relus"] - share) <= SAME_SHARE * share)
+
+
+def _equal(table: pd.DataFrame, row: Any, names: Sequence[str]) -> "pd.Series[bool]":
+    """Rows that agree with one in these columns; missing values agree with missing ones."""
+    same = pd.Series(True, index=table.index)
+    for name in names:
+        same &= table[name].isna() if pd.isna(row[name]) else (table[name] == row[name]).fillna(False).astype(bool)
+    return same
+
+
+def _key_list(rows: pd.DataFrame, names: Sequence[str]) -> list[tuple[Any, ...]]:
+    return [tuple(None if pd.isna(v) else v for v in key) for key in rows[list(names)].itertuples(index=False)]
+
+
+def _keys(rows: pd.DataFrame, names: Sequence[str]) -> set[tuple[Any, ...]]:
+    return set(_key_list(rows, names))

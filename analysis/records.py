@@ -1,0 +1,158 @@
+"""The records of any number of results roots, read with mistrust.
+
+Owns what may pass: a record whose rows are rows. Refuses to repair anything. Contract: nothing is written under a root; what
+is damaged or foreign is named and left out; a stage that lies under several roots counts once.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.objectives import OBJECTIVES
+from raysp.intent import Intent, read_intents
+from raysp.keys import SHORT_KEY_DIGITS
+from raysp.location import Location, NotAFile, exists, read
+from raysp.store import ERROR, RECORD, DamagedFile, Store
+
+MOST_OF_AN_ERROR = 20_000
+"""Characters of a traceback that a report shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """What several results roots hold."""
+
+    records: list[dict[str, Any]]
+    """Of finished stages, by key each once."""
+    roots: Mapping[str, Location]
+    """Where each of them lies, by key."""
+    intents: list[Intent]
+    """The sweeps' plans, each once."""
+    failures: Mapping[str, str]
+    """Tracebacks of planned stages that aren't done and have failed, by key."""
+    damaged: list[DamagedFile]
+    """What was left out."""
+
+
+def read_runs(roots: Sequence[Location]) -> Runs:
+    """Read results roots; those of running sweeps too.
+
+    Raises:
+        ValueError: one doesn't exist or is no directory.
+        OSError: one can't be read.
+    """
+    records: dict[str, dict[str, Any]] = {}
+    where: dict[str, Location] = {}
+    intents: dict[str, Intent] = {}
+    failures: dict[str, str] = {}
+    damaged: list[DamagedFile] = []
+    for root in roots:
+        _check_root(root)
+        store = Store(root=root)
+        found, bad = store.records()
+        damaged += bad
+        for record in found:
+            if reason := why_not(record):
+                damaged.append(DamagedFile(root / "stages" / label_of(record) / RECORD, reason))
+            elif record["key"] not in records:
+                records[record["key"]], where[record["key"]] = record, root
+        plans, bad = read_intents(root)
+        damaged += bad
+        for intent in plans:
+            intents.setdefault(intent.id, intent)
+            for stage in intent.stages:
+                if stage.key not in records and (text := _error(root, stage.label)):
+                    failures[stage.key] = text
+    failures = {key: text for key, text in failures.items() if key not in records}
+    return Runs(records=list(records.values()), roots=where, intents=list(intents.values()), failures=failures, damaged=damaged)
+
+
+def label_of(record: Mapping[str, Any]) -> str:
+    """The name of a record's directory."""
+    return f"{record['stage']}-{record['key'][:SHORT_KEY_DIGITS]}"
+
+
+def why_not(record: Mapping[str, Any]) -> str:
+    """Why a record can't be used, which is in one of our format; empty when it can.
+
+    A digest tells a damaged record from a whole one. This tells one that another program has written, digest and all.
+    """
+    if not all(isinstance(row, dict) for row in (*record["rows"], *record["history"])):
+        return "its rows or its history are not lists of objects"
+    if not _is_number(record.get("time_s")):
+        return f"its time_s is {record.get('time_s')!r:.40}; expected seconds"
+    for name in ("labels", "parents", "host"):
+        if not isinstance(record.get(name, {}), dict):
+            return f"its {name!r} is {type(record[name]).__name__}, expected dict"
+    for row in record["rows"]:
+        for name, value in row.items():
+            if isinstance(value, dict | list):
+                return f"its row has {type(value).__name__} for {name!r:.40}; expected a plain value"
+            if name in OBJECTIVES and not (value is None or (_is_number(value) and value >= 0)):
+                return f"its row has {value!r:.40} for {name!r}; expected a number of at least 0"
+    layers = record["metrics"].get("layers", [])
+    if record["stage"] == "mask" and not (isinstance(layers, list) and all(_is_layer(layer) for layer in layers)):
+        return "its layers are not ReLU layers with 'layer', 'kept' and 'size'"
+    return ""
+
+
+def configurations(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What each record's stage would be called if it had no seed, by key: 12 hex digits that equal configurations share.
+
+    They hash name, version, configuration without the seed, and the parents' likewise. A parent without a record is taken by its
+    key, so that doubt keeps apart.
+    """
+    by_key = {record["key"]: record for record in records}
+    found: dict[str, str] = {}
+
+    def visit(key: str, above: frozenset[str]) -> str:
+        record = by_key.get(key)
+        if record is None or key in above:
+            return key
+        if key not in found:
+            parents = {
+                role: visit(parent["key"], above | {key})
+                for role, parent in record.get("parents", {}).items()
+                if isinstance(parent, dict) and isinstance(parent.get("key"), str)
+            }
+            identity = [record["stage"], record.get("version"), _without_seed(record["config"]), parents]
+            found[key] = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:SHORT_KEY_DIGITS]
+        return found[key]
+
+    for key in by_key:
+        visit(key, frozenset())
+    return found
+
+
+def _check_root(root: Location) -> None:
+    is_directory = root.is_dir() if isinstance(root, Path) else exists(root / "stages") or root.exists()
+    if not is_directory:
+        raise ValueError(f"{root} is no results directory; expected one that a sweep has written (its --storage)")
+
+
+def _error(root: Location, label: str) -> str:
+    try:
+        content = read(root / "stages" / label / ERROR)
+    except NotAFile:
+        return ""
+    return (content or b"").decode(errors="replace")[:MOST_OF_AN_ERROR]
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_layer(layer: Any) -> bool:
+    counted = isinstance(layer, dict) and all(type(layer.get(name)) is int for name in ("kept", "size"))
+    return counted and "layer" in layer and layer["size"] > 0
+
+
+def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    experiment = config.get("experiment")
+    if not isinstance(experiment, dict):
+        return dict(config)
+    return {**config, "experiment": {name: value for name, value in experiment.items() if name != "seed"}}

@@ -1,0 +1,160 @@
+"""Tables for reading: fronts, what qualifies, the paper's tables, and what was spent; as Markdown and as LaTeX.
+
+Owns headings, number formats and the choice of columns. What stands in the tables is computed elsewhere.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from analysis.objectives import ACCURACIES, COSTS, OBJECTIVES, Objective, present
+from analysis.pareto import GROUP
+from analysis.results import MEASURED_PI, WHICH
+from analysis.spending import Spending
+
+ALWAYS = ("dataset", "model", "budget", "d_th", "exit")
+"""Columns of a table of models that are shown even if all agree."""
+SHORT = {
+    "mask_method": "mask",
+    "image_size": "pixels",
+    "gate_epochs": "ramp",
+    "kernel_size": "kernel",
+    "ac_after": "AC after",
+    "ac_head": "head",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Something to be read."""
+
+    title: str
+    headings: list[str]
+    cells: list[list[str]]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """As GitHub shows it."""
+        cells = [[_escape(cell) for cell in row] for row in self.cells]
+        text = f"## {self.title}\n\n" + tabulate(cells, self.headings, tablefmt="pipe", disable_numparse=True)
+        return text + (f"\n\n{self.note}\n" if self.note else "\n")
+
+    def latex(self) -> str:
+        """As a `table` environment for the package booktabs."""
+        body = tabulate(self.cells, self.headings, tablefmt="latex_booktabs", disable_numparse=True)
+        caption = _latex(f"{self.title}. {self.note}".strip())
+        return f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n{body}\n\\end{{table}}\n"
+
+
+def models_table(title: str, points: pd.DataFrame, note: str = "", costs: Sequence[str] = COSTS) -> Table:
+    """A table of models: the columns in which they differ, both accuracies, ReLUs, MACs, depth, these costs, and what was
+    measured.
+    """
+    shown = [name for name in WHICH if name not in ("configuration", "exit") and (name in ALWAYS or _differs(points[name]))]
+    shown = [name for name in shown if points[name].notna().any()]
+    has_seeds = bool((points["seeds"] > 1).any()) if len(points) else False
+    objectives = [o for o in present(points) if o.column in (*ACCURACIES, *COSTS, *costs, *MEASURED_PI)]
+    extra = ["misses"] if "misses" in points else []
+    headings = [SHORT.get(name, name) for name in shown] + ["exit"] + (["seeds"] if has_seeds else [])
+    headings += [o.short for o in objectives] + extra + ["key"]
+    cells = []
+    for row in _records(points):
+        line = ["-" if pd.isna(row[name]) else plain(row[name]) for name in shown]
+        line.append("all-ReLU" if row["mask_method"] == "none" else str(row["exit"]))
+        line += [str(row["seeds"])] if has_seeds else []
+        line += [number(o, row[o.column], row.get(f"{o.column}_std")) for o in objectives]
+        cells.append([*line, *(str(row[name]) for name in extra), str(row["key"])[:12]])
+    return Table(title=title, headings=headings, cells=cells, note=note)
+
+
+def front_tables(front: pd.DataFrame, objectives: Sequence[str]) -> list[Table]:
+    """A table per group of `GROUP`."""
+    names = ", ".join(OBJECTIVES[o].label for o in objectives)
+    tables = []
+    for (dataset, selection), rows in front.groupby(list(GROUP), sort=True):
+        flattered = " Selected on the test part: these accuracies flatter." if selection == "test" else ""
+        tables.append(models_table(f"Front on {dataset}", rows, f"Non-dominated in {names}.{flattered}", objectives))
+    return tables
+
+
+def paper_table(title: str, rows: pd.DataFrame) -> Table:
+    """Table 1 or 2 from `analysis.paper`."""
+    formats = {
+        "accuracy": "{:.2f}", "std": "{:.2f}", "paper's accuracy": "{:.2f}", "accuracy difference": "{:+.2f}",
+        "MAC saving": "{:.2f}x", "ReLU reduction": "{:.1f}x", "paper's MAC saving": "{:.2f}x",
+        "paper's ReLU reduction": "{:.2f}x", "ReLUs": "{:,.0f}", "paper's ReLUs": "{:,.0f}", "budget": "{:,.0f}",
+        "depth": "{:.3g}", "paper's depth": "{:.0f}", "seeds": "{:.0f}", "d_th": "{:g}",
+    }  # fmt: skip
+    used = [str(name) for name in rows if rows[name].notna().any() and not (rows[name].astype(str) == "").all()]
+    cells = [["-" if pd.isna(row[n]) else formats.get(n, "{}").format(row[n]) for n in used] for row in _records(rows)]
+    note = "Test accuracy in percent. The paper's figures are those that it prints."
+    return Table(title=title, headings=used, cells=cells, note=note)
+
+
+def spending_table(sweep: Spending) -> Table:
+    """What a sweep was planned to train, and what was trained."""
+    names = {"stage": "{}", "planned": "{:.0f}", "done": "{:.0f}", "failed": "{:.0f}", "skipped": "{:.0f}", "waiting": "{:.0f}"}
+    names |= {"epochs_planned": "{:.0f}", "epochs_trained": "{:.0f}", "device_hours": "{:.3g}"}
+    cells = [[form.format(row[name]) for name, form in names.items()] for row in _records(sweep.lines)]
+    title = f"Sweep {sweep.intent.name} {sweep.intent.id}"
+    headings = [name.replace("_", " ") for name in names]
+    return Table(title=title, headings=headings, cells=cells, note=sweep.intent.command)
+
+
+def number(objective: Objective, value: Any, spread: Any = None) -> str:
+    """A value of an objective as people read it, with its standard deviation if there is one."""
+    if pd.isna(value):
+        return "-"
+    value = float(value)
+    if objective.maximise:
+        text = f"{value:.2f}"
+    elif objective.column == "depth":
+        text = f"{value:.4g}"
+    elif objective.is_whole or "bytes" in objective.column:
+        units = ((1e9, "G"), (1e6, "M"))
+        text = next((f"{value / size:.4g}{unit}" for size, unit in units if value >= size), f"{value:,.0f}")
+    else:
+        text = f"{value:.3g}"
+    return text if spread is None or pd.isna(spread) else f"{text} ± {spread:.2f}"
+
+
+def plain(value: Any) -> str:
+    """A configuration's value as people read it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """One document."""
+    return "\n".join(table.markdown() for table in tables) if tables else "No model is finished yet.\n"
+
+
+def latex(tables: Sequence[Table]) -> str:
+    """One file for LaTeX to input."""
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(table.latex() for table in tables)
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _differs(column: pd.Series) -> bool:
+    return len(column.dropna().drop_duplicates()) > 1
+
+
+def _escape(cell: str) -> str:
+    for mark in "\\|<*_`":
+        cell = cell.replace(mark, "&lt;" if mark == "<" else "\\" + mark)
+    return cell.replace("\n", " ")
+
+
+_LATEX: Mapping[str, str] = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "^": r"\^{}", "_": r"\_",
+    "~": r"\~{}", "%": r"\%",
+}  # fmt: skip
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)

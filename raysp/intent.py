@@ -1,0 +1,85 @@
+"""What sweeps were asked for: one small file per plan, beside the stages.
+
+Owns `<root>/plans/<id>.json`, from which a report tells what is still to come, what failed and what was skipped. Refuses to say
+what has happened: that is the stages' directories' to say. Contract: the id is a hash of the stages that are wanted, so that the
+same sweep given again is the same file, which is written once and never changed.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from raysp.keys import SHORT_KEY_DIGITS, key_of
+from raysp.location import Location, exists
+from raysp.plan import Plan
+from raysp.store import DamagedFile, Store, entries, read_file
+
+PLANS = "plans"
+PLAN_FORMAT = 1
+_PLAN_FILE = re.compile(rf"[0-9a-f]{{{SHORT_KEY_DIGITS}}}\.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStage:
+    """One stage of a sweep, before it was trained."""
+
+    key: str
+    label: str
+    name: str
+    note: str
+    epochs: int
+    parents: list[str] = field(default_factory=list)
+    """Their keys."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intent:
+    """What one sweep was asked to train."""
+
+    id: str
+    name: str
+    """The preset's."""
+    command: str
+    """The command line, without the interpreter."""
+    leaves: list[str]
+    """Keys of its configurations' last stages."""
+    stages: list[PlannedStage]
+    """All of its stages, ancestors first."""
+
+
+def intent_of(plan: Plan, name: str, command: str) -> Intent:
+    """Describe a plan."""
+    leaves = list(plan.leaves)
+    stages = [
+        PlannedStage(
+            key=s.key, label=s.label, name=s.name, note=s.note, epochs=s.epochs, parents=[p.key for p in s.parents.values()]
+        )
+        for s in plan.stages.values()
+    ]
+    return Intent(id=key_of(tuple(sorted(leaves)))[:SHORT_KEY_DIGITS], name=name, command=command, leaves=leaves, stages=stages)
+
+
+def write_intent(store: Store, intent: Intent) -> None:
+    """Keep a sweep's plan under its results root, if it isn't there yet. Raises NoLongerOwner."""
+    path = store.root / PLANS / f"{intent.id}.json"
+    if not exists(path):
+        store.write(path, json.dumps({"format": PLAN_FORMAT, **asdict(intent)}, indent=1).encode())
+
+
+def read_intents(root: Location) -> tuple[list[Intent], list[DamagedFile]]:
+    """All plans under a results root in the order of their ids, and what could not be read."""
+    found: list[Intent] = []
+    damaged: list[DamagedFile] = []
+    for path in sorted((p for p in entries(root / PLANS) if _PLAN_FILE.fullmatch(p.name)), key=lambda p: p.name):
+        try:
+            content: dict[str, Any] = json.loads(read_file(path) or b"")
+            if content.pop("format") != PLAN_FORMAT:
+                raise ValueError("another format")
+            stages = [PlannedStage(**stage) for stage in content.pop("stages")]
+            found.append(Intent(**content, stages=stages))
+        except DamagedFile as error:
+            damaged.append(error)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            damaged.append(DamagedFile(path, f"not a plan of format {PLAN_FORMAT} ({error!r:.120})"))
+    return found, damaged

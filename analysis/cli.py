@@ -17,6 +17,7 @@ from rich.markup import escape
 from tyro.conf import Positional, arg
 
 from analysis.objectives import COSTS, OBJECTIVES, chosen
+from analysis.records import check_root
 from analysis.report import Question, Report, found_table, tables_of, write_report
 from analysis.tables import Table
 from raysp.location import Location, locate
@@ -104,6 +105,8 @@ def _run(flags: ReportFlags, console: Console) -> int:
         raise ValueError(f"--every {flags.every:g}; expected seconds, at least 1")
     question = question_of(flags)
     roots = list(dict.fromkeys(locate(run) for run in flags.runs))
+    for root in roots:
+        check_root(root)
     if flags.out is None and len(roots) > 1:
         raise ValueError(f"{len(roots)} results directories and no --out; expected --out DIR")
     out = locate(flags.out) if flags.out else roots[0]
@@ -130,10 +133,8 @@ def _refuse_empty(report: Report, roots: list[Location]) -> None:
 
 
 def _check_out(out: Location) -> None:
-    if isinstance(out, Path):
-        if out == Path(out.anchor) or (out.exists() and not out.is_dir()):
-            raise ValueError(f"--out {out} is no directory of its own; give another")
-        out.mkdir(parents=True, exist_ok=True)
+    if isinstance(out, Path) and (out == Path(out.anchor) or (out.exists() and not out.is_dir())):
+        raise ValueError(f"--out {out} is no directory of its own; give another")
 
 
 def _print(report: Report, out: Location, console: Console) -> None:

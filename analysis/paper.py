@@ -8,6 +8,7 @@ per pixel; where ours is narrower or its images are smaller, that is said.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.published import FULL_RELUS, IMAGE_SIZE, TABLE1, TABLE2, PublishedRow
@@ -37,7 +38,7 @@ def table1(points: pd.DataFrame) -> pd.DataFrame:
     plain, gated = ours[ours["d_th"].isna()], ours[ours["d_th"].notna()]
     alike = [*NETWORK, *MASK, "pram", "beta", "epochs"]
     has_other = _keys(gated, alike) & _keys(plain, alike)
-    pairs = pd.concat([rows[[key in has_other for key in _key_list(rows, alike)]] for rows in (plain, gated)])
+    pairs = pd.concat([rows[np.array([k in has_other for k in _key_list(rows, alike)], dtype=bool)] for rows in (plain, gated)])
     pairs = pairs.assign(_gated=pairs["d_th"].notna()).sort_values([*alike, "_gated", *GATING], kind="stable")
     return _beside(pairs, TABLE1, points)
 

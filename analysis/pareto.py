@@ -19,6 +19,8 @@ GROUP = ("dataset", "selection")
 """Rows that differ in these can't be compared: accuracies on other data, or of models that were chosen by the test part."""
 
 DEFAULT_OBJECTIVES = ("val_accuracy", *COSTS)
+BEYOND = 1.1
+"""Where the box of the hypervolume ends, in multiples of the largest cost."""
 NEAREST = 3
 """How many rows are named when none meets the limits."""
 
@@ -32,10 +34,11 @@ def pareto_front(table: pd.DataFrame, objectives: Sequence[str] = DEFAULT_OBJECT
             must
             not choose a model, and ReLUs, MACs and depth.
     """
+    maximise = _maximise(objectives)
     complete = table.dropna(subset=list(objectives))
     if complete.empty:
         return complete
-    return complete[moocore.is_nondominated(_values(complete, objectives), maximise=_maximise(objectives), keep_weakly=True)]
+    return complete[moocore.is_nondominated(_values(complete, objectives), maximise=maximise, keep_weakly=True)]
 
 
 def ranks(table: pd.DataFrame, objectives: Sequence[str] = DEFAULT_OBJECTIVES) -> pd.Series:
@@ -55,8 +58,12 @@ def front_of_each_group(table: pd.DataFrame, objectives: Sequence[str] = DEFAULT
 
 
 def reference_point(table: pd.DataFrame, objectives: Sequence[str]) -> dict[str, float]:
-    """The worst corner of the box in which hypervolume is measured: 0 for accuracies, the table's largest value for costs."""
-    return {o.column: 0.0 if o.maximise else float(table[o.column].max()) for o in chosen(objectives)}
+    """The worst corner of the box in which hypervolume is measured: 0 for accuracies, for costs a tenth more than the table's
+    largest.
+
+    A tenth more, so that the model that costs most counts too; there is often none cheaper in depth or MACs.
+    """
+    return {o.column: 0.0 if o.maximise else BEYOND * float(table[o.column].max()) for o in chosen(objectives)}
 
 
 def hypervolume(table: pd.DataFrame, objectives: Sequence[str], reference: Mapping[str, float]) -> float:

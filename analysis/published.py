@@ -67,8 +67,8 @@ def _table1(
         rows.append(
             PublishedRow(
                 dataset=dataset, model=model, baseline_accuracy=baseline, d_th=d_th, budget=round(1000 * without[0]),
-                exit="final", gated=is_gated, has_ac=False, relus=1000 * relus, accuracy=accuracy, depth=round(depth), mac_saving=macs,
-                relu_reduction=reduction,
+                exit="final", gated=is_gated, has_ac=False, relus=1000 * relus, accuracy=accuracy,
+                depth=round(depth), mac_saving=macs, relu_reduction=reduction,
             )
         )  # fmt: skip
     return rows

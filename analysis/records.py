@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.objectives import OBJECTIVES
+from raysp.data import DataConfig
 from raysp.intent import Intent, read_intents
 from raysp.keys import SHORT_KEY_DIGITS
 from raysp.location import Location, NotAFile, exists, read
@@ -51,7 +52,7 @@ def read_runs(roots: Sequence[Location]) -> Runs:
     failures: dict[str, str] = {}
     damaged: list[DamagedFile] = []
     for root in roots:
-        _check_root(root)
+        check_root(root)
         store = Store(root=root)
         found, bad = store.records()
         damaged += bad
@@ -92,12 +93,41 @@ def why_not(record: Mapping[str, Any]) -> str:
         for name, value in row.items():
             if isinstance(value, dict | list):
                 return f"its row has {type(value).__name__} for {name!r:.40}; expected a plain value"
-            if name in OBJECTIVES and not (value is None or (_is_number(value) and value >= 0)):
-                return f"its row has {value!r:.40} for {name!r}; expected a number of at least 0"
+            objective = OBJECTIVES.get(name)
+            if objective and value is not None and not (_is_number(value) and (objective.maximise or value >= 0)):
+                return (
+                    f"its row has {value!r:.40} for {name!r}; expected a number{'' if objective.maximise else ' of at least 0'}"
+                )
     layers = record["metrics"].get("layers", [])
     if record["stage"] == "mask" and not (isinstance(layers, list) and all(_is_layer(layer) for layer in layers)):
         return "its layers are not ReLU layers with 'layer', 'kept' and 'size'"
+    if record["stage"] == "mask":
+        try:
+            mask_facts(record)
+        except (KeyError, TypeError, ValueError) as error:
+            return f"its configuration is not a mask's ({error!r:.120})"
     return ""
+
+
+def mask_facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a mask's record says of data, network and mask, by the names of a table's columns. Raises what such access raises."""
+    config = record["config"]
+    experiment = config["experiment"]
+    data = DataConfig(**experiment["data"])
+    return {
+        "dataset": data.label,
+        "model": experiment["model"],
+        "width": experiment["width"],
+        "image_size": data.image_size,
+        "epochs": config["recipe"]["epochs"],
+        "seed": experiment["seed"],
+        "selection": data.selection,
+        "mask_method": config["method"],
+        "granularity": config.get("granularity", "pixel"),  # records from before there was a choice have none
+        "mask_start": config.get("start"),
+        "sensitivity": record["metrics"].get("sensitivity"),
+        "budget": config["budget"],
+    }
 
 
 def configurations(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -128,7 +158,8 @@ def configurations(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _check_root(root: Location) -> None:
+def check_root(root: Location) -> None:
+    """Raise ValueError unless there is a directory."""
     is_directory = root.is_dir() if isinstance(root, Path) else exists(root / "stages") or root.exists()
     if not is_directory:
         raise ValueError(f"{root} is no results directory; expected one that a sweep has written (its --storage)")

@@ -8,6 +8,7 @@ alone, each file as a whole.
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -102,6 +103,8 @@ def write_report(roots: Sequence[Location], out: Location, question: Question | 
         question: what models are compared by.
     """
     report = read_report(roots, question)
+    if isinstance(out, Path):
+        out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "results.csv", report.table.to_csv(index=False).encode())
     parquet = io.BytesIO()
     texts = {

@@ -5,9 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.records import configurations
+from analysis.records import configurations, mask_facts
 from raysp.costs import estimate_delphi
-from raysp.data import DataConfig
 
 ESTIMATED = tuple(estimate_delphi(0, 0, 0))
 """Columns of published estimates (`raysp.costs`), whose names say so."""
@@ -109,24 +108,7 @@ def layers_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     for record in records:
         if record["stage"] != "mask":
             continue
-        config = record["config"]
-        experiment = config["experiment"]
-        data = DataConfig(**experiment["data"])
-        known = {
-            "mask_key": record["key"],
-            "dataset": data.label,
-            "model": experiment["model"],
-            "width": experiment["width"],
-            "image_size": data.image_size,
-            "epochs": config["recipe"]["epochs"],
-            "seed": experiment["seed"],
-            "selection": data.selection,
-            "mask_method": config["method"],
-            "granularity": config.get("granularity", "pixel"),  # records from before there was a choice have none
-            "mask_start": config.get("start"),
-            "sensitivity": record["metrics"].get("sensitivity"),
-            "budget": config["budget"],
-        }
+        known = {"mask_key": record["key"], **mask_facts(record)}
         rows += [known | layer | {"d": layer["kept"] / layer["size"]} for layer in record["metrics"]["layers"]]
     table = pd.DataFrame(rows, columns=list(LAYER_COLUMNS))
     order = ["dataset", "model", "width", "seed", "mask_method", "budget", "mask_key"]

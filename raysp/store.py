@@ -224,9 +224,9 @@ class Store:
     def write(self, path: Location, content: bytes) -> None:
         """Write a file of this root, wholly or not at all. Raises NoLongerOwner."""
         self.check_owner()
-        if isinstance(path, Path):
+        if isinstance(path, Path) and isinstance(self.root, Path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if any((self.root / inside).is_symlink() for inside in list(path.relative_to(Path(self.root)).parents)[:-1]):
+            if any((self.root / inside).is_symlink() for inside in list(path.relative_to(self.root).parents)[:-1]):
                 raise OSError(f"{path.parent} leads out of the results root by a symbolic link; remove it")
             if path.is_dir():
                 self.set_aside(path)

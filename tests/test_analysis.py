@@ -1,99 +1,375 @@
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import reference
-from hypothesis import given
-from hypothesis import strategies as st
+from records import GATED, MASK_CONFIG, commit, record_of, row, stages
 from toy import toy
 
-from analysis.figures import AXES
-from analysis.pareto import pareto_front
-from analysis.report import write_report
-from analysis.results import COLUMNS
+from analysis.paper import figure1, figure2a, figure2b, table1, table2
+from analysis.records import configurations, read_runs
+from analysis.report import Question, read_report, write_report
+from analysis.results import COLUMNS, ESTIMATED
+from analysis.seeds import points_of
+from analysis.spending import device_seconds
+from raysp.intent import Intent, intent_of, read_intents, write_intent
 from raysp.store import Store
 
-COLUMNS_COMPARED = ["val_accuracy", "relus", "macs", "depth"]
-points = st.lists(st.tuples(*[st.integers(0, 4)] * 4), max_size=25)
+FILES = {"results.csv", "results.parquet", "layers.csv", "pareto.csv", "tables.md", "tables.tex", "report.html"}
 
 
-@given(points)
-def test_fronts_equal_brute_force_with_ties_and_duplicates(rows):
-    table = pd.DataFrame(rows, columns=COLUMNS_COMPARED)
-    front = pareto_front(table)
-    expected = table[reference.nondominated(table.to_numpy())] if rows else table
-    assert front.index.tolist() == expected.index.tolist()
+def report_command(*arguments, cwd):
+    command = [sys.executable, "-m", "analysis.report", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
 
 
-def test_rows_with_missing_values_are_left_out():
-    table = pd.DataFrame([[90, 1, 1, 1], [np.nan, 0, 0, 0], [95, 2, np.nan, 2]], columns=COLUMNS_COMPARED)
-    assert pareto_front(table).index.tolist() == [0]
-
-
-def row(**changes):
-    plain = dict.fromkeys(COLUMNS, 1) | {"exit": "final", "mask_method": "senet", "ac_after": None, "gamma": "linear"}
-    return plain | changes
-
-
-def commit(root, number, rows):
-    """A finished stage with these rows; returns its directory."""
-    stage = toy(number=number)
-    record = {"key": stage.key, "stage": stage.name, "config": {}, "metrics": {}, "history": [], "rows": rows, "time_s": 2}
-    with Store(root=root).lock() as store:
-        store.commit(stage, record, {})
-    return store.directory(stage)
+# ---- what is read
 
 
 def test_a_report_of_records_with_a_damaged_one(tmp_path):
     for number in range(5):
-        costs = {"relus": 100 * 10**number, "macs": 10**6 * (number + 1), "depth": 9 + number}
-        directory = commit(tmp_path, number, [row(val_accuracy=80 + 3 * number, test_accuracy=80, **costs)])
+        costs = {"relus": 100 * 10**number, "macs": 10**6 * (number + 1), "depth": 9 + number, "budget": number}
+        directory = commit(tmp_path, [row(val_accuracy=80 + 3 * number, test_accuracy=80, **costs)])
     (directory / "record.json").write_text("{")
     shutil.copytree(directory, directory.with_name(directory.name + ".damaged-1"))
-    report = write_report(tmp_path)
+    out = tmp_path / "report"
+    report = write_report([tmp_path], out)
     assert [error.path.parent for error in report.damaged] == [directory]
-    table = pd.read_csv(tmp_path / "results.csv")
+    table = pd.read_csv(out / "results.csv")
     assert tuple(table.columns) == COLUMNS
-    assert len(table) == len(pd.read_csv(tmp_path / "pareto.csv")) == 4
-    assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
-    assert set(AXES) == {"relus", "macs", "depth"}
+    assert len(table) == len(pd.read_csv(out / "pareto.csv")) == len(pd.read_parquet(out / "results.parquet")) == 4
+    assert (out / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "pareto.svg").read_bytes().startswith(b"<?xml")
+    assert {path.name for path in out.iterdir()} >= FILES
+    assert directory.name in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"rows": [row(val_accuracy="high")]}, "its row has 'high' for 'val_accuracy'; expected a number"),
+        ({"rows": [row(relus=-1)]}, "its row has -1 for 'relus'; expected a number of at least 0"),
+        ({"rows": [row(budget=[1])]}, "its row has list for 'budget'"),
+        ({"rows": ["row"]}, "not lists of objects"),
+        ({"time_s": None}, "its time_s is None; expected seconds"),
+        ({"labels": "mine"}, "its 'labels' is str"),
+        ({"stage": "other"}, "belongs to other-"),
+        ({"of": toy(name="mask"), "metrics": {"layers": [{"layer": "a"}]}}, "its layers are not ReLU layers"),
+        ({"of": toy(name="mask"), "metrics": {"layers": []}}, "its configuration is not a mask's (KeyError('data'))"),
+    ],
+)
+def test_foreign_records_are_named_and_left_out(tmp_path, change, reason):
+    good = commit(tmp_path, [row()])
+    bad = commit(tmp_path, **change)
+    runs = read_runs([tmp_path])
+    assert [record["key"][:12] for record in runs.records] == [good.name[-12:]]
+    assert [damage.path.parent for damage in runs.damaged] == [bad]
+    assert reason in runs.damaged[0].reason
+    assert write_report([tmp_path], tmp_path / "out").points["exit"].tolist() == ["final"]
+
+
+def test_a_stage_under_two_roots_counts_once(tmp_path):
+    directory = commit(tmp_path / "a", [row()])
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    commit(tmp_path / "b", [row(budget=7)])
+    report = read_report([tmp_path / "a", tmp_path / "b"])
+    assert len(report.table) == 2
+    assert report.runs.roots[report.table["key"][0]] == (tmp_path / "b" if report.table["budget"][0] == 7 else tmp_path / "a")
+    assert directory.exists()
 
 
 def test_models_of_different_data_sets_are_not_compared(tmp_path):
-    commit(tmp_path, 0, [row(dataset="easy", val_accuracy=95, test_accuracy=95, relus=10)])
-    commit(tmp_path, 1, [row(dataset="hard", val_accuracy=60, test_accuracy=60, relus=20)])
-    assert write_report(tmp_path).front["dataset"].tolist() == ["easy", "hard"]
+    commit(tmp_path, [row(dataset="easy", val_accuracy=95, test_accuracy=95, relus=10)])
+    commit(tmp_path, [row(dataset="hard", val_accuracy=60, test_accuracy=60, relus=20)])
+    assert read_report([tmp_path]).front["dataset"].tolist() == ["easy", "hard"]
+
+
+def test_models_selected_on_the_test_part_have_a_front_of_their_own(tmp_path):
+    commit(tmp_path, [row(selection="val", val_accuracy=80, test_accuracy=80, relus=20)])
+    commit(tmp_path, [row(selection="test", val_accuracy=90, test_accuracy=90, relus=10)])
+    assert sorted(read_report([tmp_path]).front["selection"]) == ["test", "val"]
 
 
 def test_records_from_before_there_were_such_choices_are_read(tmp_path):
-    experiment = {"data": {"name": "digits", "num_classes": 10, "image_size": 8}, "model": "resnet18", "width": 4, "seed": 0}
-    config = {"experiment": experiment, "method": "senet", "budget": 10, "recipe": {"epochs": 3}}
-    mask, finetune = toy(number=1), toy(number=2)
     old_row = row(ac_after=3, val_accuracy=90, test_accuracy=90)
     del old_row["selection"], old_row["granularity"], old_row["gb_init"]
-    with Store(root=tmp_path).lock() as store:
-        plain = {"config": {}, "metrics": {}, "history": [], "rows": [old_row, old_row | {"ac_after": None}], "time_s": 2}
-        store.commit(finetune, {**plain, "key": finetune.key, "stage": "finetune"}, {})
-        layers = [{"layer": "stem_relu", "kept": 1, "size": 4}]
-        new = {"config": config, "metrics": {"layers": layers}, "rows": []}
-        store.commit(mask, {**plain, **new, "key": mask.key, "stage": "mask"}, {})
-    write_report(tmp_path)
+    commit(tmp_path, [old_row, old_row | {"ac_after": None, "exit": "ac3"}])
+    layers = [{"layer": "stem_relu", "kept": 1, "size": 4}]
+    commit(tmp_path, of=toy(name="mask", number=1), config=MASK_CONFIG, metrics={"layers": layers})
+    write_report([tmp_path], tmp_path)
     table = pd.read_csv(tmp_path / "results.csv", dtype={"ac_after": str})
-    assert table["ac_after"].fillna("-").tolist() == ["3", "-"]
+    assert sorted(table["ac_after"].fillna("-")) == ["-", "3"]
     assert table["selection"].tolist() == ["val", "val"]
-    assert len(pd.read_csv(tmp_path / "pareto.csv")) == 2
     layers = pd.read_csv(tmp_path / "layers.csv")
     assert layers[["granularity", "selection", "d"]].to_numpy().tolist() == [["pixel", "val", 0.25]]
 
 
-def test_models_selected_on_the_test_part_have_a_front_of_their_own(tmp_path):
-    commit(tmp_path, 0, [row(selection="val", val_accuracy=80, test_accuracy=80, relus=20)])
-    commit(tmp_path, 1, [row(selection="test", val_accuracy=90, test_accuracy=90, relus=10)])
-    assert sorted(write_report(tmp_path).front["selection"]) == ["test", "val"]
-
-
-@pytest.mark.parametrize("rows", [[], [{}], [row(val_accuracy=None)], [row(relus=0)], [row(relus=0), row(relus=5)]])
+@pytest.mark.parametrize("rows", [[], [{}], [row(val_accuracy=None)], [row(relus=0)], [row(relus=0), row(relus=5, exit="ac3")]])
 def test_a_report_of_little_does_not_fail(tmp_path, rows):
-    commit(tmp_path, 0, rows)
-    assert len(write_report(tmp_path).table) == len(rows)
+    commit(tmp_path, rows)
+    assert len(write_report([tmp_path], tmp_path / "out").table) == len(rows)
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= FILES
+
+
+def test_equal_records_give_equal_files(tmp_path):
+    commit(tmp_path, [row(**GATED, seed=1)])
+    for out in ("a", "b"):
+        write_report([tmp_path], tmp_path / out)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+def test_estimates_are_the_published_constants(tmp_path):
+    layers = {"final": [{"relus": 60}, {"relus": 40}, {"relus": 0}]}
+    commit(tmp_path, [row(relus=100, macs=10**6)], metrics={"costs": layers})
+    found = read_report([tmp_path]).table.iloc[0]
+    online = 100 * (18.25e-6 + 3.57e-6) + 1e6 * 0.78e-9
+    assert found["est_delphi_online_lan_s"] == pytest.approx(online)
+    assert found["est_delphi_online_wan_s"] == pytest.approx(online + 8 * 118_400 / 400e6 + 3 * 0.04)
+    assert found["est_delphi_offline_lan_s"] == pytest.approx(100 * 38.1e-6 + 0.52)
+    assert found["est_delphi_online_bytes"] == 118_400
+    assert found["est_delphi_offline_bytes"] == 1_908_800
+    assert all(name.startswith("est_") for name in ESTIMATED)
+
+
+# ---- seeds
+
+
+def test_seeds_of_one_configuration_are_one_point_with_its_spread(tmp_path):
+    for seed, accuracy in enumerate((80.0, 84.0, 88.0)):
+        costs = {"relus": 100 + seed, "val_accuracy": accuracy, "test_accuracy": accuracy - 1}
+        commit(tmp_path, [row(seed=seed, **costs), row(seed=seed, exit="ac3", **costs | {"relus": 50})])
+    commit(tmp_path, [row(seed=0, budget=7)])
+    report = read_report([tmp_path])
+    assert len(report.table) == 7 and len(report.points) == 3
+    point = report.points[(report.points["budget"] == 100) & (report.points["exit"] == "final")].iloc[0]
+    assert (point["seeds"], point["val_accuracy"], point["val_accuracy_std"]) == (3, 84.0, 4.0)
+    assert (point["relus"], point["seed_list"]) == (101, (0, 1, 2))
+    assert point["key"] == point["key_list"][2], "the best seed's model is the one to deploy"
+    alone = report.points[report.points["budget"] == 7].iloc[0]
+    assert alone["seeds"] == 1 and pd.isna(alone["val_accuracy_std"])
+
+
+def test_a_configuration_is_told_by_its_parents_too():
+    def made(name, seed, epochs, **more):
+        return record_of(toy(name=name, number=seed, epochs=epochs), config={"experiment": {"seed": seed}, "name": name}, **more)
+
+    seeds = ((0, 1), (1, 1), (0, 2), (1, 2))
+    masks = {(s, d): made("mask", s, d, metrics={}) | {"version": d} for s, d in seeds}
+    tunes = {(s, d): made("finetune", s, d, parents={"mask": {"key": masks[s, d]["key"]}}) for s, d in seeds}
+    found = configurations([*masks.values(), *tunes.values()])
+    assert found[tunes[0, 1]["key"]] == found[tunes[1, 1]["key"]] != found[tunes[0, 2]["key"]]
+    orphans = configurations(list(tunes.values()))
+    assert len({orphans[tune["key"]] for tune in tunes.values()}) == 4, "without the parents' records nothing is taken for equal"
+
+
+def test_points_of_an_empty_table():
+    assert points_of(pd.DataFrame(columns=list(COLUMNS))).empty
+
+
+# ---- the paper
+
+
+def test_tables_1_and_2_set_ours_beside_the_papers():
+    full = {"dataset": "cifar100", "width": 64, "image_size": 32}
+    gated = {**GATED, "d_th": 0.05}
+    table = pd.DataFrame(
+        [
+            row(**full, mask_method="none", budget=557_056, relus=557_056, macs=550, depth=16),
+            row(**full, budget=24_900, relus=24_900, macs=550, depth=16, test_accuracy=70.0),
+            row(**full, **gated, budget=24_900, relus=21_100, macs=400, depth=12, test_accuracy=69.5),
+            row(**full, **gated, budget=100_000, ac_after="3", relus=96_000, macs=475, depth=14, test_accuracy=78.0),
+            row(**full, **gated, budget=100_000, ac_after="3", exit="ac3", relus=65_000, macs=376, depth=10, test_accuracy=76.0),
+            row(dataset="digits", budget=24_900, macs=550),
+        ]
+    ).assign(seeds=1, test_accuracy_std=np.nan, configuration=["base", "a", "b", "c", "c", "d"])
+    first = table1(table)
+    ours = first[first["accuracy"].notna()]
+    assert ours[["GB", "ReLUs", "paper's ReLUs", "paper's accuracy"]].to_numpy().tolist() == [
+        ["no", 24_900, 24_900, 70.59],
+        ["yes", 21_100, 21_100, 69.10],
+    ]
+    assert ours["accuracy difference"].tolist() == pytest.approx([-0.59, 0.4])
+    assert ours["MAC saving"].tolist() == pytest.approx([1, 1.375])
+    assert (first["remark"] == "the paper's alone").sum() == 6
+    second = table2(table)
+    assert second["paper's accuracy"].tolist() == [78.24, 76.31, 95.17, 94.51]
+    assert second["accuracy difference"].tolist()[:2] == pytest.approx([-0.24, -0.31])
+    bars = figure1(table)
+    assert bars.empty, "there is no mask alone of that budget"
+    more = pd.DataFrame([row(**full, budget=100_000, relus=100_000, macs=550)]).assign(seeds=1, configuration="e")
+    bars = figure1(pd.concat([table, more]))
+    assert bars["relus_value"].tolist() == [557_056, 100_000, 96_000, 65_000]
+    assert bars["macs"].tolist() == pytest.approx([1, 1, 475 / 550, 376 / 550])
+    narrow = table1(table.assign(width=16))
+    assert "not the paper's size of network or image" in set(narrow["remark"])
+
+
+def test_figure_2_is_of_the_blocks_layers():
+    shared = {
+        "dataset": "c",
+        "selection": "val",
+        "model": "m",
+        "width": 1,
+        "image_size": 8,
+        "granularity": "pixel",
+        "mask_start": None,
+    }
+    masks = [("senet", 10), ("snl", 10), ("senet", 20)]
+    lines = [
+        shared | {"mask_method": m, "budget": b, "layer": layer, "d": b / 100}
+        for m, b in masks
+        for layer in ("stem_relu", "stages.0.0.inner_relu")
+    ]
+    layers = pd.DataFrame(lines)
+    assert figure2a(layers)[["line", "layer"]].to_numpy().tolist() == [
+        ["senet", "stages.0.0.inner_relu"],
+        ["snl", "stages.0.0.inner_relu"],
+    ]
+    assert figure2b(layers)["line"].tolist() == ["budget 10", "budget 20"]
+    assert figure2a(layers[layers["mask_method"] == "snl"]).empty
+    assert figure2b(layers[layers["budget"] == 10]).empty
+
+
+# ---- plans and what was spent
+
+
+def test_a_plan_is_kept_once_and_damage_is_named(tmp_path):
+    plan = stages(1, 2)
+    with Store(root=tmp_path).lock() as store:
+        for command in ("first", "second"):
+            write_intent(store, intent_of(plan, "quick", command))
+    (tmp_path / "plans" / "0123456789ab.json").write_text('{"format": 1}')
+    found, damaged = read_intents(tmp_path)
+    assert [(intent.command, intent.leaves) for intent in found] == [("first", list(plan.leaves))]
+    assert "not a plan of format 1" in damaged[0].reason
+
+
+def test_plan_against_spent_with_failures_and_skips(tmp_path):
+    parent, other = toy(number=100), toy(number=101)
+    child, done = toy(number=102, parents={"p": parent}), toy(number=103, parents={"p": other})
+    with Store(root=tmp_path).lock() as store:
+        from raysp.plan import Plan
+
+        write_intent(store, intent_of(Plan([child, done]), "quick", "sweep"))
+        store.write_error(parent, "Traceback\nValueError: <script>alert(1)</script>")
+    commit(tmp_path, [row()], of=done, time_s=3600.0, history=[{"epoch": 1}], host={"workers": 2, "gpu": "x", "gpus": 0.25})
+    report = write_report([tmp_path], tmp_path / "out")
+    (sweep,) = report.sweeps
+    total = sweep.lines.iloc[-1]
+    assert [int(total[name]) for name in ("planned", "done", "failed", "skipped", "waiting")] == [4, 1, 1, 1, 1]
+    assert total["device_hours"] == pytest.approx(0.5)
+    assert sweep.failed[0][0] == parent.label and sweep.skipped[0][2] == parent.label
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "&lt;script&gt;alert(1)" in page and "<script>alert(1)" not in page
+    assert sweep.growth["configurations"].tolist() == [1]
+
+
+def test_device_seconds_count_workers_and_shares_of_gpus():
+    assert device_seconds({"time_s": 10}) == 10
+    assert device_seconds({"time_s": 10, "host": {"workers": 2}}) == 20
+    assert device_seconds({"time_s": 10, "host": {"workers": 1, "gpu": "H", "gpus": 0.25}}) == 2.5
+    assert device_seconds({"time_s": 10, "host": {"workers": "many"}}) == 10
+
+
+def test_hypervolume_grows_with_what_is_finished(tmp_path):
+    made = [toy(number=200 + n) for n in range(3)]
+    with Store(root=tmp_path).lock() as store:
+        from raysp.plan import Plan
+
+        write_intent(store, intent_of(Plan(made), "quick", "sweep"))
+    for n, stage in enumerate(made):
+        commit(tmp_path, [row(budget=n, relus=100 - 30 * n, val_accuracy=60.0 + n)], of=stage, finished=f"2026-01-0{n + 1}")
+    (sweep,) = read_report([tmp_path]).sweeps
+    grown = sweep.growth["hypervolume"].tolist()
+    assert grown == sorted(grown) and grown[0] < grown[-1] < 1
+    assert isinstance(sweep.intent, Intent)
+
+
+# ---- the command
+
+
+def test_the_command_writes_everything_and_says_what_qualifies(tmp_path):
+    for n in range(4):
+        commit(tmp_path / "run", [row(budget=n, relus=1000 * n, depth=10 + n, val_accuracy=70.0 + n)])
+    done = report_command("run", "--out", "out", "--max-relus", "2.5k", "--max-depth", "12", "--min-accuracy", "70", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "3 qualify: val % at least 70, ReLUs at most 2,500, depth at most 12" in done.stdout
+    assert done.stdout.index("72.00") < done.stdout.index("71.00")
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= FILES
+    none = report_command("run", "--out", "out", "--min-accuracy", "75", cwd=tmp_path)
+    assert none.returncode == 1
+    assert "None qualifies" in none.stdout and "73.00" in none.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected one or more"),
+        (["missing"], "missing is no results directory"),
+        (["empty"], "no finished model in"),
+        (["file"], "file is no results directory"),
+        (["empty", "."], "2 results directories and no --out"),
+        (["empty", "--out", "file"], "file is no directory of its own"),
+        (["empty", "--max-relus", "lots"], "--max-relus 'lots'; expected a number"),
+        (["empty", "--max-relus", "-5"], "expected"),
+        (["empty", "--costs", "speed"], "objective 'speed'; expected of: val_accuracy"),
+        (["empty", "--costs", "val_accuracy"], "expected columns that are to be small"),
+        (["empty", "--every", "0"], "--every 0; expected seconds"),
+        (["foo://x"], "foo:// can't be written"),
+    ],
+)
+def test_bad_input_to_the_command_ends_with_2(arguments, message, tmp_path, monkeypatch, capsys):
+    from analysis.cli import main
+
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["report", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert message in " ".join((captured.err + captured.out).split())
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_watch_renews_until_it_is_stopped(tmp_path, monkeypatch, capsys):
+    from analysis import cli
+
+    root = tmp_path / "run"
+    commit(root, [row()])
+    looks = []
+
+    def look_away(seconds):
+        looks.append(seconds)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+        if len(looks) == 1:
+            commit(root, [row(budget=7)])
+
+    monkeypatch.setattr(cli.time, "sleep", look_away)
+    monkeypatch.setattr(sys, "argv", ["report", str(root), "--out", str(tmp_path / "out"), "--watch", "--every", "5"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 130 and looks == [5.0] * 3
+    said = capsys.readouterr().out
+    assert said.count("models of") == 2, "printed again only when something has changed"
+    assert len(pd.read_csv(tmp_path / "out" / "results.csv")) == 2
+
+
+def test_selection_by_test_accuracy_is_a_question(tmp_path):
+    commit(tmp_path, [row(val_accuracy=90, test_accuracy=70)])
+    commit(tmp_path, [row(budget=7, val_accuracy=80, test_accuracy=75)])
+    assert read_report([tmp_path]).front["budget"].tolist() == [100]
+    assert read_report([tmp_path], Question(accuracy="test_accuracy")).front["budget"].tolist() == [7]
+
+
+def test_raysp_does_not_import_analysis():
+    for path in (Path(__file__).parent.parent / "raysp").rglob("*.py"):
+        assert "analysis" not in [
+            line.split()[1].split(".")[0] for line in path.read_text().splitlines() if line.startswith(("import ", "from "))
+        ]

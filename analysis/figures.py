@@ -29,6 +29,8 @@ STYLE: Any = {
     "svg.hashsalt": "raysp",  # equal figures give equal files
     "svg.fonttype": "none",
 }
+MANY = 2000
+"""More points are one picture in an SVG, which would take long to open otherwise."""
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 
 
@@ -78,7 +80,10 @@ def _draw_panel(panel: Axes, column: str, points: pd.DataFrame, front: pd.DataFr
         rows = points[kind == name]
         if len(rows):
             size = 130 if marker == "*" else 38
-            panel.scatter(rows[column].astype(float), rows[accuracy], s=size, c=color, marker=marker, label=title, zorder=3)
+            x_of = rows[column].astype(float)
+            panel.scatter(
+                x_of, rows[accuracy], s=size, c=color, marker=marker, label=title, zorder=3, rasterized=len(points) > MANY
+            )
             several = rows[rows["seeds"] > 1]
             if len(several):
                 panel.errorbar(

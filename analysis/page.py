@@ -7,7 +7,8 @@ page's own script (`web/page.js`) wires them. Contract: text from a record stays
 import base64
 import gzip
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib import resources
 from typing import Any
@@ -27,8 +28,8 @@ from analysis.tables import SHORT, Table
 
 RECORDS_PER_CHUNK = 50
 """Records are packed together: they resemble each other, and a click unpacks one pack."""
-DIGITS = 6
-"""Significant digits of numbers in learning curves."""
+DECIMALS = 5
+"""Of the numbers in learning curves."""
 
 
 def build_page(
@@ -140,20 +141,20 @@ def _published(points: pd.DataFrame) -> list[dict[str, list[tuple[float, float]]
 def _pack(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[str, int]]:
     """Records in gzipped packs, as base64, and each one's pack by key."""
     order = sorted(records, key=lambda record: (record["stage"], record["key"]))
-    packs: list[str] = []
-    chunk_of: dict[str, int] = {}
-    for number, start in enumerate(range(0, len(order), RECORDS_PER_CHUNK)):
-        part = order[start : start + RECORDS_PER_CHUNK]
-        content = {r["key"]: {**r, "label": label_of(r), "history": list(_rounded(r["history"]))} for r in part}
-        chunk_of |= dict.fromkeys(content, number)
-        text = json.dumps(content, separators=(",", ":"), default=str)
-        packs.append(base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode())
-    return packs, chunk_of
+    packs = [order[start : start + RECORDS_PER_CHUNK] for start in range(0, len(order), RECORDS_PER_CHUNK)]
+    with ThreadPoolExecutor() as pool:  # compression leaves Python to the others
+        packed = list(pool.map(_packed, packs))
+    return packed, {record["key"]: number for number, pack in enumerate(packs) for record in pack}
 
 
-def _rounded(history: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    for epoch in history:
-        yield {n: float(f"{v:.{DIGITS}g}") if isinstance(v, float) else v for n, v in epoch.items()}
+def _packed(records: Sequence[Mapping[str, Any]]) -> str:
+    content = {r["key"]: {**r, "label": label_of(r), "history": [_rounded(epoch) for epoch in r["history"]]} for r in records}
+    text = json.dumps(content, separators=(",", ":"), default=str)
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def _rounded(epoch: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: round(value, DECIMALS) if type(value) is float else value for name, value in epoch.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -34,11 +34,11 @@ def run_inline(missing: Sequence[Stage], place: Place, progress: Progress) -> Ou
     while stage := queue.next():
         progress.started(stage)
         try:
-            run_job(stage, place, partial(progress.epoch, stage))
+            record = run_job(stage, place, partial(progress.epoch, stage))
         except StageError as error:
             termination.check()
             progress.failed(stage, str(error), queue.failed(stage, str(error)))
         else:
             queue.done(stage)
-            progress.finished(stage)
+            progress.finished(stage, record["rows"])
     return queue.outcome

@@ -1,17 +1,18 @@
-"""What a person sees while a sweep trains: the running jobs, their epochs, the time left.
+"""What a person sees while a sweep trains: jobs by stage, the running ones, the front so far, the time and the hours left.
 
-Owns the estimate and its drawing: one live table on a terminal, plain lines elsewhere. Refuses to decide anything; a runner
-tells it what happens. Contract: no call raises or blocks for long.
+Owns the estimate and its drawing: one live table on a terminal, plain lines elsewhere. Refuses to decide anything, and to know
+what a front is; a runner tells it what happens. Contract: no call raises or blocks for long.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -19,6 +20,11 @@ from rich.text import Text
 
 from raysp.stage import Stage
 
+FrontSoFar = Callable[[Sequence[dict[str, Any]]], RenderableType]
+"""Draws the front of finished models' rows."""
+
+MOST_RUNNING = 30
+"""Running jobs that the live table shows."""
 PLAIN_LINE_EVERY_S = 10.0
 """Seconds between two plain lines about one running job."""
 
@@ -42,16 +48,39 @@ class Progress:
         missing: all stages that the run will train.
         slots: how many of them run at once, now.
         console: where to draw.
+        found: stages of the sweep that were done before.
+        rows: of their models.
+        front: draws the front of all models' rows.
+        gpus: of each worker; 0 on CPUs.
+        workers: of each stage.
     """
 
-    def __init__(self, missing: Sequence[Stage], slots: Callable[[], int], console: Console) -> None:
+    def __init__(
+        self,
+        missing: Sequence[Stage],
+        slots: Callable[[], int],
+        console: Console,
+        *,
+        found: Sequence[Stage] = (),
+        rows: Sequence[dict[str, Any]] = (),
+        front: FrontSoFar | None = None,
+        gpus: float = 0.0,
+        workers: int = 1,
+    ) -> None:
         self._console = console
         self._slots = slots
+        self._jobs = Counter(stage.name for stage in (*found, *missing))
+        self._done = Counter(stage.name for stage in found)
+        self._failed: Counter[str] = Counter()
+        self._rows = list(rows)
+        self._front = front
+        self._drawn_front: RenderableType | None = None
+        self._devices, self._unit = (gpus * workers, "GPU-hours") if gpus else (workers, "worker-hours")
+        self._spent_s = 0.0
         self._left = {stage.key: stage for stage in missing}
         self._total = len(missing)
         self._running: dict[str, _Job] = {}
         self._epoch_seconds: dict[str, list[float]] = {}
-        self._failures = 0
         self._live: Live | None = None
         self._begun = time.monotonic()
 
@@ -61,6 +90,7 @@ class Progress:
         if not self._console.is_terminal:
             yield self
             return
+        self._draw_front()
         with Live(get_renderable=self._draw, console=self._console, refresh_per_second=2, transient=True) as self._live:
             yield self
         self._live = None
@@ -75,15 +105,20 @@ class Progress:
         job.figures = figures
         if "time_s" in figures:
             self._epoch_seconds.setdefault(stage.name, []).append(float(figures["time_s"]))
+            self._spent_s += float(figures["time_s"])
         now = time.monotonic()
         if self._live is None and now - job.printed > PLAIN_LINE_EVERY_S:
             job.printed = now
             self._say(f"{stage.label}  epoch {figures.get('epoch')}/{stage.epochs}{_accuracy(figures)}")
 
-    def finished(self, stage: Stage) -> None:
-        """A job has its record."""
+    def finished(self, stage: Stage, rows: Sequence[dict[str, Any]] = ()) -> None:
+        """A job has its record; `rows` are its models'."""
         job = self._running.pop(stage.key, None)
         self._left.pop(stage.key, None)
+        self._done[stage.name] += 1
+        self._rows += rows
+        if rows and self._live is not None:
+            self._draw_front()
         took = f" in {_clock(time.monotonic() - job.started)}" if job else ""
         best = job.figures.get("best_val_accuracy") if job else None
         accuracy = f"  best val {best:.2f} %" if best is not None else ""
@@ -92,7 +127,7 @@ class Progress:
     def failed(self, stage: Stage, message: str, skipped: Sequence[Stage]) -> None:
         """A job failed, and with it its descendants."""
         self._running.pop(stage.key, None)
-        self._failures += 1
+        self._failed[stage.name] += 1
         self._left.pop(stage.key, None)
         self._say(f"[bold red]failed[/]   {escape(message)}")
         for child in skipped:
@@ -109,21 +144,39 @@ class Progress:
         Mean seconds per epoch of each kind of stage (of all kinds, where one hasn't run yet) times the epochs that are left,
         spread over the slots, but not less than the longest chain of stages needs one after the other.
         """
-        if not self._epoch_seconds:
+        need = self._need()
+        if need is None:
             return None
+        chain: dict[str, float] = {}
+        for key, stage in list(self._left.items()):  # ancestors first
+            if key not in need:
+                continue
+            chain[key] = need[key] + max((chain.get(p.key, 0.0) for p in stage.parents.values()), default=0.0)
+        return max(sum(need.values()) / max(self._slots(), 1), max(chain.values(), default=0.0))
+
+    def device_hours(self) -> tuple[float, float | None, str]:
+        """What this run has spent and has still to spend, and what of: GPUs' hours (or shares of them), on CPUs workers'."""
+        need = self._need()
+        left = None if need is None else sum(need.values()) * self._devices / 3600
+        return self._spent_s * self._devices / 3600, left, self._unit
+
+    def _need(self) -> dict[str, float] | None:
+        """Seconds that every stage still needs, by key; None before the first epoch anywhere."""
         # Copies: the display asks from a thread of its own.
         epoch_seconds = {name: list(seconds) for name, seconds in list(self._epoch_seconds.items())}
-        left = list(self._left.items())
+        if not epoch_seconds:
+            return None
         overall = _mean([s for seconds in epoch_seconds.values() for s in seconds])
         need = {}
-        for key, stage in left:
+        for key, stage in list(self._left.items()):
             per_epoch = _mean(epoch_seconds[stage.name]) if stage.name in epoch_seconds else overall
             job = self._running.get(key)
             need[key] = per_epoch * (job.epochs_left if job else stage.epochs)
-        chain: dict[str, float] = {}
-        for key, stage in left:  # ancestors first
-            chain[key] = need[key] + max((chain.get(p.key, 0.0) for p in stage.parents.values()), default=0.0)
-        return max(sum(need.values()) / max(self._slots(), 1), max(chain.values(), default=0.0))
+        return need
+
+    def _draw_front(self) -> None:
+        if self._front is not None and self._rows:
+            self._drawn_front = self._front(self._rows)
 
     def _say(self, line: str, note: str = "") -> None:
         left = self.seconds_left()
@@ -132,17 +185,33 @@ class Progress:
         self._console.print(f"{line}  [dim]({finished}/{self._total}{tail})[/]  {note}".rstrip(), highlight=False, soft_wrap=True)
 
     def _draw(self) -> Group:
-        table = Table("running", "epoch", "accuracy", "loss", "elapsed", box=None, pad_edge=False)
-        for job in list(self._running.values()):  # the display has a thread of its own
+        stages = Table("stage", "done", "of", "running", "failed", box=None, pad_edge=False)
+        running = list(self._running.values())  # the display has a thread of its own
+        counts = Counter(job.stage.name for job in running)
+        for name, total in self._jobs.items():
+            failed = self._failed[name]
+            stages.add_row(
+                name, str(self._done[name]), str(total), str(counts[name] or ""), f"[red]{failed}[/]" if failed else ""
+            )
+        need = self._need() or {}
+        jobs = Table("running", "epoch", "accuracy", "loss", "elapsed", "left", box=None, pad_edge=False)
+        for job in running[:MOST_RUNNING]:
             figures = job.figures
             epoch = f"{figures.get('epoch', 0)}/{job.stage.epochs}"
             loss = f"{figures['loss']:.3f}" if "loss" in figures else ""
-            table.add_row(job.stage.label, epoch, _accuracy(figures).strip(), loss, _clock(time.monotonic() - job.started))
+            left = _clock(need[job.stage.key]) if job.stage.key in need else ""
+            elapsed = _clock(time.monotonic() - job.started)
+            jobs.add_row(job.stage.label, epoch, _accuracy(figures).strip(), loss, elapsed, left)
+        return Group(stages, "", jobs, *(["", self._drawn_front] if self._drawn_front else []), "", Text(self._summary()))
+
+    def _summary(self) -> str:
         left = self.seconds_left()
+        spent, to_spend, unit = self.device_hours()
         text = f"{self._total - len(self._left)} of {self._total} stages done, {_clock(time.monotonic() - self._begun)} gone"
         text += f", about {_clock(left)} left" if left is not None else ""
-        text += f", {self._failures} failed" if self._failures else ""
-        return Group(table, Text(text))
+        text += f"; {spent:.3g} {unit} spent" + (f", about {to_spend:.3g} left" if to_spend is not None else "")
+        failures = self._failed.total()
+        return text + (f"; {failures} failed" if failures else "")
 
 
 def _accuracy(figures: dict[str, Any]) -> str:

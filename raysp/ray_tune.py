@@ -179,19 +179,22 @@ class GraphSearcher(Searcher):
         result = result or {}
         self.disowned = self.disowned or result.get("disowned", "")
         message = result.get("error") or result.get("disowned")
+        record: dict[str, Any] = {}
         if message is None:
-            message = self._why_not_done(stage, error)
+            message = self._why_not_done(stage, error, record)
         if message is None:
             self.queue.done(stage)
-            self.progress.finished(stage)
+            self.progress.finished(stage, record["rows"])
         else:
             skipped = self.queue.failed(stage, message)
             self.progress.failed(stage, message, skipped)
 
-    def _why_not_done(self, stage: Stage, error: bool) -> str | None:
+    def _why_not_done(self, stage: Stage, error: bool, record: dict[str, Any]) -> str | None:
+        """What to say of a stage without a record; None, and the record filled in, where there is one."""
         path = self._place.store.directory(stage) / RECORD
         try:
-            if read_record(path) is not None:
+            if (found := read_record(path)) is not None:
+                record |= found
                 return None
         except (DamagedFile, OSError) as damaged:
             return f"{stage.label}: whether it is done can't be told: {damaged}"

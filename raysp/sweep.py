@@ -28,9 +28,9 @@ from raysp.intent import intent_of, write_intent
 from raysp.keys import key_of
 from raysp.location import Location, exists
 from raysp.plan import Outcome, Plan, Survey, inspect, survey
-from raysp.progress import Progress
+from raysp.progress import FrontSoFar, Progress
 from raysp.stage import Stage
-from raysp.store import CHECKPOINT, READERS, Store
+from raysp.store import CHECKPOINT, READERS, RECORD, Store, read_record
 
 MAX_THREADS = 1024
 MAX_WORKERS = 1024
@@ -99,6 +99,7 @@ def run_sweep(
     labels: dict[str, Any],
     console: Console,
     command: str = "",
+    front: FrontSoFar | None = None,
 ) -> Outcome:
     """Train what is missing of a sweep.
 
@@ -110,6 +111,7 @@ def run_sweep(
         labels: kept in every record besides its identity.
         console: for the plan and the progress.
         command: what was asked for, as the user said it.
+        front: draws the front of what is finished so far, for a terminal.
 
     Returns:
         What became of every stage that was missing.
@@ -148,8 +150,25 @@ def run_sweep(
             labels={**labels, "git": git_state()},
             splits=splits,
         )
-        with Progress(found.missing, runner.slots, console).show() as progress:
+        shown = Progress(
+            found.missing,
+            runner.slots,
+            console,
+            found=found.found,
+            rows=_rows(found.found, store) if front and console.is_terminal else (),
+            front=front,
+            gpus=runner.gpus,
+            workers=options.workers_per_stage,
+        )
+        with shown.show() as progress:
             return runner.run(found.missing, place, progress)
+
+
+def _rows(stages: Sequence[Stage], store: Store) -> list[dict[str, Any]]:
+    """The finished stages' models."""
+    with ThreadPoolExecutor(READERS) as pool:
+        records = pool.map(lambda stage: read_record(store.directory(stage) / RECORD), stages)
+        return [row for record in records if record for row in record["rows"]]
 
 
 def _tidy(found: Survey, store: Store, console: Console) -> None:

@@ -28,7 +28,7 @@ from raysp.presets import Preset
 from raysp.stage import Stage
 from raysp.store import NoLongerOwner, Store
 from raysp.sweep import RunOptions, print_plan, run_sweep
-from sweeps.ending import print_failures, print_report
+from sweeps.ending import front_so_far, print_failures, print_report
 
 THE_PRESETS = "(default: the preset's)"
 
@@ -179,7 +179,16 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
         print_plan(plan, survey(plan, Store(root=root)), console)
         return 0
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    outcome = run_sweep(work.leaves, root, work.sources, options, labels={"preset": work.name}, console=console, command=command)
+    outcome = run_sweep(
+        work.leaves,
+        root,
+        work.sources,
+        options,
+        labels={"preset": work.name},
+        console=console,
+        command=command,
+        front=front_so_far,
+    )
     plan = Plan(work.leaves)
     report = _report(root, intent_of(plan, work.name, command), console)
     print_report(report, plan, root, console)

@@ -3,17 +3,24 @@
 Owns the terminal's tables; the files are `analysis.report`'s.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from analysis.pareto import DEFAULT_OBJECTIVES, front_of_each_group
 from analysis.report import Report
 from raysp.location import Location
 from raysp.plan import Outcome, Plan
 
 MOST_ROWS = 60
 """A sweep of more rows than this prints only those on the front."""
+
+MOST_OF_THE_FRONT = 12
+"""Rows of the front in the live table."""
 
 SHOWN = {
     "dataset": "data",
@@ -68,6 +75,23 @@ def print_report(report: Report, plan: Plan, root: Location, console: Console) -
         f"every mask's layers in layers.csv beside it; all to look at in {escape(str(root / 'report.html'))}",
         soft_wrap=True,
     )
+
+
+def front_so_far(rows: Sequence[dict[str, Any]]) -> Table:
+    """The front of these rows, as far as a terminal has room: every model by itself, seeds too."""
+    table = Table("front so far", "exit", "budget", "d_th", "ReLUs", "MACs", "depth", "val %", box=None, pad_edge=False)
+    known = pd.DataFrame(rows).reindex(
+        columns=["dataset", "selection", "mask_method", "exit", "budget", "d_th", *DEFAULT_OBJECTIVES]
+    )
+    front = front_of_each_group(known).sort_values(["dataset", "relus"], kind="stable")
+    for row in front.head(MOST_OF_THE_FRONT).to_dict("records"):
+        exit_name = "all-ReLU" if row["mask_method"] == "none" else str(row["exit"])
+        d_th = "-" if pd.isna(row["d_th"]) else f"{row['d_th']:g}"
+        costs = (f"{row['relus']:.0f}", f"{row['macs'] / 1e6:.3g}M", f"{row['depth']:.0f}")
+        table.add_row(escape(str(row["dataset"])), exit_name, str(row["budget"]), d_th, *costs, f"{row['val_accuracy']:.2f}")
+    if len(front) > MOST_OF_THE_FRONT:
+        table.add_row(f"... {len(front) - MOST_OF_THE_FRONT} more")
+    return table
 
 
 def print_failures(outcome: Outcome, console: Console) -> None:

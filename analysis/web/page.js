@@ -17,6 +17,7 @@ const short = (value, o) => {
   if (o && o.maximise) return value.toFixed(2);
   if (Math.abs(value) >= 1e9) return (value / 1e9).toPrecision(4) + "G";
   if (Math.abs(value) >= 1e6) return (value / 1e6).toPrecision(4) + "M";
+  if (Math.abs(value) >= 1000) return Math.round(value).toLocaleString("en");
   return Number.isInteger(value) ? value.toLocaleString("en") : Number(value.toPrecision(4)).toString();
 };
 const element = (name, attributes = {}, ...children) => {

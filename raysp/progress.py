@@ -75,7 +75,8 @@ class Progress:
         self._rows = list(rows)
         self._front = front
         self._drawn_front: RenderableType | None = None
-        self._devices, self._unit = (gpus * workers, "GPU-hours") if gpus else (workers, "worker-hours")
+        self._devices = (gpus or 1.0) * workers
+        self._unit = "GPU-hours" if gpus else "worker-hours"
         self._spent_s = 0.0
         self._left = {stage.key: stage for stage in missing}
         self._total = len(missing)

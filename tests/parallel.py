@@ -179,8 +179,8 @@ def work(directory, rank, size):
     dist.init_process_group("gloo", init_method=f"file://{directory}/meet-{size}", rank=rank, world_size=size)
     store = Store(root=directory / f"results-{size}", run_id=f"workers-{size}")
     written = []
-    write = Store._write
-    Store._write = lambda store, path, content: (written.append(path.name), write(store, path, content))
+    write = Store.write
+    Store.write = lambda store, path, content: (written.append(path.name), write(store, path, content))
     found = {"rank": Workers(rank, size).from_first(lambda: rank)}
     for case in CASES:
         epochs = []
@@ -190,7 +190,7 @@ def work(directory, rank, size):
 
         record = run_job(stage(case), place_for(store), report, Workers(rank, size))
         found[case] = {"state": digest(), "epochs": epochs, "history": record["history"]}
-    Store._write = write
+    Store.write = write
     again = Store(root=directory / f"again-{size}", run_id=f"workers-{size}")
     for case in ("baseline", "gated"):
         with suppress(Stop):

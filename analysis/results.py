@@ -14,7 +14,7 @@ ESTIMATED = tuple(estimate_delphi(0, 0, 0))
 MEASURED_PI = ("measured_pi_s", "measured_pi_bytes")
 """Columns that a table has only if one of its models was run under private inference."""
 
-MEASURED = ("relus", "macs", "depth", "params", "val_accuracy", "test_accuracy", "time_s", *ESTIMATED)
+MEASURED = ("relus", "macs", "depth", "params", "val_accuracy", "test_accuracy", *ESTIMATED, "time_s")
 """Columns that a configuration doesn't have but gets."""
 
 MASK_COLUMNS = (

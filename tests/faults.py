@@ -78,8 +78,9 @@ def same(storage: Path, undisturbed: Path) -> None:
         names = sorted(p.name for p in (storage / "stages" / stage).iterdir() if ".damaged-" not in p.name)
         check(names == ["record.json", "weights.safetensors"], f"{stage} holds {names}")
     check(results(storage) == results(undisturbed), "results.csv differs from the undisturbed run's")
-    files = {".lock", "stages", "results.csv", "layers.csv", "pareto.csv", "pareto.png"}
-    check({p.name for p in storage.iterdir()} == files, f"{sorted(p.name for p in storage.iterdir())} in the results directory")
+    files, expected = ({str(p.relative_to(s)) for p in (*s.iterdir(), *s.glob("plans/*"))} for s in (storage, undisturbed))
+    check({name for name in files if name.startswith(".")} == {".lock"}, f"hidden files in the results directory: {sorted(files)}")
+    check(files == expected, f"{sorted(files)} in the results directory, expected {sorted(expected)}")
 
 
 def wait_until(ready: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:

@@ -202,7 +202,9 @@ def test_the_main_job_twice(how, tmp_path):
     first = sweep(*TINY, *how, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     root = tmp_path / "runs" / "quick"
-    assert {path.name for path in root.iterdir()} == {".lock", "stages", "results.csv", "layers.csv", "pareto.csv", "pareto.png"}
+    tables = {"results.csv", "results.parquet", "layers.csv", "pareto.csv", "tables.md", "tables.tex", "report.html"}
+    figures = {f"{name}.{kind}" for name in ("pareto", "growth") for kind in ("png", "svg")}
+    assert {path.name for path in root.iterdir()} == {".lock", "stages", "plans", *tables, *figures}
     results = (root / "results.csv").read_bytes()
     second = sweep(*TINY, *how, cwd=tmp_path)
     assert second.returncode == 0

@@ -73,7 +73,7 @@ def run(leaves, root, options=INLINE, console=None):
 
 
 def results(root):
-    write_report(root)
+    write_report([root], root)
     return (root / "results.csv").read_bytes()
 
 
@@ -90,7 +90,7 @@ def files(root):
 def test_a_sweep_on_s3_equals_one_in_a_directory_and_is_found_again(root, options, tmp_path, console):
     assert run(diamond(), root, options).ok
     before = files(root)
-    assert len(before) == 12, "a record and weights for each stage, and nothing else"
+    assert len(before) == 13, "the plan, a record and weights for each stage, and nothing else"
     again = run(diamond(), root, options, console)
     assert again.ok
     assert not again.done

@@ -39,7 +39,7 @@ def snapshot(root):
 
 
 def deterministic(root):
-    write_report(root)
+    write_report([root], root)
     return pd.read_csv(root / "results.csv").drop(columns="time_s").to_csv(index=False)
 
 

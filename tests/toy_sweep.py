@@ -14,5 +14,5 @@ if __name__ == "__main__":
     inline = "inline" in sys.argv
     options = RunOptions(inline=inline, gpus_per_stage=0, address=None if inline else "local", max_concurrent=2)
     outcome = run_sweep(diamond(epochs=6), root, [], options, labels={"preset": "toy"}, console=Console())
-    write_report(root)
+    write_report([root], root)
     sys.exit(0 if outcome.ok else 1)

@@ -86,9 +86,10 @@ def front_so_far(rows: Sequence[dict[str, Any]]) -> Table:
     front = front_of_each_group(known).sort_values(["dataset", "relus"], kind="stable")
     for row in front.head(MOST_OF_THE_FRONT).to_dict("records"):
         exit_name = "all-ReLU" if row["mask_method"] == "none" else str(row["exit"])
+        budget = "-" if pd.isna(row["budget"]) else f"{row['budget']:.0f}"
         d_th = "-" if pd.isna(row["d_th"]) else f"{row['d_th']:g}"
         costs = (f"{row['relus']:.0f}", f"{row['macs'] / 1e6:.3g}M", f"{row['depth']:.0f}")
-        table.add_row(escape(str(row["dataset"])), exit_name, str(row["budget"]), d_th, *costs, f"{row['val_accuracy']:.2f}")
+        table.add_row(escape(str(row["dataset"])), exit_name, budget, d_th, *costs, f"{row['val_accuracy']:.2f}")
     if len(front) > MOST_OF_THE_FRONT:
         table.add_row(f"... {len(front) - MOST_OF_THE_FRONT} more")
     return table

@@ -18,7 +18,7 @@ from tyro.conf import Positional, arg
 
 from analysis.objectives import COSTS, OBJECTIVES, chosen
 from analysis.records import check_root
-from analysis.report import Question, Report, found_table, tables_of, write_report
+from analysis.report import Question, Report, found_table, read_report, save_report, tables_of
 from analysis.tables import Table
 from raysp.location import Location, locate
 
@@ -113,9 +113,10 @@ def _run(flags: ReportFlags, console: Console) -> int:
     _check_out(out)
     seen: object = None
     while True:
-        report = write_report(roots, out, question)
+        report = read_report(roots, question)
         now = (len(report.runs.records), len(report.runs.failures), len(report.damaged), len(report.runs.intents))
         if now != seen:
+            save_report(report, roots, out)
             _print(report, out, console)
         seen = now
         if not flags.watch:

@@ -20,11 +20,12 @@ import plotly.offline
 
 from analysis.objectives import ACCURACIES, Objective, present
 from analysis.pareto import GROUP, pareto_front
-from analysis.published import CURVES, IMAGE_SIZE, MODEL, WIDTH
-from analysis.records import Runs, label_of
+from analysis.published import CURVES, of_the_curves
+from analysis.records import Runs
 from analysis.results import WHICH
 from analysis.seeds import SPREAD
 from analysis.tables import SHORT, Table
+from raysp.store import label_of
 
 RECORDS_PER_CHUNK = 50
 """Records are packed together: they resemble each other, and a click unpacks one pack."""
@@ -133,8 +134,7 @@ def _fronts(points: pd.DataFrame, objectives: Sequence[Objective]) -> dict[str, 
 
 def _published(points: pd.DataFrame) -> list[dict[str, list[tuple[float, float]]]]:
     """Per group the published curves of its data set, where the paper's network is among the models."""
-    usual = points[(points["model"] == MODEL) & (points["width"] == WIDTH) & (points["image_size"] == IMAGE_SIZE)]
-    there = {tuple(row) for row in usual[list(GROUP)].itertuples(index=False)}
+    there = {tuple(row) for row in points[of_the_curves(points)][list(GROUP)].itertuples(index=False)}
     return [dict(CURVES.get(str(group[0]), {})) if group in there else {} for group in _groups(points)]
 
 

@@ -31,8 +31,7 @@ def pareto_front(table: pd.DataFrame, objectives: Sequence[str] = DEFAULT_OBJECT
     Args:
         table: with these columns.
         objectives: names in `OBJECTIVES`, which say what is to be large. By default validation accuracy, because test accuracy
-            must
-            not choose a model, and ReLUs, MACs and depth.
+            must not choose a model, and ReLUs, MACs and depth.
     """
     maximise = _maximise(objectives)
     complete = table.dropna(subset=list(objectives))

@@ -8,6 +8,8 @@ points); AutoReP (ICCV 2023) replaces ReLUs by polynomials, where the others put
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pandas as pd
+
 MODEL, WIDTH, IMAGE_SIZE = "resnet18", 64, 32
 """The network that all published curves here are of."""
 
@@ -34,6 +36,11 @@ CURVES: Mapping[str, Mapping[str, list[tuple[float, float]]]] = {
     },
 }
 """By data set and method: ReLUs per image, test accuracy."""
+
+
+def of_the_curves(points: pd.DataFrame) -> "pd.Series[bool]":
+    """Which of some models are of the network that the curves are of, so that they may stand beside these."""
+    return (points["model"] == MODEL) & (points["width"] == WIDTH) & (points["image_size"] == IMAGE_SIZE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ from raysp.data import DataConfig
 from raysp.intent import Intent, read_intents
 from raysp.keys import SHORT_KEY_DIGITS
 from raysp.location import Location, NotAFile, exists, read
-from raysp.store import ERROR, RECORD, DamagedFile, Store
+from raysp.store import ERROR, RECORD, Store, label_of
+from raysp.tensor_files import DamagedFile
 
 MOST_OF_AN_ERROR = 20_000
 """Characters of a traceback that a report shows."""
@@ -70,11 +71,6 @@ def read_runs(roots: Sequence[Location]) -> Runs:
                     failures[stage.key] = text
     failures = {key: text for key, text in failures.items() if key not in records}
     return Runs(records=list(records.values()), roots=where, intents=list(intents.values()), failures=failures, damaged=damaged)
-
-
-def label_of(record: Mapping[str, Any]) -> str:
-    """The name of a record's directory."""
-    return f"{record['stage']}-{record['key'][:SHORT_KEY_DIGITS]}"
 
 
 def why_not(record: Mapping[str, Any]) -> str:

@@ -19,14 +19,14 @@ from analysis.objectives import ACCURACIES, COSTS, OBJECTIVES
 from analysis.page import build_page
 from analysis.paper_figures import draw_figure1, draw_figure2, draw_growth
 from analysis.pareto import GROUP, Found, best_under, front_of_each_group, knee, ranks
-from analysis.published import CURVES, IMAGE_SIZE, MODEL, WIDTH
+from analysis.published import CURVES, of_the_curves
 from analysis.records import Runs, read_runs
 from analysis.results import layers_table, results_table
 from analysis.seeds import points_of
 from analysis.spending import Spending, spending_of
 from analysis.tables import Table, front_tables, latex, markdown, models_table, paper_table, spending_table
 from raysp.location import Location, write_atomically
-from raysp.store import DamagedFile
+from raysp.tensor_files import DamagedFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +63,13 @@ class Report:
     """The rows of layers.csv."""
     sweeps: list[Spending]
     """Every sweep's plan against what was spent."""
+    found: Found | None
+    """What meets the limits, if there are any."""
 
     @property
     def damaged(self) -> list[DamagedFile]:
         """Records that were left out."""
         return self.runs.damaged
-
-    @property
-    def found(self) -> Found | None:
-        """What meets the limits, if there are any."""
-        return best_under(self.points, self.question.limits, self.question.accuracy) if self.question.limits else None
 
 
 def read_report(roots: Sequence[Location], question: Question | None = None) -> Report:
@@ -87,29 +84,42 @@ def read_report(roots: Sequence[Location], question: Question | None = None) -> 
     points = points_of(table, question.accuracy)
     front = front_of_each_group(points, question.objectives).sort_values([*GROUP[:1], *COSTS], kind="stable")
     sweeps = [spending_of(intent, runs, table, question.objectives) for intent in runs.intents]
+    found = best_under(points, question.limits, question.accuracy) if question.limits else None
     return Report(
-        runs=runs, question=question, table=table, points=points, front=front, layers=layers_table(runs.records), sweeps=sweeps
+        runs=runs,
+        question=question,
+        table=table,
+        points=points,
+        front=front,
+        layers=layers_table(runs.records),
+        sweeps=sweeps,
+        found=found,
     )
 
 
 def write_report(roots: Sequence[Location], out: Location, question: Question | None = None) -> Report:
-    """Write tables, pictures and page for every finished model under some results roots, replacing those of an earlier time.
+    """Read a report (`read_report`) and save it (`save_report`)."""
+    report = read_report(roots, question)
+    save_report(report, roots, out)
+    return report
+
+
+def save_report(report: Report, roots: Sequence[Location], out: Location) -> None:
+    """Write tables, pictures and page, replacing those of an earlier time.
 
     Pictures are left out while there is nothing to draw.
 
     Args:
+        report: of these roots.
         roots: results directories; nothing of theirs is changed.
         out: where to write; may be one of them.
-        question: what models are compared by.
     """
-    report = read_report(roots, question)
     if isinstance(out, Path):
         out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "results.csv", report.table.to_csv(index=False).encode())
     parquet = io.BytesIO()
-    texts = {
-        name: "string" for name in report.table if report.table[name].dtype == object
-    }  # a column's values need one type there
+    # A column's values need one type there.
+    texts = {name: "string" for name in report.table if report.table[name].dtype == object}
     report.table.astype(texts).to_parquet(parquet, index=False)
     write_atomically(out / "results.parquet", parquet.getvalue())
     write_atomically(out / "layers.csv", report.layers.to_csv(index=False).encode())
@@ -138,7 +148,6 @@ def write_report(roots: Sequence[Location], out: Location, question: Question | 
         title="raysp: " + ", ".join(dict.fromkeys(str(root.name) for root in roots)),
     )
     write_atomically(out / "report.html", page)
-    return report
 
 
 def figures_of(report: Report) -> dict[str, tuple[str, Figure]]:
@@ -148,8 +157,8 @@ def figures_of(report: Report) -> dict[str, tuple[str, Figure]]:
     complete = points.dropna(subset=["dataset", *ACCURACIES, *COSTS])
     if len(complete):
         fronts = {cost: front_of_each_group(complete, (question.accuracy, cost)) for cost in COSTS}
-        usual = complete[(complete["model"] == MODEL) & (complete["width"] == WIDTH) & (complete["image_size"] == IMAGE_SIZE)]
-        published = {name: curves for name, curves in CURVES.items() if name in set(usual["dataset"])}
+        usual = set(complete[of_the_curves(complete)]["dataset"])
+        published = {name: curves for name, curves in CURVES.items() if name in usual}
         found["pareto"] = ("Accuracy against ReLUs, MACs and depth", draw_fronts(complete, fronts, published, question.accuracy))
     if len(bars := paper.figure1(points)):
         found["fig1"] = ("Fig. 1: metrics as shares of their largest value", draw_figure1(bars))

@@ -1,6 +1,6 @@
 """What a sweep was to cost, what it has cost, and what came of it: plan against spent, and hypervolume over device-hours.
 
-Owns the bookkeeping over plans and records. Refuses to guess: a stage that no record, checkpoint or error speaks of is waiting.
+Owns the bookkeeping over plans and records. Refuses to guess: a stage that no record and no error speaks of is waiting.
 """
 
 from collections.abc import Mapping, Sequence

@@ -26,8 +26,9 @@ from raysp.methods.scores import StudentTask
 from raysp.presets import PRESETS, Preset, PresetName
 from raysp.stage import Stage
 from raysp.stages.mask import MaskConfig, MaskMethod
-from raysp.store import WEIGHTS, Store, load_tensors
+from raysp.store import WEIGHTS, Store
 from raysp.sweep import RunOptions, run_sweep
+from raysp.tensor_files import load_tensors
 from raysp.training import accuracy, train
 
 METHODS: tuple[MaskMethod, ...] = ("random", "senet", "counterfactual", "snl")

@@ -15,7 +15,8 @@ import torch
 from raysp.keys import Config, key_of
 from raysp.saving import metadata_of
 from raysp.stage import Stage
-from raysp.store import WEIGHTS, Store, load_tensors
+from raysp.store import WEIGHTS, Store
+from raysp.tensor_files import load_tensors
 from raysp.workers import ALONE, Workers
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import Any
 from raysp.keys import SHORT_KEY_DIGITS, key_of
 from raysp.location import Location, exists
 from raysp.plan import Plan
-from raysp.store import DamagedFile, Store, entries, read_file
+from raysp.store import Store, entries
+from raysp.tensor_files import DamagedFile, read_file
 
 PLANS = "plans"
 PLAN_FORMAT = 1

@@ -21,7 +21,8 @@ import torch
 from raysp.context import Context, Place, Report, read_parents
 from raysp.location import Unreachable, exists
 from raysp.stage import Stage
-from raysp.store import DamagedFile, NoLongerOwner
+from raysp.store import NoLongerOwner
+from raysp.tensor_files import DamagedFile
 from raysp.workers import ALONE, WorkerLost, Workers, is_lost_worker
 
 PACKAGES = ("raysp", "torch", "torchvision", "numpy", "ray", "safetensors", "scikit-learn")

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from raysp.location import is_remote
 from raysp.stage import Stage
-from raysp.store import READERS, RECORD, DamagedFile, Store
+from raysp.store import READERS, RECORD, Store
+from raysp.tensor_files import DamagedFile
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,8 @@ from raysp.location import clear
 from raysp.plan import JobQueue, Outcome
 from raysp.progress import Progress
 from raysp.stage import Stage
-from raysp.store import RECORD, SCRATCH, DamagedFile, NoLongerOwner, Store, read_record
+from raysp.store import RECORD, SCRATCH, NoLongerOwner, Store, read_record
+from raysp.tensor_files import DamagedFile
 from raysp.termination import Terminated
 
 MAX_PENDING = "64"

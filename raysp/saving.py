@@ -20,7 +20,8 @@ from raysp.models import build_model
 from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.exits import AC_HEADS, FINAL, exit_name
 from raysp.models.network import Network
-from raysp.store import WEIGHTS, plain_tensors, unpack
+from raysp.store import WEIGHTS
+from raysp.tensor_files import plain_tensors, unpack
 
 METADATA = "network"
 """Key of the description in a weights file's metadata."""

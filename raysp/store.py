@@ -30,8 +30,9 @@ import torch
 
 from raysp import lock
 from raysp.keys import SHORT_KEY_DIGITS
-from raysp.location import Location, NotAFile, clear, exists, read, remove, rename, size, write_atomically
+from raysp.location import Location, clear, exists, remove, rename, size, write_atomically
 from raysp.stage import Stage
+from raysp.tensor_files import DamagedFile, digest_of, fingerprint, plain_tensors, read_file, read_listed, unpack
 
 RECORD_FORMAT = 1
 RECORD = "record.json"
@@ -45,18 +46,6 @@ ASIDE = ".damaged-"
 WEIGHTS_NAME = re.compile(r"\w+\.safetensors", re.ASCII)
 READERS = 16
 """Stages that are looked up at once: an object store answers slowly, but many at a time."""
-
-
-class DamagedFile(Exception):
-    """A file of the store can't be trusted; says which and why."""
-
-    def __init__(self, path: Location, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self.reason)
 
 
 class NoLongerOwner(Exception):
@@ -127,13 +116,13 @@ class Store:
         """
         content = safetensors.torch.save(plain_tensors(tensors), dict(metadata or {}))
         self.write(self.directory(stage) / WEIGHTS, content)
-        return _fingerprint(content)
+        return fingerprint(content)
 
     def save_checkpoint(self, stage: Stage, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         """Replace the stage's checkpoint by these tensors and this JSON state, in one file with a digest over both."""
         plain = plain_tensors(tensors)
         text = json.dumps(state, allow_nan=False)
-        metadata = {"state": text, "key": stage.key, "sha256": _digest(plain, stage.key + text)}
+        metadata = {"state": text, "key": stage.key, "sha256": digest_of(plain, stage.key + text)}
         self.write(self.directory(stage) / CHECKPOINT, safetensors.torch.save(plain, metadata))
 
     def load_checkpoint(self, stage: Stage) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
@@ -146,7 +135,7 @@ class Store:
             tensors, metadata = unpack(content)
             if metadata["key"] != stage.key:
                 raise DamagedFile(path, f"belongs to key {metadata['key']:.64}, expected {stage.key}")
-            if metadata["sha256"] != _digest(tensors, stage.key + metadata["state"]):
+            if metadata["sha256"] != digest_of(tensors, stage.key + metadata["state"]):
                 raise DamagedFile(path, "its content doesn't match its digest")
             return tensors, json.loads(metadata["state"])
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
@@ -261,6 +250,11 @@ def read_record(path: Location) -> dict[str, Any] | None:
     return record
 
 
+def label_of(record: Mapping[str, Any]) -> str:
+    """The name of a record's directory, which is its stage's label."""
+    return f"{record['stage']}-{record['key'][:SHORT_KEY_DIGITS]}"
+
+
 def verify_files(directory: Location, record: Mapping[str, Any]) -> None:
     """Compare the files that a record lists with what lies in its directory: the whole content, or the size alone where reading
     it would be a download. Raises DamagedFile for the first that differs.
@@ -270,56 +264,11 @@ def verify_files(directory: Location, record: Mapping[str, Any]) -> None:
             raise DamagedFile(directory / RECORD, f"lists {name!r:.80}, which is not the name of a weights file")
         path = directory / name
         if isinstance(path, Path):
-            found: Any = _fingerprint(_read_listed(path))
+            found: Any = fingerprint(read_listed(path))
         else:
             found = {**expected, "bytes": size(path)}
         if found != expected:
             raise DamagedFile(path, "its content is not what the record says (missing, truncated or altered)")
-
-
-def load_tensors(path: Location, expected: Mapping[str, Any] | None = None) -> dict[str, torch.Tensor]:
-    """Read a safetensors file onto the CPU.
-
-    Args:
-        path: the file.
-        expected: its entry in its record's `files`; None checks nothing but that it can be read.
-
-    Raises:
-        DamagedFile: it isn't what the record says, or not readable.
-    """
-    content = _read_listed(path)
-    if expected is not None and _fingerprint(content) != expected:
-        raise DamagedFile(path, "its content is not what the record says (truncated or altered)")
-    try:
-        return safetensors.torch.load(content)
-    except safetensors.SafetensorError as error:
-        raise DamagedFile(path, f"not readable as safetensors ({error})") from error
-
-
-def unpack(content: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file's content.
-
-    Raises:
-        safetensors.SafetensorError, ValueError: it isn't one.
-    """
-    tensors = safetensors.torch.load(content)
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # safetensors reads it from paths alone
-    return tensors, header.get("__metadata__", {})
-
-
-def read_file(path: Location) -> bytes | None:
-    """A file's content; None where there is none. Raises DamagedFile where something else has its name."""
-    try:
-        return read(path)
-    except NotAFile as error:
-        raise DamagedFile(path, str(error)) from None
-
-
-def _read_listed(path: Location) -> bytes:
-    content = read_file(path)
-    if content is None:
-        raise DamagedFile(path, "can't be read (No such file or directory)")
-    return content
 
 
 def _record_or_damage(directory: Location) -> dict[str, Any] | DamagedFile | None:
@@ -328,7 +277,7 @@ def _record_or_damage(directory: Location) -> dict[str, Any] | DamagedFile | Non
         record = read_record(path)
     except DamagedFile as error:
         return error
-    if record is not None and f"{record['stage']}-{record['key'][:SHORT_KEY_DIGITS]}" != directory.name:
+    if record is not None and label_of(record) != directory.name:
         return DamagedFile(path, f"belongs to {record['stage']!s:.64}-{record['key']!s:.12}, not to a directory of this name")
     return record
 
@@ -341,23 +290,5 @@ def entries(directory: Location) -> list[Location]:
         return []
 
 
-def plain_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies on the CPU, as safetensors wants them: in one piece each, by name."""
-    # safetensors refuses tensors that share memory, and keeps no strides.
-    return {name: t.detach().cpu().contiguous().clone() for name, t in sorted(tensors.items())}
-
-
-def _digest(tensors: Mapping[str, torch.Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-    return digest.hexdigest()
-
-
 def _record_digest(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
-def _fingerprint(content: bytes) -> dict[str, Any]:
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

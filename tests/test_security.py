@@ -12,8 +12,9 @@ from toy import diamond, toy
 
 import raysp
 from raysp.plan import inspect
-from raysp.store import DamagedFile, Store
+from raysp.store import Store
 from raysp.sweep import RunOptions, run_sweep
+from raysp.tensor_files import DamagedFile
 
 ROOT = Path(__file__).parent.parent
 INLINE = RunOptions(inline=True, gpus_per_stage=0)

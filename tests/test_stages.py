@@ -18,8 +18,9 @@ from raysp.presets import PRESETS
 from raysp.saving import load_model
 from raysp.stages.baseline import baseline_stage
 from raysp.stages.finetune import grow_shallow_branches
-from raysp.store import Store, load_tensors
+from raysp.store import Store
 from raysp.sweep import RunOptions, run_sweep
+from raysp.tensor_files import load_tensors
 
 BUDGETS = (0.05, 0.4)
 

@@ -13,7 +13,8 @@ from toy import toy
 from raysp.job import run_job
 from raysp.lock import StoreBusy
 from raysp.plan import Plan, inspect, survey
-from raysp.store import DamagedFile, NoLongerOwner, Store
+from raysp.store import NoLongerOwner, Store
+from raysp.tensor_files import DamagedFile
 
 
 def nothing(figures):

@@ -15,7 +15,8 @@ from raysp import termination, training
 from raysp.job import run_job
 from raysp.schedules import Recipe
 from raysp.stages.sensitivity import SparseTask
-from raysp.store import Store, load_tensors
+from raysp.store import Store
+from raysp.tensor_files import load_tensors
 from raysp.termination import Terminated
 from raysp.training import Task, Trained, _build_optimizer, train
 from raysp.workers import ALONE

@@ -17,6 +17,8 @@ CHOICES = {
 GATED = {"d_th": 0.1, "gamma": "linear", "gate_epochs": 1, "gb_init": "random", "kernel_size": 3}
 EXPERIMENT = {"data": {"name": "digits", "num_classes": 10, "image_size": 8}, "model": "resnet18", "width": 4, "seed": 0}
 MASK_CONFIG = {"experiment": EXPERIMENT, "method": "senet", "budget": 10, "recipe": {"epochs": 3}}
+FILES = {"results.csv", "results.parquet", "layers.csv", "pareto.csv", "tables.md", "tables.tex", "report.html"}
+"""What every report writes."""
 _numbers = itertools.count()
 
 

@@ -16,7 +16,6 @@ from analysis.spending import device_seconds
 from raysp.intent import Intent, intent_of, read_intents, write_intent
 from raysp.store import Store
 
-
 # ---- what is read
 
 

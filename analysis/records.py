@@ -6,7 +6,7 @@ is damaged or foreign is named and left out; a stage that lies under several roo
 
 import hashlib
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,7 +170,7 @@ def _error(root: Location, label: str) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # an int may be beyond any float
 
 
 def _is_layer(layer: Any) -> bool:

@@ -13,7 +13,7 @@ import json
 from typing import Any
 
 import boto3
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 NAME = "raysp"
 IMAGE = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
@@ -25,7 +25,10 @@ TRUST = {
 
 def one_place(text: str) -> str:
     """An IPv4 address or a network in CIDR notation, refused if it is large enough to be a mistake."""
-    network = ipaddress.ip_network(text)
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; expected an IPv4 address, or a network such as 203.0.113.0/24") from None
     if network.version != 4 or network.prefixlen < 16:
         raise argparse.ArgumentTypeError(f"{text} is not one place; expected an IPv4 address, or a network of /16 or smaller")
     return str(network)
@@ -119,6 +122,13 @@ def main() -> None:
     parser.add_argument("--bucket", required=True, help="of the results; it must exist")
     parser.add_argument("--ssh-from", required=True, type=one_place, metavar="CIDR", help="your address, as the internet sees it")
     flags = parser.parse_args()
+    try:
+        _make_all(flags)
+    except (BotoCoreError, ClientError) as error:
+        raise SystemExit(f"error: {error}; check the region, the bucket, and your credentials' rights") from error
+
+
+def _make_all(flags: argparse.Namespace) -> None:
     session = boto3.Session(region_name=flags.region)
     image = session.client("ssm").get_parameter(Name=IMAGE)["Parameter"]["Value"]
     group = security_group(session.client("ec2"), flags.ssh_from)

@@ -25,6 +25,8 @@ patience_s=300 # how long nodes may take to join
 [ ! -f "$venv/bin/activate" ] || . "$venv/bin/activate"
 [ $# -gt 0 ] || { echo "no command; expected: sbatch clusters/slurm.sh python sweeps/budget_sweep.py ..." >&2; exit 2; }
 
+[ -n "${SLURM_JOB_ID:-}" ] && [ -n "${SLURM_JOB_NODELIST:-}" ] || { echo "not in a Slurm job; expected: sbatch clusters/slurm.sh ..." >&2; exit 2; }
+
 # Other users of these nodes can reach Ray's ports, so it asks for a token: the job's own, in a file that only its owner can read.
 # What travels in the environment is the file's name.
 umask 077

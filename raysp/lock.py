@@ -71,8 +71,13 @@ def hold(root: Location, tell: Tell = lambda message: None) -> Iterator[str]:
 def check_free(root: Location) -> None:
     """Raise StoreBusy if a live process is known to hold the root now; writes nothing, takes nothing, and doesn't wait."""
     if isinstance(root, Path):
-        with suppress(FileNotFoundError, NotADirectoryError), (root / LOCK).open() as file:
+        # A pipe by that name would be waited for.
+        with suppress(FileNotFoundError, NotADirectoryError), open(root / LOCK, opener=_open_at_once) as file:
             _flock(file, root, fcntl.LOCK_SH)  # for an exclusive one NFS wants the file opened for writing
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _flock(file: IO[str], root: Path, how: int) -> bool:
@@ -143,7 +148,8 @@ def _busy(root: Location, by: str) -> StoreBusy:
 
 
 def _for_people(description: str) -> str:
-    return re.sub(r"^renewed \d+ times by | \(start \S+\)", "", description)
+    plain = "".join(letter for letter in description if letter.isprintable())  # whoever writes there also writes to this terminal
+    return re.sub(r"^renewed \d+ times by | \(start \S+\)", "", plain)[:300]
 
 
 def _describe(run_id: str) -> str:

@@ -282,9 +282,9 @@ class _Watcher(tune.Callback):
         self._processes.pop(trial.trial_id, None)
 
 
-def _last_line(error: Any) -> str:
-    """What a trial's error comes down to, from its traceback."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+def _last_line(error: object) -> str:
+    """What a trial's error comes down to, from its traceback, if there is one."""
+    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
     said = [line for line in lines if re.match(r"[\w.]*(Error|Lost|Unreachable|Exception)\b", line)]
     return (said or lines or ["its worker died"])[-1][:300]
 

@@ -30,7 +30,7 @@ import torch
 
 from raysp import lock
 from raysp.keys import SHORT_KEY_DIGITS
-from raysp.location import Location, clear, exists, remove, rename, size, write_atomically
+from raysp.location import Location, clear, exists, is_remote, remove, rename, size, write_atomically
 from raysp.stage import Stage
 from raysp.tensor_files import DamagedFile, digest_of, fingerprint, plain_tensors, read_file, read_listed, unpack
 
@@ -203,6 +203,8 @@ class Store:
         """Raise NoLongerOwner unless this run holds the root, as seen from this machine."""
         held_by = lock.holder(self.root)
         if not self.run_id or not held_by.endswith(self.run_id):
+            if self.run_id and not held_by and is_remote(self.root):
+                raise NoLongerOwner(f"the lock of {self.root} was removed; this run writes nothing more")
             if self.run_id and not held_by:
                 raise NoLongerOwner(
                     f"{self.root} has no lock file that {socket.gethostname()} can see: expected a directory that all nodes "

@@ -1,4 +1,5 @@
 """SIGTERM, as a machine sends it that is about to be taken back: what was trained is saved at once, then the process ends.
+SIGHUP, as a closed terminal sends it to what runs there, counts as the same.
 
 Owns the signal's handler and what it tells a running training. Refuses to save anything itself (`raysp.training`). Contract: a
 training is never torn out of a step by the first SIGTERM; a second one acts at once.
@@ -65,7 +66,7 @@ def check() -> None:
 
 
 def install(*, grace_s: float = GRACE_S, hand_on: bool = False) -> Callable[[], None]:
-    """Handle SIGTERM in this process. Call it once, in the main thread.
+    """Handle SIGTERM in this process, and SIGHUP where it would end it. Call it once, in the main thread.
 
     While no stage trains here, the signal acts at once. While one trains in the main thread, that ends by itself, at its next
     step. While one trains in another thread, the handler waits until it has saved, then acts.
@@ -82,7 +83,9 @@ def install(*, grace_s: float = GRACE_S, hand_on: bool = False) -> Callable[[], 
         ValueError: this is not the main thread.
     """
     global _told
-    before, _told = signal.getsignal(signal.SIGTERM), False
+    before, _told = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}, False
+    if hand_on or before[signal.SIGHUP] != signal.SIG_DFL:  # nohup has it ignored
+        del before[signal.SIGHUP]
 
     def handle(number: int, frame: FrameType | None) -> None:
         global _told
@@ -93,13 +96,16 @@ def install(*, grace_s: float = GRACE_S, hand_on: bool = False) -> Callable[[], 
             if notice.thread is threading.current_thread():
                 return
             notice.safe.wait(grace_s)
-        if hand_on and callable(before):
-            before(number, frame)
+        old = before[signal.Signals(number)]
+        if hand_on and callable(old):
+            old(number, frame)
         else:
             raise Terminated
 
     def restore() -> None:
-        signal.signal(signal.SIGTERM, before)
+        for number, old in before.items():
+            signal.signal(number, old)
 
-    signal.signal(signal.SIGTERM, handle)
+    for number in before:
+        signal.signal(number, handle)
     return restore

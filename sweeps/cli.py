@@ -190,21 +190,21 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
         front=front_so_far,
     )
     plan = Plan(work.leaves)
-    report = _report(root, intent_of(plan, work.name, command), console)
-    print_report(report, plan, root, console)
+    report, written = _report(root, intent_of(plan, work.name, command), console)
+    print_report(report, plan, root if written else None, console)
     print_failures(outcome, console)
     return 0 if outcome.ok else 1
 
 
-def _report(root: Location, intent: Intent, console: Console) -> Report:
-    """Write the tables, as the only one who does; where that can't be, make them for the terminal alone."""
+def _report(root: Location, intent: Intent, console: Console) -> tuple[Report, bool]:
+    """Write the tables, as the only one who does; where that can't be, make them for the terminal alone. Says which it was."""
     try:
         with Store(root=root).lock() as store:
             write_intent(store, intent)
-            return write_report([root], root)
+            return write_report([root], root), True
     except (StoreBusy, OSError) as error:
         console.print(f"[yellow]note[/] the tables and pictures were not written: {escape(str(error))}", soft_wrap=True)
-        return read_report([root])
+        return read_report([root]), False
 
 
 def _check_storage(root: Location) -> None:

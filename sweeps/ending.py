@@ -51,13 +51,13 @@ OFF_COUNTS = ("d_th", "ac_after")
 """Columns in which nothing is a value like others."""
 
 
-def print_report(report: Report, plan: Plan, root: Location, console: Console) -> None:
+def print_report(report: Report, plan: Plan, root: Location | None, console: Console) -> None:
     """Print what this sweep's stages have come to.
 
     Args:
         report: of the whole results directory.
         plan: of this sweep.
-        root: the results directory.
+        root: the results directory, if the report was written there.
         console: where to print.
     """
     for error in report.damaged:
@@ -70,6 +70,8 @@ def print_report(report: Report, plan: Plan, root: Location, console: Console) -
         _print_rows(mine, report.front, console)
     if (mine["selection"] == "test").any():
         console.print("[yellow]selected on the test part[/]: these accuracies flatter, and val % is test %")
+    if root is None:
+        return
     console.print(
         f"{_count(len(report.table), 'row')} in {escape(str(root / 'results.csv'))}; their front in pareto.csv, "
         f"every mask's layers in layers.csv beside it; all to look at in {escape(str(root / 'report.html'))}",

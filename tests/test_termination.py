@@ -40,6 +40,23 @@ def test_where_nothing_trains_it_raises_at_once(handled):
     assert issubclass(Terminated, KeyboardInterrupt), "nothing that catches exceptions may swallow it"
 
 
+def test_a_closed_terminal_counts_as_the_same_unless_it_is_ignored(handled):
+    original = signal.getsignal(signal.SIGHUP)
+    try:
+        for before in (signal.SIG_DFL, signal.SIG_IGN):
+            signal.signal(signal.SIGHUP, before)
+            handled()
+            if before == signal.SIG_IGN:  # as under nohup
+                assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+                continue
+            with noticed() as notice:
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert notice.given
+                notice.given = False
+    finally:
+        signal.signal(signal.SIGHUP, original)
+
+
 def test_a_training_in_the_main_thread_is_told_and_not_torn(handled):
     handled()
     with noticed() as notice:

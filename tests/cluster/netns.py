@@ -257,6 +257,8 @@ def rows(storage):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 1 and sys.argv[1] != OPERATOR:
+        sys.exit(__doc__)
     if len(sys.argv) > 1:
         START = float(sys.argv[3])  # the clock is the machine's, and the same in all its processes
         sys.exit(operator(Path(sys.argv[2])))

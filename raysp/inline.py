@@ -32,6 +32,7 @@ def run_inline(missing: Sequence[Stage], place: Place, progress: Progress) -> Ou
     """
     queue = JobQueue(missing)
     while stage := queue.next():
+        termination.check()
         progress.started(stage)
         try:
             record = run_job(stage, place, partial(progress.epoch, stage))

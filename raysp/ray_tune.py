@@ -161,6 +161,7 @@ class GraphSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next stage that is ready; None while all that is left waits for running ones or a slot; FINISHED at the end."""
+        termination.check()
         if len(self.running) >= self._slots.to_hand_out() and not self.disowned:
             self._say_if_stuck()
             return None
@@ -271,22 +272,26 @@ class _Watcher(tune.Callback):
         self._processes.pop(trial.trial_id, None)
         stage = self._searcher.running.get(trial.trial_id)
         if stage is not None:
-            cause = _last_line(trial.get_error())
-            self._searcher.progress.say(f"[yellow]lost[/]     {stage.label} goes on from its checkpoint; {escape(cause)}")
+            cause = _cause(trial)
+            self._searcher.progress.say(f"[yellow]lost[/]     {stage.label} goes on from its checkpoint: {escape(cause)}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._processes.pop(trial.trial_id, None)
-        self._searcher.progress.say(f"[yellow]lost[/]     {escape(_last_line(trial.get_error()))}")
+        self._searcher.progress.say(f"[yellow]lost[/]     {escape(_cause(trial))}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._processes.pop(trial.trial_id, None)
 
 
-def _last_line(error: object) -> str:
-    """What a trial's error comes down to, from its traceback, if there is one."""
-    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
+def _cause(trial: Any) -> str:
+    """What a trial's last error comes down to, from its traceback, if there is one."""
+    try:
+        error = Path(trial.error_file).read_text(errors="replace")  # not `get_error`, whose file is written later
+    except (OSError, TypeError):
+        error = ""
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
     said = [line for line in lines if re.match(r"[\w.]*(Error|Lost|Unreachable|Exception)\b", line)]
-    return (said or lines or ["its worker died"])[-1][:300]
+    return (said or lines or ["its worker died"])[-1].partition(" Some common causes")[0][:300]  # Ray's advice fits no stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
 """SIGTERM, as a machine sends it that is about to be taken back: what was trained is saved at once, then the process ends.
 SIGHUP, as a closed terminal sends it to what runs there, counts as the same.
 
-Owns the signal's handler and what it tells a running training. Refuses to save anything itself (`raysp.training`). Contract: a
-training is never torn out of a step by the first SIGTERM; a second one acts at once.
+Owns the signals' handlers and what they tell a running training. Refuses to save anything itself (`raysp.training`). Contract: a
+training is never torn out of a step by the first SIGTERM; a second one acts at once. SIGINT (Ctrl-C) acts at once, and is not
+forgotten where the interpreter swallows what a handler raises.
 """
 
 import signal
@@ -32,6 +33,7 @@ class Notice:
 
 _running: Notice | None = None
 _told = False
+_interrupted = False
 
 
 @contextmanager
@@ -60,13 +62,17 @@ def told() -> bool:
 
 
 def check() -> None:
-    """Raise Terminated if this process was told to end, and an error of the stage came before it could."""
+    """Raise Terminated, or KeyboardInterrupt after SIGINT, if this process was told to end and hasn't, because an error of the
+    stage came first, or because the signal met code in which Python ignores exceptions.
+    """
     if _told:
         raise Terminated
+    if _interrupted:
+        raise KeyboardInterrupt
 
 
 def install(*, grace_s: float = GRACE_S, hand_on: bool = False) -> Callable[[], None]:
-    """Handle SIGTERM in this process, and SIGHUP where it would end it. Call it once, in the main thread.
+    """Handle SIGTERM in this process; in a driver SIGINT too, and SIGHUP where it would end it. Call it once, in the main thread.
 
     While no stage trains here, the signal acts at once. While one trains in the main thread, that ends by itself, at its next
     step. While one trains in another thread, the handler waits until it has saved, then acts.
@@ -82,13 +88,18 @@ def install(*, grace_s: float = GRACE_S, hand_on: bool = False) -> Callable[[], 
     Raises:
         ValueError: this is not the main thread.
     """
-    global _told
-    before, _told = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}, False
-    if hand_on or before[signal.SIGHUP] != signal.SIG_DFL:  # nohup has it ignored
-        del before[signal.SIGHUP]
+    global _told, _interrupted
+    _told = _interrupted = False
+    before = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
+    if not hand_on:
+        usual = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}  # else ignored, as under nohup
+        before |= {number: old for number, old in usual.items() if signal.getsignal(number) == old}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        global _told
+        global _told, _interrupted
+        if number == signal.SIGINT:
+            _interrupted = True
+            raise KeyboardInterrupt
         _told = True
         notice = _running
         if notice is not None and not notice.given:

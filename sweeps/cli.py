@@ -6,6 +6,7 @@ trained), 130 interrupted, 143 terminated. The flags that are swept are `sweeps.
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ def main(flags_type: type[Flags], prepare: Callable[[Flags], Work], description:
     run: RunFlags = flags.run  # type: ignore[attr-defined]
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)  # logs know no width
     errors = Console(stderr=True, highlight=False)
-    put_back = termination.install()
+    put_back, hurried = termination.install(), False
     try:
         if "None" in sys.argv[1:]:  # what the parser would take for a flag that was left out
             raise ValueError("None is not a value; expected one, or leave the flag out (where a flag can be off, it is none)")
@@ -133,19 +134,22 @@ def main(flags_type: type[Flags], prepare: Callable[[Flags], Work], description:
     except KeyboardInterrupt as error:
         by_signal = termination.told() or isinstance(error, termination.Terminated)
         ended, status = ("terminated", 143) if by_signal else ("interrupted", 130)
+        hurried = True
         errors.print(f"{ended}; the same command goes on from the last checkpoints")
-    except Unreachable as error:
+    except (Unreachable, NoLongerOwner) as error:
         errors.print(
             f"[bold red]error:[/] {escape(str(error))}; the same command goes on from the last checkpoints", soft_wrap=True
         )
         status = 1
-    except (ValueError, StoreBusy, NoLongerOwner, OSError) as error:
+    except (ValueError, StoreBusy, OSError) as error:
         if run.verbose:
             raise
         errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         status = 2
     finally:
         put_back()
+        if hurried:  # a second Ctrl-C would change the status of a process that is ending
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(status)
 
 

@@ -302,6 +302,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
     parser.add_argument("--keep", action="store_true", help="leave the scratch directory")
     flags = parser.parse_args()
+    if flags.kills < 1:
+        parser.error(f"--kills {flags.kills}; expected at least 1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.environ[MARK] = uuid.uuid4().hex
     os.environ["PYTHONPATH"] = str(ROOT)
     scratch = Path(tempfile.mkdtemp(prefix="rf", dir="/tmp"))  # short: Ray puts sockets below it
@@ -321,8 +324,8 @@ def main() -> int:
         wait_until(lambda: not list(processes()), "the end of all processes", 120)
         left = sorted(p.name for p in (scratch / "tmp").glob("raysp*"))
         check(not left, f"temporary files are left: {', '.join(left)}")
-    except Failed as error:
-        failed = f"FAILED: {error}"
+    except (Failed, SystemExit, KeyboardInterrupt) as error:
+        failed = f"FAILED: {error}" if isinstance(error, Failed) else "ended before it was done"
     for pid, _, line in processes():
         say(f"left over: process {pid} {line[:100]}")
         with suppress(ProcessLookupError):

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -25,6 +26,7 @@ def handled():
     for restore, before in undo:
         restore()
         assert signal.getsignal(signal.SIGTERM) == before
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     signal.signal(signal.SIGTERM, original)
 
 
@@ -55,6 +57,18 @@ def test_a_closed_terminal_counts_as_the_same_unless_it_is_ignored(handled):
                 notice.given = False
     finally:
         signal.signal(signal.SIGHUP, original)
+
+
+def test_an_interrupt_that_python_swallowed_is_not_forgotten(handled):
+    handled()
+    termination.check()
+    with suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+    with pytest.raises(KeyboardInterrupt):
+        termination.check()
+    handled()
+    termination.check()
 
 
 def test_a_training_in_the_main_thread_is_told_and_not_torn(handled):

@@ -18,7 +18,7 @@ from tyro.conf import Positional, arg
 
 from analysis.objectives import COSTS, OBJECTIVES, chosen
 from analysis.records import check_root
-from analysis.report import Question, Report, found_table, read_report, save_report, tables_of
+from analysis.report import FRONT, QUALIFIES, Question, Report, read_report, save_report, tables_of
 from analysis.tables import Table
 from raysp.location import Location, locate
 
@@ -114,20 +114,24 @@ def _run(flags: ReportFlags, console: Console) -> int:
     seen: object = None
     while True:
         report = read_report(roots, question)
-        now = (len(report.runs.records), len(report.runs.failures), len(report.damaged), len(report.runs.intents))
+        runs = report.runs
+        now = (set(runs.roots), runs.failures, set(map(str, runs.damaged)), [intent.id for intent in runs.intents])
         if now != seen:
+            for error in runs.damaged:
+                console.print(f"[yellow]left out[/] {escape(str(error))}", soft_wrap=True)
+            if not flags.watch:
+                _refuse_empty(report, roots)
             save_report(report, roots, out)
             _print(report, out, console)
         seen = now
         if not flags.watch:
             break
         time.sleep(flags.every)
-    _refuse_empty(report, roots)
-    return 1 if report.found is not None and report.found.rows.empty else 0
+    return 1 if report.found and all(found.rows.empty for found in report.found.values()) else 0
 
 
 def _refuse_empty(report: Report, roots: list[Location]) -> None:
-    if report.table.empty:
+    if report.table.empty and not report.runs.intents:
         left_out = f" ({len(report.damaged)} records were left out)" if report.damaged else ""
         where = ", ".join(map(str, roots))
         raise ValueError(f"no finished model in {where}{left_out}; expected a directory that a sweep has written to")
@@ -139,13 +143,8 @@ def _check_out(out: Location) -> None:
 
 
 def _print(report: Report, out: Location, console: Console) -> None:
-    for error in report.damaged:
-        console.print(f"[yellow]left out[/] {escape(str(error))}", soft_wrap=True)
-    if report.found is not None:
-        _print_table(found_table(report.found, report.question), console)
-    else:
-        for table in tables_of(report).get("The front in numbers", []):
-            _print_table(table, console)
+    for table in tables_of(report).get(QUALIFIES if report.found else FRONT, []):
+        _print_table(table, console)
     states = [sweep.lines.iloc[-1] for sweep in report.sweeps]
     for sweep, line in zip(report.sweeps, states, strict=True):
         said = ", ".join(f"{line[name]} {name}" for name in ("done", "failed", "skipped", "waiting") if line[name])
@@ -160,7 +159,7 @@ def _print_table(table: Table, console: Console) -> None:
 
     drawn = Drawn(*table.headings, title=escape(table.title), title_justify="left", box=None, pad_edge=False)
     for column in drawn.columns:
-        column.no_wrap = True
+        column.overflow = "fold"  # a narrow terminal gets two lines, not half a number
     for row in table.cells:
         drawn.add_row(*map(escape, row))
     console.print(drawn)

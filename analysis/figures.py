@@ -28,6 +28,7 @@ STYLE: Any = {
     "axes.spines.right": False,
     "svg.hashsalt": "raysp",  # equal figures give equal files
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name may hold a dollar
 }
 MANY = 2000
 """More points are one picture in an SVG, which would take long to open otherwise."""
@@ -103,7 +104,7 @@ def _draw_panel(panel: Axes, column: str, points: pd.DataFrame, front: pd.DataFr
 def scale_axis(panel: Axes, column: str, values: "pd.Series[float]") -> None:
     """Give the x axis the scale and the ticks of an objective."""
     if not OBJECTIVES[column].is_log:
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         return
     positive = values > 0
     if positive.all():

@@ -18,10 +18,11 @@ FULL_WIDTH = {"resnet18": 64, "wrn22-8": 128}
 NETWORK = ["dataset", "selection", "model", "width", "image_size"]
 GATING = ["d_th", "gamma", "gate_epochs", "gb_init", "kernel_size"]
 """What a model without gated branching lacks."""
+TRAINING = ["pram", "beta", "epochs"]
 MASK = ["mask_method", "granularity", "mask_start", "sensitivity", "budget"]
 
 TABLE_COLUMNS = (
-    "dataset", "network", "mask", "budget", "d_th", "GB", "output", "seeds",
+    "dataset", "selected on", "network", "mask", "budget", "d_th", "GB", "output", "seeds",
     "ReLUs", "accuracy", "std", "depth", "MAC saving", "ReLU reduction",
     "paper's ReLUs", "paper's accuracy", "paper's depth", "paper's MAC saving", "paper's ReLU reduction",
     "accuracy difference", "remark",
@@ -36,7 +37,7 @@ def table1(points: pd.DataFrame) -> pd.DataFrame:
     """
     ours = points[(points["mask_method"] != "none") & (points["exit"] == "final") & points["ac_after"].isna()]
     plain, gated = ours[ours["d_th"].isna()], ours[ours["d_th"].notna()]
-    alike = [*NETWORK, *MASK, "pram", "beta", "epochs"]
+    alike = [*NETWORK, *MASK, *TRAINING]
     has_other = _keys(gated, alike) & _keys(plain, alike)
     pairs = pd.concat([rows[np.array([k in has_other for k in _key_list(rows, alike)], dtype=bool)] for rows in (plain, gated)])
     pairs = pairs.assign(_gated=pairs["d_th"].notna()).sort_values([*alike, "_gated", *GATING], kind="stable")
@@ -60,11 +61,11 @@ def figure1(points: pd.DataFrame) -> pd.DataFrame:
     """
     metrics = ["relus", "macs", "depth", "test_accuracy"]
     gated = points[points["d_th"].notna() & points["ac_after"].notna()]
-    candidates = gated[gated["exit"] != "final"].sort_values(["budget", "test_accuracy"], ascending=False, kind="stable")
+    candidates = gated[gated["exit"] != "final"].sort_values(["budget", "val_accuracy"], ascending=False, kind="stable")
     for shallow in candidates.to_dict("records"):
         same = points[_equal(points, shallow, NETWORK)]
         final = same[(same["configuration"] == shallow["configuration"]) & (same["exit"] == "final")]
-        plain = same[_equal(same, shallow, MASK) & same["d_th"].isna() & (same["exit"] == "final")]
+        plain = same[_equal(same, shallow, [*MASK, *TRAINING]) & same["d_th"].isna() & (same["exit"] == "final")]
         # The one without an auxiliary classifier, if there is one.
         plain = plain.sort_values("ac_after", na_position="first", kind="stable")
         baseline = same[same["mask_method"] == "none"]
@@ -147,6 +148,7 @@ def _beside(ours: pd.DataFrame, printed: Sequence[PublishedRow], points: pd.Data
 def _our_cells(point: Row, base: pd.Series | None) -> dict[str, Any]:
     return {
         "dataset": point["dataset"],
+        "selected on": point["selection"],
         "network": f"{point['model']}, width {point['width']}, {point['image_size']}x{point['image_size']}",
         "mask": point["mask_method"] if point["granularity"] == "pixel" else f"{point['mask_method']} by {point['granularity']}",
         "budget": point["budget"],

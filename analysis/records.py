@@ -6,14 +6,14 @@ is damaged or foreign is named and left out; a stage that lies under several roo
 
 import hashlib
 import json
-import sys
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from analysis.objectives import OBJECTIVES
-from raysp.data import DataConfig
+from raysp.data import DataConfig, Selection
 from raysp.intent import Intent, read_intents
 from raysp.keys import SHORT_KEY_DIGITS
 from raysp.location import Location, NotAFile, exists, read
@@ -22,6 +22,17 @@ from raysp.tensor_files import DamagedFile
 
 MOST_OF_AN_ERROR = 20_000
 """Characters of a traceback that a report shows."""
+MOST_OF_A_TEXT = 500
+"""Characters of a name; more is none of ours."""
+LARGEST = 2.0**53
+"""Beyond this not every whole number is one of floating point."""
+COUNTS = ("budget", "width", "image_size", "epochs", "seed", "gate_epochs", "kernel_size")
+NUMBERS = ("d_th", "beta")
+TEXTS = (
+    *("dataset", "model", "mask_method", "granularity", "mask_start", "sensitivity", "gamma", "gb_init"),
+    *("ac_head", "pram", "exit"),
+)
+"""Columns of rows with what they hold; those of objectives are `OBJECTIVES`'."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,23 +96,49 @@ def why_not(record: Mapping[str, Any]) -> str:
     for name in ("labels", "parents", "host"):
         if not isinstance(record.get(name, {}), dict):
             return f"its {name!r} is {type(record[name]).__name__}, expected dict"
+    if not all(isinstance(parent, dict) and _is_text(parent.get("key")) for parent in record.get("parents", {}).values()):
+        return "its parents are not objects with a 'key'"
+    if (preset := record.get("labels", {}).get("preset")) is not None and not _is_text(preset):
+        return "its preset is no line of text"
     for row in record["rows"]:
-        for name, value in row.items():
-            if isinstance(value, dict | list):
-                return f"its row has {type(value).__name__} for {name!r:.40}; expected a plain value"
-            objective = OBJECTIVES.get(name)
-            if objective and value is not None and not (_is_number(value) and (objective.maximise or value >= 0)):
-                return (
-                    f"its row has {value!r:.40} for {name!r}; expected a number{'' if objective.maximise else ' of at least 0'}"
-                )
-    layers = record["metrics"].get("layers", [])
-    if record["stage"] == "mask" and not (isinstance(layers, list) and all(_is_layer(layer) for layer in layers)):
-        return "its layers are not ReLU layers with 'layer', 'kept' and 'size'"
+        if reason := _why_not_row(row):
+            return f"its row has {reason}"
     if record["stage"] == "mask":
         try:
-            mask_facts(record)
+            facts = mask_facts(record)
         except (KeyError, TypeError, ValueError) as error:
             return f"its configuration is not a mask's ({error!r:.120})"
+        if reason := _why_not_row(facts):
+            return f"its configuration has {reason}"
+        layers = record["metrics"].get("layers", [])
+        if not (isinstance(layers, list) and all(map(_is_layer, layers))):
+            return "its layers are not ReLU layers with 'layer', 'kept' and 'size'"
+    return ""
+
+
+def _why_not_row(row: Mapping[str, Any]) -> str:
+    """Which column of a row holds what it can't."""
+    for name, value in row.items():
+        if value is None and name != "selection":
+            continue
+        objective = OBJECTIVES.get(name)
+        if name in COUNTS or (objective and objective.is_whole):
+            good, expected = _is_count(value), "a whole number of at least 0"
+        elif objective:
+            good = _is_number(value) and (objective.maximise or value >= 0)
+            expected = "a number" if objective.maximise else "a number of at least 0"
+        elif name in NUMBERS:
+            good, expected = _is_number(value), "a number"
+        elif name == "selection":
+            good, expected = value in typing.get_args(Selection), "val or test"
+        elif name == "ac_after":
+            good, expected = _is_text(value) or _is_count(value), "stages"
+        else:
+            good, expected = _is_text(value) or _is_number(value) or type(value) is bool, "a plain value"
+            if name in TEXTS:
+                good, expected = _is_text(value), "a line of text"
+        if not good:
+            return f"{value!r:.40} for {name!r:.40}; expected {expected}"
     return ""
 
 
@@ -170,12 +207,23 @@ def _error(root: Location, label: str) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # an int may be beyond any float
+    return type(value) in (int, float) and abs(value) <= LARGEST
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str and value.isprintable() and len(value) <= MOST_OF_A_TEXT
 
 
 def _is_layer(layer: Any) -> bool:
-    counted = isinstance(layer, dict) and all(type(layer.get(name)) is int for name in ("kept", "size"))
-    return counted and "layer" in layer and layer["size"] > 0
+    if not (isinstance(layer, dict) and _is_text(layer.get("layer"))):
+        return False
+    kept, size, eta = (layer.get(name) for name in ("kept", "size", "eta_alpha"))
+    counted = _is_count(kept) and _is_count(size)
+    return counted and layer["kept"] <= layer["size"] > 0 and (eta is None or _is_number(eta))
 
 
 def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -27,6 +28,10 @@ from analysis.spending import Spending, spending_of
 from analysis.tables import Table, front_tables, latex, markdown, models_table, paper_table, spending_table
 from raysp.location import Location, write_atomically
 from raysp.tensor_files import DamagedFile
+
+QUALIFIES = "What qualifies"
+FRONT = "The front in numbers"
+"""Sections that the command prints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +68,8 @@ class Report:
     """The rows of layers.csv."""
     sweeps: list[Spending]
     """Every sweep's plan against what was spent."""
-    found: Found | None
-    """What meets the limits, if there are any."""
+    found: dict[Any, Found]
+    """What meets the limits, if there are any, by group of `GROUP`."""
 
     @property
     def damaged(self) -> list[DamagedFile]:
@@ -84,7 +89,8 @@ def read_report(roots: Sequence[Location], question: Question | None = None) -> 
     points = points_of(table, question.accuracy)
     front = front_of_each_group(points, question.objectives).sort_values([*GROUP[:1], *COSTS], kind="stable")
     sweeps = [spending_of(intent, runs, table, question.objectives) for intent in runs.intents]
-    found = best_under(points, question.limits, question.accuracy) if question.limits else None
+    groups = points.groupby(list(GROUP)) if question.limits else ()
+    found = {group: best_under(rows, question.limits, question.accuracy) for group, rows in groups}
     return Report(
         runs=runs,
         question=question,
@@ -176,14 +182,14 @@ def tables_of(report: Report) -> dict[str, list[Table]]:
     """All tables by section."""
     question, points = report.question, report.points
     sections: dict[str, list[Table]] = {}
-    if report.found is not None:
-        sections["What qualifies"] = [found_table(report.found, question)]
+    if report.found:
+        sections[QUALIFIES] = found_tables(report)
     if len(report.front):
-        sections["The front in numbers"] = front_tables(report.front, question.objectives)
+        sections[FRONT] = front_tables(report.front, question.objectives)
         knees = [knee(rows, question.objectives) for _, rows in report.front.groupby(list(GROUP))]
         rows = points.loc[[row.name for row in knees if row is not None]]
         note = "The front's model that is nearest to the best of everything, each objective scaled to its range on the front."
-        sections["The front in numbers"].append(models_table("Knee", rows, note, question.costs))
+        sections[FRONT].append(models_table("Knee", rows, note, question.costs))
     printed = [("Table 1: gated branching", paper.table1(points)), ("Table 2: auxiliary classifiers", paper.table2(points))]
     sections["The paper's tables"] = [paper_table(title, rows) for title, rows in printed]
     if report.sweeps:
@@ -191,13 +197,19 @@ def tables_of(report: Report) -> dict[str, list[Table]]:
     return sections
 
 
-def found_table(found: Found, question: Question) -> Table:
-    """What meets the limits, or comes nearest."""
+def found_tables(report: Report) -> list[Table]:
+    """What meets the limits, or comes nearest, in each group."""
+    question = report.question
     asked = [(OBJECTIVES[column], limit) for column, limit in question.limits.items()]
     said = ", ".join(f"{o.short} {'at least' if o.maximise else 'at most'} {limit:,.6g}" for o, limit in asked)
-    if len(found.rows):
-        return models_table(f"{len(found.rows)} qualify: {said}", found.rows, "Most accurate first.", tuple(question.limits))
-    return models_table(f"None qualifies: {said}", found.nearest, "The nearest, with what they miss.", tuple(question.limits))
+    tables = []
+    for (dataset, selection), found in report.found.items():
+        where = f" on {dataset}, selected on {selection}" if len(report.found) > 1 else ""
+        none = found.rows.empty
+        title = f"{'None qualifies' if none else f'{len(found.rows)} qualify'}{where}: {said}"
+        note = "The nearest, with what they miss." if none else "Most accurate first."
+        tables.append(models_table(title, found.nearest if none else found.rows, note, tuple(question.limits)))
+    return tables
 
 
 if __name__ == "__main__":

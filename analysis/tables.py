@@ -17,6 +17,8 @@ from analysis.spending import Spending
 
 ALWAYS = ("dataset", "model", "budget", "d_th", "exit")
 """Columns of a table of models that are shown even if all agree."""
+OFF_COUNTS = ("ac_after",)
+"""Columns in which nothing is a value like others."""
 SHORT = {
     "mask_method": "mask",
     "image_size": "pixels",
@@ -39,8 +41,8 @@ class Table:
     def markdown(self) -> str:
         """As GitHub shows it."""
         cells = [[_escape(cell) for cell in row] for row in self.cells]
-        text = f"## {self.title}\n\n" + tabulate(cells, self.headings, tablefmt="pipe", disable_numparse=True)
-        return text + (f"\n\n{self.note}\n" if self.note else "\n")
+        text = f"## {_escape(self.title)}\n\n" + tabulate(cells, self.headings, tablefmt="pipe", disable_numparse=True)
+        return text + (f"\n\n{_escape(self.note)}\n" if self.note else "\n")
 
     def latex(self) -> str:
         """As a `table` environment for the package booktabs."""
@@ -75,7 +77,8 @@ def front_tables(front: pd.DataFrame, objectives: Sequence[str]) -> list[Table]:
     names = ", ".join(OBJECTIVES[o].label for o in objectives)
     tables = []
     for (dataset, selection), rows in front.groupby(list(GROUP), sort=True):
-        flattered = " Selected on the test part: these accuracies flatter." if selection == "test" else ""
+        on_test = selection == "test" or "test_accuracy" in objectives
+        flattered = " Selected on the test part: these accuracies flatter." if on_test else ""
         tables.append(models_table(f"Front on {dataset}", rows, f"Non-dominated in {names}.{flattered}", objectives))
     return tables
 
@@ -141,7 +144,8 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _differs(column: pd.Series) -> bool:
-    return len(column.dropna().drop_duplicates()) > 1
+    values = column.drop_duplicates()
+    return len(values if column.name in OFF_COUNTS else values.dropna()) > 1
 
 
 def _escape(cell: str) -> str:

@@ -7,10 +7,10 @@ same sweep given again is the same file, which is written once and never changed
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from raysp.keys import SHORT_KEY_DIGITS, key_of
+from raysp.keys import SHORT_KEY_DIGITS, Config, key_of
 from raysp.location import Location, exists
 from raysp.plan import Plan
 from raysp.store import Store, entries
@@ -18,54 +18,83 @@ from raysp.tensor_files import DamagedFile, read_file
 
 PLANS = "plans"
 PLAN_FORMAT = 1
+_LABEL = re.compile(r"[\w.-]+")
 _PLAN_FILE = re.compile(rf"[0-9a-f]{{{SHORT_KEY_DIGITS}}}\.json")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedStage:
-    """One stage of a sweep, before it was trained."""
+class PlannedStage(Config):
+    """One stage of a sweep, before it was trained.
+
+    Raises:
+        ValueError: a field holds what it can't.
+    """
 
     key: str
     label: str
     name: str
     note: str
     epochs: int
-    parents: list[str] = field(default_factory=list)
+    parents: tuple[str, ...] = ()
     """Their keys."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label != f"{self.name}-{self.key[:SHORT_KEY_DIGITS]}" or not _LABEL.fullmatch(self.label) or self.epochs < 0:
+            raise ValueError(f"stage {self.label!r:.80} of key {self.key!r:.20}, {self.epochs} epochs")
+        _check_printable(self.key, self.note, *self.parents)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Intent:
-    """What one sweep was asked to train."""
+class Intent(Config):
+    """What one sweep was asked to train.
+
+    Raises:
+        ValueError: a field holds what it can't.
+    """
 
     id: str
     name: str
     """The preset's."""
     command: str
     """The command line, without the interpreter."""
-    leaves: list[str]
+    leaves: tuple[str, ...]
     """Keys of its configurations' last stages."""
-    stages: list[PlannedStage]
+    stages: tuple[PlannedStage, ...]
     """All of its stages, ancestors first."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.stages or not {stage.key for stage in self.stages}.issuperset(self.leaves):
+            raise ValueError(f"{len(self.stages)} stages, not all of the {len(self.leaves)} that are wanted")
+        _check_printable(self.id, self.name, self.command)
+
+
+def _check_printable(*texts: str) -> None:
+    for text in texts:
+        if not text.isprintable():
+            raise ValueError(f"{text!r:.80} is no line of text")
 
 
 def intent_of(plan: Plan, name: str, command: str) -> Intent:
     """Describe a plan."""
-    leaves = list(plan.leaves)
-    stages = [
+    leaves = tuple(plan.leaves)
+    stages = tuple(
         PlannedStage(
-            key=s.key, label=s.label, name=s.name, note=s.note, epochs=s.epochs, parents=[p.key for p in s.parents.values()]
+            key=s.key, label=s.label, name=s.name, note=s.note, epochs=s.epochs, parents=tuple(p.key for p in s.parents.values())
         )
         for s in plan.stages.values()
-    ]
-    return Intent(id=key_of(tuple(sorted(leaves)))[:SHORT_KEY_DIGITS], name=name, command=command, leaves=leaves, stages=stages)
+    )
+    # A command may hold anything that a shell takes.
+    said = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in command)
+    return Intent(id=key_of(tuple(sorted(leaves)))[:SHORT_KEY_DIGITS], name=name, command=said, leaves=leaves, stages=stages)
 
 
 def write_intent(store: Store, intent: Intent) -> None:
     """Keep a sweep's plan under its results root, if it isn't there yet. Raises NoLongerOwner."""
     path = store.root / PLANS / f"{intent.id}.json"
     if not exists(path):
-        store.write(path, json.dumps({"format": PLAN_FORMAT, **asdict(intent)}, indent=1).encode())
+        store.write(path, json.dumps({"format": PLAN_FORMAT, **intent.to_json()}, indent=1).encode())
 
 
 def read_intents(root: Location) -> tuple[list[Intent], list[DamagedFile]]:
@@ -77,7 +106,7 @@ def read_intents(root: Location) -> tuple[list[Intent], list[DamagedFile]]:
             content: dict[str, Any] = json.loads(read_file(path) or b"")
             if content.pop("format") != PLAN_FORMAT:
                 raise ValueError("another format")
-            stages = [PlannedStage(**stage) for stage in content.pop("stages")]
+            stages = tuple(PlannedStage(**stage) for stage in content.pop("stages"))
             found.append(Intent(**content, stages=stages))
         except DamagedFile as error:
             damaged.append(error)

@@ -247,7 +247,11 @@ def read_record(path: Location) -> dict[str, Any] | None:
     }.items():
         if not isinstance(record.get(name), kind):
             raise DamagedFile(path, f"its {name!r} is {type(record.get(name)).__name__}, expected {kind.__name__}")
-    if record.pop("sha256", None) != _record_digest(record):
+    try:
+        matches = record.pop("sha256", None) == _record_digest(record)
+    except ValueError as error:  # a number that JSON doesn't have
+        raise DamagedFile(path, f"no record of ours ({error})") from None
+    if not matches:
         raise DamagedFile(path, "its content doesn't match its digest")
     return record
 

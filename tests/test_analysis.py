@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from toy import toy
 
 from analysis.paper import figure1, figure2a, figure2b, table1, table2
 from analysis.records import configurations, read_runs
-from analysis.report import Question, read_report, write_report
+from analysis.report import Question, found_tables, read_report, write_report
 from analysis.results import COLUMNS, ESTIMATED
 from analysis.seeds import points_of
 from analysis.spending import device_seconds
@@ -41,13 +42,34 @@ def test_a_report_of_records_with_a_damaged_one(tmp_path):
     ("change", "reason"),
     [
         ({"rows": [row(val_accuracy="high")]}, "its row has 'high' for 'val_accuracy'; expected a number"),
-        ({"rows": [row(relus=-1)]}, "its row has -1 for 'relus'; expected a number of at least 0"),
-        ({"rows": [row(budget=[1])]}, "its row has list for 'budget'"),
+        ({"rows": [row(relus=-1)]}, "its row has -1 for 'relus'; expected a whole number of at least 0"),
+        ({"rows": [row(relus=10**400)]}, "for 'relus'; expected a whole number"),
+        ({"rows": [row(macs=1e300)]}, "for 'macs'; expected a whole number"),
+        ({"rows": [row(budget=[1])]}, "its row has [1] for 'budget'"),
+        ({"rows": [row(kernel_size="three")]}, "its row has 'three' for 'kernel_size'"),
+        ({"rows": [row(d_th="0.1")]}, "its row has '0.1' for 'd_th'; expected a number"),
+        ({"rows": [row(dataset=5)]}, "its row has 5 for 'dataset'; expected a line of text"),
+        ({"rows": [row(dataset="\udc80")]}, "for 'dataset'; expected a line of text"),
+        ({"rows": [row(model="a\nb")]}, "for 'model'; expected a line of text"),
+        ({"rows": [row(selection=None)]}, "its row has None for 'selection'; expected val or test"),
+        ({"rows": [row(ac_after={})]}, "its row has {} for 'ac_after'; expected stages"),
+        ({"parents": {"mask": "x"}}, "its parents are not objects with a 'key'"),
+        ({"labels": {"preset": 5}}, "its preset is no line of text"),
+        ({"time_s": 10**400}, "expected seconds"),
         ({"rows": ["row"]}, "not lists of objects"),
         ({"time_s": None}, "its time_s is None; expected seconds"),
         ({"labels": "mine"}, "its 'labels' is str"),
         ({"stage": "other"}, "belongs to other-"),
-        ({"of": toy(name="mask"), "metrics": {"layers": [{"layer": "a"}]}}, "its layers are not ReLU layers"),
+        (
+            {"of": toy(name="mask"), "config": MASK_CONFIG, "metrics": {"layers": [{"layer": "a"}]}},
+            "its layers are not ReLU layers",
+        ),
+        (
+            {"of": toy(name="mask"), "config": MASK_CONFIG, "metrics": {"layers": [{"layer": "a", "kept": 9, "size": 8}]}},
+            "its layers are not ReLU layers",
+        ),
+        ({"of": toy(name="mask"), "config": MASK_CONFIG | {"budget": "x"}}, "its configuration has 'x' for 'budget'"),
+        ({"of": toy(name="mask"), "config": MASK_CONFIG | {"method": []}}, "its configuration has [] for 'mask_method'"),
         ({"of": toy(name="mask"), "metrics": {"layers": []}}, "its configuration is not a mask's (KeyError('data'))"),
     ],
 )
@@ -59,6 +81,26 @@ def test_foreign_records_are_named_and_left_out(tmp_path, change, reason):
     assert [damage.path.parent for damage in runs.damaged] == [bad]
     assert reason in runs.damaged[0].reason
     assert write_report([tmp_path], tmp_path / "out").points["exit"].tolist() == ["final"]
+
+
+def test_a_record_with_a_number_that_json_lacks_is_named(tmp_path):
+    commit(tmp_path, [row()])
+    bad = commit(tmp_path, [row(budget=7)])
+    path = bad / "record.json"
+    path.write_text(path.read_text().replace('"budget": 7', '"budget": NaN'))
+    runs = read_runs([tmp_path])
+    assert len(runs.records) == 1
+    assert "no record of ours" in str(runs.damaged[0])
+
+
+def test_what_qualifies_is_said_per_data_set(tmp_path):
+    commit(tmp_path, [row(dataset="easy", val_accuracy=95, relus=10)])
+    commit(tmp_path, [row(dataset="hard", val_accuracy=60, relus=20)])
+    titles = [table.title for table in found_tables(read_report([tmp_path], Question(limits={"val_accuracy": 90.0})))]
+    assert titles == [
+        "1 qualify on easy, selected on val: val % at least 90",
+        "None qualifies on hard, selected on val: val % at least 90",
+    ]
 
 
 def test_a_stage_under_two_roots_counts_once(tmp_path):
@@ -232,10 +274,25 @@ def test_a_plan_is_kept_once_and_damage_is_named(tmp_path):
     with Store(root=tmp_path).lock() as store:
         for command in ("first", "second"):
             write_intent(store, intent_of(plan, "quick", command))
-    (tmp_path / "plans" / "0123456789ab.json").write_text('{"format": 1}')
+    (path,) = (tmp_path / "plans").iterdir()
+    plain = json.loads(path.read_text())
+    (stage, *_) = plain["stages"]
+    foreign = [
+        {"format": 1},
+        plain | {"stages": []},
+        plain | {"id": ["a"]},
+        plain | {"command": "a\nb"},
+        *(
+            plain | {"stages": [stage | change]}
+            for change in ({"epochs": "1"}, {"parents": None}, {"key": []}, {"label": "../x"})
+        ),
+    ]
+    for number, content in enumerate(foreign):
+        (tmp_path / "plans" / f"{number:012x}.json").write_text(json.dumps(content))
     found, damaged = read_intents(tmp_path)
-    assert [(intent.command, intent.leaves) for intent in found] == [("first", list(plan.leaves))]
-    assert "not a plan of format 1" in damaged[0].reason
+    assert [(intent.command, intent.leaves) for intent in found] == [("first", tuple(plan.leaves))]
+    assert len(damaged) == len(foreign)
+    assert all("not a plan of format 1" in error.reason for error in damaged)
 
 
 def test_plan_against_spent_with_failures_and_skips(tmp_path):

@@ -24,6 +24,13 @@ def test_the_command_writes_everything_and_says_what_qualifies(tmp_path):
     assert "None qualifies" in none.stdout and "73.00" in none.stdout
 
 
+def test_nothing_is_written_where_there_is_nothing(tmp_path):
+    (tmp_path / "run").mkdir()
+    done = report_command("run", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 2
+    assert not (tmp_path / "out").exists() and not list((tmp_path / "run").iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -74,7 +74,7 @@ function drawPlot() {
   const front = data.fronts[`${x.column}|${y.column}`][group].map((n) => data.rows[n]);
   traces.push({
     x: front.map((row) => row[at[x.column]]), y: front.map((row) => row[at[y.column]]), name: "front", type: "scatter", mode: "lines", hoverinfo: "skip",
-    line: { color: css("--soft"), width: 1.5, shape: x.maximise === y.maximise ? "vh" : "hv" },
+    line: { color: css("--soft"), width: 1.5, shape: x.maximise ? "vh" : "hv" },
   });
   for (const [name, label, symbol, color] of KINDS) {
     const mine = rows.filter((n) => kind(data.rows[n]) === name);
@@ -119,7 +119,7 @@ function passes(row) {
 }
 
 function amount(text) {
-  const found = /^\s*([\d.]+)\s*([kKmMgG]?)\s*$/.exec(text);
+  const found = /^\s*(\d+\.?\d*|\.\d+)\s*([kKmMgG]?)\s*$/.exec(text);
   return found ? Number(found[1]) * { "": 1, k: 1e3, m: 1e6, g: 1e9 }[found[2].toLowerCase()] : null;
 }
 

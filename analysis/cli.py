@@ -107,6 +107,8 @@ def _run(flags: ReportFlags, console: Console) -> int:
     roots = list(dict.fromkeys(locate(run) for run in flags.runs))
     for root in roots:
         check_root(root)
+    if flags.out == "":
+        raise ValueError("--out is empty; expected a directory, or leave it out")
     if flags.out is None and len(roots) > 1:
         raise ValueError(f"{len(roots)} results directories and no --out; expected --out DIR")
     out = locate(flags.out) if flags.out else roots[0]

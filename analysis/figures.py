@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from analysis.objectives import OBJECTIVES
+from analysis.pareto import GROUP
 
 # Okabe and Ito's palette: told apart with any kind of colour vision; markers differ too.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -57,7 +58,7 @@ def draw_fronts(
     """
     other = "test_accuracy" if accuracy == "val_accuracy" else "val_accuracy"
     with matplotlib.rc_context(STYLE):
-        groups = points.groupby(["dataset", "selection"], sort=True)
+        groups = points.groupby(list(GROUP), sort=True)
         figure = Figure(figsize=(12, 0.8 + 3.8 * len(groups)), layout="constrained")
         grid = figure.subplots(len(groups), len(fronts), sharey="row", squeeze=False)
         for ((dataset, selection), rows), panels in zip(groups, grid, strict=True):

@@ -24,7 +24,7 @@ from analysis.published import CURVES, of_the_curves
 from analysis.records import Runs
 from analysis.results import WHICH
 from analysis.seeds import SPREAD
-from analysis.tables import SHORT, Table
+from analysis.tables import SHORT, Table, differs
 from raysp.store import label_of
 
 RECORDS_PER_CHUNK = 50
@@ -107,7 +107,7 @@ def _columns(points: pd.DataFrame, objectives: Sequence[Objective]) -> list[dict
     costs = [column(o.column, o.short, shown=not o.column.startswith(rare)) for o in objectives]
     middle = [column("rank", "rank", shown=True), column("seeds", "seeds", shown=several)]
     names = [name for name in WHICH if name not in ("configuration", "exit")]
-    which = [column(name, SHORT.get(name, name), shown=len(points[name].drop_duplicates()) > 1) for name in names]
+    which = [column(name, SHORT.get(name, name), shown=differs(points[name])) for name in names]
     last = [column(name, name, shown=False) for name in (*SPREAD, "key_list", "seed_list")]
     return [*first, *costs, *middle, *which, *last]
 

@@ -93,7 +93,7 @@ def figure2a(layers: pd.DataFrame) -> pd.DataFrame:
     if both.empty:
         return pd.DataFrame()
     chosen = both.iloc[0]
-    rows = masks[_equal(masks, chosen, [*NETWORK, "budget"])]
+    rows = _of_one_recipe(masks[_equal(masks, chosen, [*NETWORK, "budget"])])
     return _mean_shares(rows, "mask_method").assign(what=f"{chosen['model']}, {chosen['dataset']}, budget {chosen['budget']:,}")
 
 
@@ -103,10 +103,16 @@ def figure2b(layers: pd.DataFrame) -> pd.DataFrame:
     masks = masks[masks["mask_method"] == "senet"]
     if masks.empty:
         return pd.DataFrame()
-    counts = masks.groupby(NETWORK)["budget"].nunique().reset_index().sort_values("budget", ascending=False, kind="stable")
+    counts = (
+        _of_one_recipe(masks, NETWORK)
+        .groupby(NETWORK)["budget"]
+        .nunique()
+        .reset_index()
+        .sort_values("budget", ascending=False, kind="stable")
+    )
     if counts["budget"].iloc[0] < 2:
         return pd.DataFrame()
-    rows = masks[_equal(masks, counts.iloc[0], NETWORK)]
+    rows = _of_one_recipe(masks[_equal(masks, counts.iloc[0], NETWORK)])
     named = _mean_shares(rows, "budget")
     named["line"] = [f"budget {int(budget):,}" for budget in named["line"]]
     return named.assign(what=f"{rows['model'].iloc[0]}, {rows['dataset'].iloc[0]}")
@@ -115,7 +121,18 @@ def figure2b(layers: pd.DataFrame) -> pd.DataFrame:
 def _block_layers(layers: pd.DataFrame) -> pd.DataFrame:
     """Masks per pixel that started from the teacher, without the stem's layer, which no figure of the paper has."""
     usual = (layers["granularity"] == "pixel") & layers["mask_start"].fillna("teacher").eq("teacher")
-    return layers[usual & (layers["layer"] != "stem_relu")]
+    rows = layers[usual & (layers["layer"] != "stem_relu")]
+    return rows.assign(sensitivity=rows["sensitivity"].fillna("").astype(str))  # SNL has none
+
+
+def _of_one_recipe(masks: pd.DataFrame, per: Sequence[str] = ()) -> pd.DataFrame:
+    """Of each method's masks (per group of these columns) those of the sensitivities and epochs that most of them have; of
+    equally many the first. What differs in more than the seed has no common mean.
+    """
+    groups = [*per, "mask_method"]
+    counts = masks.groupby([*groups, "sensitivity", "epochs"])["mask_key"].nunique().reset_index()
+    most = counts.sort_values("mask_key", ascending=False, kind="stable").drop_duplicates(groups)
+    return masks.merge(most[[*groups, "sensitivity", "epochs"]], on=[*groups, "sensitivity", "epochs"])
 
 
 def _mean_shares(rows: pd.DataFrame, line: str) -> pd.DataFrame:
@@ -167,6 +184,7 @@ def _our_cells(point: Row, base: pd.Series | None) -> dict[str, Any]:
 
 def _gate(point: Row) -> str:
     unusual = [str(point[n]) for n, usual in (("gamma", "linear"), ("gb_init", "random")) if point[n] != usual]
+    unusual += [] if point["kernel_size"] == 3 else [f"kernel {point['kernel_size']}"]
     return ", ".join(["yes", *unusual])
 
 

@@ -8,6 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figures import PALETTE, STYLE
+from analysis.objectives import OBJECTIVES
+from analysis.pareto import GROUP
 from analysis.spending import Spending
 
 METRICS = {"relus": "ReLUs", "macs": "MACs", "depth": "depth", "test_accuracy": "test accuracy (%)"}
@@ -57,7 +59,7 @@ def draw_figure2(lines: pd.DataFrame, title: str) -> Figure:
 
 def draw_growth(sweeps: Sequence[Spending], objectives: Sequence[str]) -> Figure:
     """The front's hypervolume over the device-hours spent, a line per sweep, a panel per data set and selection part."""
-    grown = [(sweep, group, rows) for sweep in sweeps for group, rows in sweep.growth.groupby(["dataset", "selection"])]
+    grown = [(sweep, group, rows) for sweep in sweeps for group, rows in sweep.growth.groupby(list(GROUP))]
     groups = sorted({group for _, group, _ in grown})
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 0.6 + 3.4 * len(groups)), layout="constrained")
@@ -70,7 +72,7 @@ def draw_growth(sweeps: Sequence[Spending], objectives: Sequence[str]) -> Figure
                     label=f"{sweep.intent.name} {sweep.intent.id}",
                 )  # fmt: skip
             panel.set_xlabel("device-hours of training (GPUs, or workers on CPUs)")
-            panel.set_ylabel(f"hypervolume on {group[0]}\n({', '.join(METRICS.get(o, o) for o in objectives)})")
+            panel.set_ylabel(f"hypervolume on {group[0]}\n({', '.join(OBJECTIVES[o].short for o in objectives)})")
             panel.grid(alpha=0.25)
             panel.set_xlim(left=0)
             panel.legend(frameon=False, fontsize=8)

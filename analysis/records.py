@@ -91,7 +91,7 @@ def why_not(record: Mapping[str, Any]) -> str:
     """
     if not all(isinstance(row, dict) for row in (*record["rows"], *record["history"])):
         return "its rows or its history are not lists of objects"
-    if not _is_number(record.get("time_s")):
+    if not _is_number(record.get("time_s")) or record["time_s"] < 0:
         return f"its time_s is {record.get('time_s')!r:.40}; expected seconds"
     for name in ("labels", "parents", "host"):
         if not isinstance(record.get(name, {}), dict):
@@ -125,8 +125,8 @@ def _why_not_row(row: Mapping[str, Any]) -> str:
         if name in COUNTS or (objective and objective.is_whole):
             good, expected = _is_count(value), "a whole number of at least 0"
         elif objective:
-            good = _is_number(value) and (objective.maximise or value >= 0)
-            expected = "a number" if objective.maximise else "a number of at least 0"
+            good = _is_number(value) and 0 <= value <= (100 if objective.maximise else LARGEST)
+            expected = "percent" if objective.maximise else "a number of at least 0"
         elif name in NUMBERS:
             good, expected = _is_number(value), "a number"
         elif name == "selection":

@@ -81,11 +81,14 @@ def read_report(roots: Sequence[Location], question: Question | None = None) -> 
     """Everything that is computed of every finished model under some results roots.
 
     Raises:
-        ValueError: a root is no directory.
+        ValueError: a root is no directory, or the question is about what no model has.
     """
     question = question or Question()
     runs = read_runs(roots)
     table = results_table(runs.records)
+    for name in (*question.objectives, *question.limits):
+        if name not in table:
+            raise ValueError(f"no model here has {name}, which it would be compared by; leave that out")
     points = points_of(table, question.accuracy)
     front = front_of_each_group(points, question.objectives).sort_values([*GROUP[:1], *COSTS], kind="stable")
     sweeps = [spending_of(intent, runs, table, question.objectives) for intent in runs.intents]
@@ -191,7 +194,9 @@ def tables_of(report: Report) -> dict[str, list[Table]]:
         note = "The front's model that is nearest to the best of everything, each objective scaled to its range on the front."
         sections[FRONT].append(models_table("Knee", rows, note, question.costs))
     printed = [("Table 1: gated branching", paper.table1(points)), ("Table 2: auxiliary classifiers", paper.table2(points))]
-    sections["The paper's tables"] = [paper_table(title, rows) for title, rows in printed]
+    compared = [paper_table(title, rows) for title, rows in printed if rows["accuracy"].notna().any()]
+    if compared:
+        sections["The paper's tables"] = compared
     if report.sweeps:
         sections["Sweeps"] = [spending_table(sweep) for sweep in report.sweeps]
     return sections

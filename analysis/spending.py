@@ -26,7 +26,7 @@ class Spending:
     """A row per kind of stage and a last one for all: stages planned, done, failed, skipped, waiting; epochs planned and trained,
     device_hours."""
     growth: pd.DataFrame
-    """Columns `dataset`, `selection`, `device_hours`, `hypervolume`, and `configurations` that were finished by then."""
+    """Columns `dataset`, `selection`, `device_hours` and `hypervolume`."""
     failed: list[tuple[str, str, str]]
     """Label, note and last line of the error of every failed stage."""
     skipped: list[tuple[str, str, str]]
@@ -118,10 +118,9 @@ def _growth(
                     **dict(zip(GROUP, group, strict=True)),
                     "device_hours": hours[step],
                     "hypervolume": hypervolume(so_far, objectives, reference),
-                    "configurations": so_far["configuration"].nunique(),
                 }
             )
-    return pd.DataFrame(lines, columns=[*GROUP, "device_hours", "hypervolume", "configurations"])
+    return pd.DataFrame(lines, columns=[*GROUP, "device_hours", "hypervolume"])
 
 
 def _some(steps: Sequence[int]) -> list[int]:

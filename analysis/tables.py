@@ -3,6 +3,7 @@
 Owns headings, number formats and the choice of columns. What stands in the tables is computed elsewhere.
 """
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +56,7 @@ def models_table(title: str, points: pd.DataFrame, note: str = "", costs: Sequen
     """A table of models: the columns in which they differ, both accuracies, ReLUs, MACs, depth, these costs, and what was
     measured.
     """
-    shown = [name for name in WHICH if name not in ("configuration", "exit") and (name in ALWAYS or _differs(points[name]))]
+    shown = [name for name in WHICH if name not in ("configuration", "exit") and (name in ALWAYS or differs(points[name]))]
     shown = [name for name in shown if points[name].notna().any()]
     has_seeds = bool((points["seeds"] > 1).any()) if len(points) else False
     objectives = [o for o in present(points) if o.column in (*ACCURACIES, *COSTS, *costs, *MEASURED_PI)]
@@ -126,7 +127,7 @@ def number(objective: Objective, value: Any, spread: Any = None) -> str:
 
 def plain(value: Any) -> str:
     """A configuration's value as people read it."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def markdown(tables: Sequence[Table]) -> str:
@@ -143,15 +144,16 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def _differs(column: pd.Series) -> bool:
+def differs(column: pd.Series) -> bool:
+    """Whether models are told apart by a column; what only the all-ReLU baseline lacks doesn't tell."""
     values = column.drop_duplicates()
     return len(values if column.name in OFF_COUNTS else values.dropna()) > 1
 
 
 def _escape(cell: str) -> str:
-    for mark in "\\|<*_`":
-        cell = cell.replace(mark, "&lt;" if mark == "<" else "\\" + mark)
-    return cell.replace("\n", " ")
+    for mark in "\\|*_`[]":
+        cell = cell.replace(mark, "\\" + mark)
+    return html.escape(cell, quote=False)
 
 
 _LATEX: Mapping[str, str] = {

@@ -10,11 +10,12 @@ from toy import toy
 
 from analysis.paper import figure1, figure2a, figure2b, table1, table2
 from analysis.records import configurations, read_runs
-from analysis.report import Question, found_tables, read_report, write_report
+from analysis.report import FRONT, Question, figures_of, found_tables, read_report, tables_of, write_report
 from analysis.results import COLUMNS, ESTIMATED
 from analysis.seeds import points_of
 from analysis.spending import device_seconds
-from raysp.intent import Intent, intent_of, read_intents, write_intent
+from analysis.tables import Table
+from raysp.intent import intent_of, read_intents, write_intent
 from raysp.store import Store
 
 # ---- what is read
@@ -41,7 +42,7 @@ def test_a_report_of_records_with_a_damaged_one(tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"rows": [row(val_accuracy="high")]}, "its row has 'high' for 'val_accuracy'; expected a number"),
+        ({"rows": [row(val_accuracy="high")]}, "its row has 'high' for 'val_accuracy'; expected percent"),
         ({"rows": [row(relus=-1)]}, "its row has -1 for 'relus'; expected a whole number of at least 0"),
         ({"rows": [row(relus=10**400)]}, "for 'relus'; expected a whole number"),
         ({"rows": [row(macs=1e300)]}, "for 'macs'; expected a whole number"),
@@ -249,10 +250,12 @@ def test_figure_2_is_of_the_blocks_layers():
         "image_size": 8,
         "granularity": "pixel",
         "mask_start": None,
+        "sensitivity": None,
+        "epochs": 1,
     }
     masks = [("senet", 10), ("snl", 10), ("senet", 20)]
     lines = [
-        shared | {"mask_method": m, "budget": b, "layer": layer, "d": b / 100}
+        shared | {"mask_method": m, "budget": b, "layer": layer, "d": b / 100, "mask_key": f"{m}{b}"}
         for m, b in masks
         for layer in ("stem_relu", "stages.0.0.inner_relu")
     ]
@@ -264,6 +267,63 @@ def test_figure_2_is_of_the_blocks_layers():
     assert figure2b(layers)["line"].tolist() == ["budget 10", "budget 20"]
     assert figure2a(layers[layers["mask_method"] == "snl"]).empty
     assert figure2b(layers[layers["budget"] == 10]).empty
+
+
+def test_figure_1_is_of_the_model_that_validation_chooses():
+    full = {"dataset": "cifar100", "budget": 100}
+    gated = {**full, **GATED, "ac_after": "3"}
+    table = pd.DataFrame(
+        [
+            row(**full, mask_method="none"),
+            row(**full),
+            *(row(**gated, val_accuracy=90.0, test_accuracy=70.0, exit=name) for name in ("final", "ac3")),
+            *(row(**gated | {"gamma": "cosine"}, val_accuracy=80.0, test_accuracy=75.0, exit=name) for name in ("final", "ac3")),
+        ]
+    ).assign(seeds=1, configuration=["base", "a", "b", "b", "c", "c"])
+    assert figure1(table)["test_accuracy_value"].tolist() == [79.0, 79.0, 70.0, 70.0]
+
+
+def test_figure_2_takes_no_mean_over_different_sensitivities():
+    shared = {"dataset": "c", "selection": "val", "model": "m", "width": 1, "image_size": 8, "granularity": "pixel", "epochs": 1}
+    shared |= {"mask_start": None, "mask_method": "senet", "layer": "stages.0.0.inner_relu"}
+    masks = [("density 0.1", 10, 0.02), ("density 0.5", 10, 0.5), ("density 0.1", 20, 0.04)]
+    lines = [shared | {"sensitivity": s, "budget": b, "d": d, "mask_key": f"{s}{b}"} for s, b, d in masks]
+    assert figure2b(pd.DataFrame(lines))["d"].tolist() == [0.02, 0.04]
+
+
+# ---- tables and pictures
+
+
+def test_names_in_tables_stay_names():
+    table = Table(title="<b>", headings=["a"], cells=[["x|y_z <i> $&"]], note="a*b [c](d)")
+    assert "<b>" not in table.markdown() and "&lt;b&gt;" in table.markdown()
+    assert "x\\|y\\_z &lt;i&gt; $&amp;" in table.markdown() and "a\\*b \\[c\\](d)" in table.markdown()
+    assert "x|y\\_z" in table.latex() and "\\$\\&" in table.latex() and "a*b [c](d)" in table.latex()
+
+
+@pytest.mark.parametrize(
+    ("selection", "question", "flatters"), [("val", "val", False), ("test", "val", True), ("val", "test", True)]
+)
+def test_fronts_say_what_was_selected_on_the_test_part(tmp_path, selection, question, flatters):
+    commit(tmp_path, [row(selection=selection)])
+    report = read_report([tmp_path], Question(accuracy=f"{question}_accuracy"))
+    (front, _) = tables_of(report)[FRONT]
+    assert ("flatter" in front.note) == flatters
+
+
+def test_models_with_and_without_an_auxiliary_classifier_are_told_apart(tmp_path):
+    commit(tmp_path, [row(relus=5)])
+    commit(tmp_path, [row(ac_after="3", relus=9, val_accuracy=85.0)])
+    (front, _) = tables_of(read_report([tmp_path]))[FRONT]
+    assert {line[front.headings.index("AC after")] for line in front.cells} == {"-", "3"}
+
+
+def test_a_fronts_line_runs_through_what_is_attained(tmp_path):
+    commit(tmp_path, [row(relus=5, val_accuracy=70.0)])
+    commit(tmp_path, [row(relus=9, val_accuracy=85.0, dataset="digits")])
+    figure = figures_of(read_report([tmp_path]))["pareto"][1]
+    (front,) = [line for line in figure.axes[0].lines if line.get_label() == "front"]
+    assert front.get_drawstyle() == "steps-post"
 
 
 # ---- plans and what was spent
@@ -312,7 +372,7 @@ def test_plan_against_spent_with_failures_and_skips(tmp_path):
     assert sweep.failed[0][0] == parent.label and sweep.skipped[0][2] == parent.label
     page = (tmp_path / "out" / "report.html").read_text()
     assert "&lt;script&gt;alert(1)" in page and "<script>alert(1)" not in page
-    assert sweep.growth["configurations"].tolist() == [1]
+    assert sweep.growth["device_hours"].tolist() == pytest.approx([0.5])
 
 
 def test_device_seconds_count_workers_and_shares_of_gpus():
@@ -333,7 +393,6 @@ def test_hypervolume_grows_with_what_is_finished(tmp_path):
     (sweep,) = read_report([tmp_path]).sweeps
     grown = sweep.growth["hypervolume"].tolist()
     assert grown == sorted(grown) and grown[0] < grown[-1] < 1
-    assert isinstance(sweep.intent, Intent)
 
 
 def test_selection_by_test_accuracy_is_a_question(tmp_path):

@@ -85,6 +85,10 @@ def test_it_fits_and_changing_an_axis_redraws(page):
     assert before.startswith("ReLUs") and after.startswith("depth")
     front = page.evaluate("document.getElementById('plot').data.find((t) => t.name === 'front').x")
     assert front == sorted(front) and set(front) <= set(range(10, 17))
+    shape = "document.getElementById('plot').data.find((t) => t.name === 'front').line.shape"
+    assert page.evaluate(shape) == "hv"
+    page.select_option("#y", "relus")
+    assert page.evaluate(shape) == "hv", "through what is attained"
     page.select_option("#y", "depth")
     assert page.eval_on_selector("#x", "e => e.value") != "depth", "an axis against itself says nothing"
 
@@ -120,8 +124,9 @@ def test_filter_limits_and_sort(page):
     assert points(page) == 10
     page.fill("#limit-relus", "0.925k")
     page.wait_for_function("document.getElementById('count').textContent.startsWith('6 of 30')")
-    page.fill("#limit-relus", "many")
-    assert page.eval_on_selector("#limit-relus", "e => e.validationMessage").startswith("a number")
+    for text in ("many", "1.2.3", "."):
+        page.fill("#limit-relus", text)
+        assert page.eval_on_selector("#limit-relus", "e => e.validationMessage").startswith("a number")
     page.fill("#limit-relus", "")
     page.fill("#limit-val_accuracy", "")
     page.fill("#list input[type=search]", "linear")

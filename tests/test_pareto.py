@@ -82,6 +82,8 @@ def test_knee_is_the_nearest_to_the_best_of_everything():
     assert knee(table).name == 1
     assert knee(table.iloc[[0]]).name == 0
     assert knee(table.head(0)) is None
+    # In ReLUs the second is far from the best, as a share of their range it isn't.
+    assert knee(table_of([(90, 100_000, 1, 1), (89, 30_000, 1, 1), (10, 0, 1, 1)])).name == 1
 
 
 def test_best_under_lists_best_first_or_the_nearest():

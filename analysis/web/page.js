@@ -89,7 +89,8 @@ function drawPlot() {
     }
     traces.push(trace);
   }
-  const asLog = $("log").checked && rows.some((n) => data.rows[n][at[x.column]] > 0);
+  $("log").disabled = !rows.every((n) => data.rows[n][at[x.column]] > 0); // a model without any ReLU has no place on a logarithm
+  const asLog = $("log").checked && !$("log").disabled;
   const axes = { xaxis: { title: { text: title(x) }, type: asLog ? "log" : "linear", tickformat: x.maximise ? "" : "~s", dtick: asLog && spread(rows.map((n) => data.rows[n][at[x.column]])) < 100 ? "D2" : null }, yaxis: { title: { text: title(y) } }, hovermode: "closest" };
   Plotly.react("plot", traces, layout(axes), { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] });
   const of = data.rows.filter((row) => row[at.group] === group).length;
@@ -235,7 +236,7 @@ async function fill(body, record, row) {
     body.append(element("h3", { textContent: "Results and costs" }));
     body.append(grid(["exit", ...shown.map((o) => o.label)], exits.map((e) => [e.exit, ...shown.map((o) => short(e[o.column], o))])));
     const estimated = data.objectives.filter((o) => o.column.startsWith("est_"));
-    if (estimated.length) body.append(grid(["estimated, not measured", row[at.exit] ?? ""], estimated.map((o) => [o.label, short(row[at[o.column]], o)])));
+    if (estimated.length) body.append(grid([`estimated, not measured${row[at.seeds] > 1 ? "; mean over seeds" : ""}`, row[at.exit] ?? ""], estimated.map((o) => [o.label, short(row[at[o.column]], o)])));
   }
   const pair = element("div", { className: "pair" });
   body.append(pair);
@@ -253,10 +254,11 @@ async function fill(body, record, row) {
   if (Array.isArray(before)) {
     const left = Object.fromEntries((Array.isArray(costs) ? costs : []).map((layer) => [layer.layer, layer.relus]));
     const layers = before.map((layer) => layer.layer);
+    const ticks = layers.map(escape); // plotly takes tags in tick labels for formatting
     const place = element("div", { className: "layers" });
     pair.append(place);
-    const bars = [{ type: "bar", orientation: "h", y: layers, x: before.map((l) => l.kept), name: "in the mask", marker: { color: css("--published") } }];
-    if (costs) bars.push({ type: "bar", orientation: "h", y: layers, x: layers.map((name) => left[name] ?? 0), name: "deployed, after gating", marker: { color: css("--final") } });
+    const bars = [{ type: "bar", orientation: "h", y: ticks, x: before.map((l) => l.kept), name: "in the mask", marker: { color: css("--published") } }];
+    if (costs) bars.push({ type: "bar", orientation: "h", y: ticks, x: layers.map((name) => left[name] ?? 0), name: "deployed, after gating", marker: { color: css("--final") } });
     Plotly.newPlot(place, bars, layout({ yaxis: { autorange: "reversed" }, xaxis: { title: { text: "ReLUs per image" } }, barmode: "group", bargap: 0.25 }), { responsive: true, displaylogo: false });
   }
   const flat = [];

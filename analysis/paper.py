@@ -145,9 +145,9 @@ Row = Mapping[Any, Any]
 
 
 def _beside(ours: pd.DataFrame, printed: Sequence[PublishedRow], points: pd.DataFrame) -> pd.DataFrame:
-    """Our rows, each with the printed one that it matches; then the printed ones that none of ours does."""
+    """Our rows, each with the printed one that it matches; then the printed ones on our data sets that none of ours does."""
     baselines = points[points["mask_method"] == "none"]
-    left = list(printed)
+    left = [row for row in printed if row.dataset in set(ours["dataset"])]
     rows = []
     for point in ours.to_dict("records"):
         baseline = baselines[_equal(baselines, point, NETWORK)]

@@ -89,18 +89,19 @@ class Batches:
         return top_left, torch.rand(num, generator=generator) < 0.5 if self._config.flip else None
 
     def _vary(self, images: Tensor, top_left: Tensor, mirrored: Tensor | None) -> Tensor:
-        num, channels, height, width = images.shape
+        num, _, height, width = images.shape
         top, left = top_left.to(images.device).unsqueeze(-1)
-        rows = (top + torch.arange(height, device=images.device)).view(num, 1, height, 1)
-        columns = (left + torch.arange(width, device=images.device)).view(num, 1, 1, width)
+        rows = (top + torch.arange(height, device=images.device)).view(num, height, 1)
+        columns = (left + torch.arange(width, device=images.device)).view(num, 1, width)
         if mirrored is not None:
-            columns = torch.where(mirrored.to(images.device).view(num, 1, 1, 1), columns.flip(-1), columns)
-        sample = torch.arange(num, device=images.device).view(num, 1, 1, 1)
-        channel = torch.arange(channels, device=images.device).view(1, channels, 1, 1)
-        return F.pad(images, (self._config.crop_padding,) * 4)[sample, channel, rows, columns]
+            columns = torch.where(mirrored.to(images.device).view(num, 1, 1), columns.flip(-1), columns)
+        sample = torch.arange(num, device=images.device).view(num, 1, 1)
+        padded = F.pad(images, (self._config.crop_padding,) * 4).permute(0, 2, 3, 1)
+        return padded[sample, rows, columns].permute(0, 3, 1, 2)
 
     def _normalise(self, images: Tensor) -> Tensor:
-        return images.float() * self._scale - self._shift
+        # Channels last is the layout that convolutions on CPUs and tensor cores compute in; everything behind follows it.
+        return images.float().contiguous(memory_format=torch.channels_last) * self._scale - self._shift
 
     @staticmethod
     def _resident(part: Part, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,8 @@ PRAM_LOSSES = {"attention": pram_attention, "eq2": pram_eq2}
 
 
 def _attention(x_nchw: Tensor) -> Tensor:
-    return _unit(x_nchw.square().mean(dim=1))
+    # Channels last: so its gradient has the layout of the network's maps.
+    return _unit(x_nchw.permute(0, 2, 3, 1).square().mean(dim=-1))
 
 
 def _unit(x: Tensor) -> Tensor:

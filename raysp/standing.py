@@ -88,9 +88,9 @@ class Standing:
         self._task.load_extra_state(_below("extra.", tensors))
         for slot_and_name, value in _below("optimizer.", tensors).items():
             slot, name = slot_and_name.split("/", 1)
-            # Adam counts its steps on the CPU wherever the parameter is.
-            device = self._named[name].device
-            self._optimizer.state[self._named[name]][slot] = value if slot == "step" else value.to(device)
+            parameter = self._named[name]
+            # Adam counts its steps on the CPU wherever the parameter is; all else lies where and how the parameter lies.
+            self._optimizer.state[parameter][slot] = value if slot == "step" else torch.empty_like(parameter).copy_(value)
         if "running" in state:
             self.step, self.time_s = state["running"]["step"], state["running"]["time_s"]
             self.loss_sum.copy_(tensors["loss_sum"])

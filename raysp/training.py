@@ -22,6 +22,7 @@ from raysp.context import Context
 from raysp.models.network import Network
 from raysp.schedules import Recipe
 from raysp.standing import Standing
+from raysp.step import Step
 from raysp.termination import Notice, Terminated, noticed
 from raysp.workers import ALONE, Workers, synchronised_batchnorm
 
@@ -118,18 +119,17 @@ class _Loop:
     def __init__(self, task: Task, recipe: Recipe, seed: int, batches: Batches, context: Context, notice: Notice) -> None:
         self.task, self.recipe, self.seed, self.batches = task, recipe, seed, batches
         self.context, self.workers, self.notice = context, context.workers, notice
-        self.optimizer = _build_optimizer(task, recipe)
-        self.standing = Standing(task, self.optimizer)
+        self.step = Step(task, recipe, self.workers)
+        self.standing = Standing(task, self.step.optimizer)
         if checkpoint := context.load_checkpoint():
             self.standing.unpack(checkpoint)
-        self.loss = self.workers.parallel(task.model, task.loss)
 
     def run(self) -> Trained:
         standing = self.standing
         for epoch in range(len(standing.history), self.recipe.epochs):
             self.clock = time.monotonic() - standing.time_s
             lr = self.recipe.lr_at(epoch)
-            for group in self.optimizer.param_groups:
+            for group in self.step.optimizer.param_groups:
                 group["lr"] = lr * group["lr_share"]
             self.task.begin_epoch(epoch)
             standing.resume_epoch(self.workers.rank)
@@ -144,7 +144,7 @@ class _Loop:
             if self.task.eligible(epoch) and mean_accuracy >= standing.best.get("mean", -1.0):
                 standing.keep_best(accuracies)
             figures = {"epoch": epoch + 1, "loss": mean_loss, "lr": lr, "val_accuracy": mean_accuracy, "val_by_exit": accuracies}
-            figures |= self.task.end_epoch(epoch, self.optimizer)
+            figures |= self.task.end_epoch(epoch, self.step.optimizer)
             standing.history.append(figures | {"time_s": time.monotonic() - self.clock})
             standing.begin()
             self.save()
@@ -168,18 +168,9 @@ class _Loop:
         """The epoch's steps that are left; its mean loss, and the model and the task's sums equal on all workers."""
         task, standing, workers = self.task, self.standing, self.workers
         task.model.train()
-        extra = [parameter for parameter, _ in task.extra_parameters().values()]
         for images, labels, share in self.batches.train(self.recipe.batch_size, self.seed, epoch, workers, standing.step):
             self.notice.safe.clear()
-            task.share = share
-            loss = self.loss(images, labels)
-            self.optimizer.zero_grad(set_to_none=True)
-            # The workers' gradients are averaged; so weighted, their mean is the gradient of the whole batch's mean loss.
-            (loss * (share * workers.size)).backward()  # type: ignore[no-untyped-call]
-            workers.mean_(*(p.grad for p in extra if p.grad is not None))
-            self.optimizer.step()
-            task.after_step(self.optimizer)
-            standing.loss_sum = standing.loss_sum + share * loss.detach()
+            standing.loss_sum = standing.loss_sum + share * self.step(images, labels, share)
             standing.step += 1
             if self.notice.given and workers.size == 1:
                 self.save()
@@ -221,14 +212,6 @@ def accuracy(model: Network, batches: Batches, part: str, workers: Workers = ALO
 def seed_torch(seed: int, purpose: str) -> None:
     """Seed torch's generators for one purpose, so that two stages of one seed start from different weights."""
     torch.manual_seed(int.from_bytes(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:7]))
-
-
-def _build_optimizer(task: Task, recipe: Recipe) -> torch.optim.Optimizer:
-    groups: list[dict[str, Any]] = [{"params": list(task.model.parameters()), "lr_share": 1.0}]
-    groups += [{"params": [p], "lr_share": share, "weight_decay": 0.0} for p, share in task.extra_parameters().values()]
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
 def _running_statistics(model: nn.Module) -> list[Tensor]:

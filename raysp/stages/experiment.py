@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from raysp.costs import Costs
 from raysp.data import DataConfig
 from raysp.keys import Config
 from raysp.models import build_model
+from raysp.models.collapse import fold_batchnorm
 from raysp.models.network import Network
 from raysp.training import seed_torch
 
@@ -38,12 +42,24 @@ class Experiment(Config):
             raise ValueError(f"seed {self.seed}; expected 0 to {2**31 - 1}")
 
     def build(self, purpose: str) -> Network:
-        """Build the network with weights drawn for this seed and purpose."""
+        """Build the network with weights drawn for this seed and purpose, laid out channels last."""
         seed_torch(self.seed, purpose)
         data = self.data
-        return build_model(
+        network = build_model(
             self.model, num_classes=data.num_classes, image_size=data.image_size, in_channels=data.channels, width=self.width
         )
+        return network.to(memory_format=torch.channels_last)
+
+    def teacher(self, state: Mapping[str, Tensor], device: torch.device) -> Network:
+        """The finished baseline, frozen, with its batch norms folded: what students are compared to.
+
+        Args:
+            state: the baseline's.
+            device: where it will compute.
+        """
+        network = self.build("baseline")
+        network.load_state_dict(state)
+        return fold_batchnorm(network).requires_grad_(False).to(device)
 
 
 def exit_rows(

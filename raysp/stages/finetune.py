@@ -113,8 +113,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     """Fine-tune, collapse, and report a row per exit."""
     experiment = config.experiment
     batches = Batches(experiment.data, context.splits(experiment.data), context.device)
-    teacher = experiment.build("baseline").to(context.device)
-    teacher.load_state_dict(context.parents["baseline"].tensors())
+    teacher = experiment.teacher(context.parents["baseline"].tensors(), context.device)
     student = experiment.build("finetune")
     student.load_state_dict(context.parents["mask"].tensors())
     seed_torch(experiment.seed, "finetune branches")

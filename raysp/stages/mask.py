@@ -108,8 +108,7 @@ def run(config: MaskConfig, context: Context) -> StageResult:
     experiment = config.experiment
     batches = Batches(experiment.data, context.splits(experiment.data), context.device)
     ar_state = context.parents["baseline"].tensors()
-    teacher = experiment.build("baseline").to(context.device)
-    teacher.load_state_dict(ar_state)
+    teacher = experiment.teacher(ar_state, context.device)
     student = experiment.build("mask")
     if config.start == "teacher":
         student.load_state_dict(ar_state)

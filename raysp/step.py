@@ -1,0 +1,62 @@
+"""One step of a training: loss, gradients, optimizer.
+
+Owns what of a step can be made faster without changing what is computed. Refuses to know what is trained. Contract: nothing in a
+step waits for the device.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from raysp.schedules import Recipe
+from raysp.workers import Workers
+
+if TYPE_CHECKING:
+    from raysp.training import Task
+
+
+class Step:
+    """Trains a task by one batch at a time.
+
+    Args:
+        task: what is trained.
+        recipe: says which optimizer.
+        workers: among whom each batch is shared out.
+    """
+
+    def __init__(self, task: "Task", recipe: Recipe, workers: Workers) -> None:
+        self._task, self._workers = task, workers
+        self.optimizer = _build_optimizer(task, recipe)
+        self._loss = workers.parallel(task.model, task.loss)
+        self._extra = [parameter for parameter, _ in task.extra_parameters().values()]
+
+    def __call__(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
+        """Make a step.
+
+        Args:
+            images: (n, c, h, w), this worker's part of a batch.
+            labels: (n,).
+            share: of the whole batch, in [0, 1].
+
+        Returns:
+            The loss before the step, a scalar on the device, without its graph.
+        """
+        self._task.share = share
+        loss = self._loss(images, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        # The workers' gradients are averaged; so weighted, their mean is the gradient of the whole batch's mean loss.
+        (loss * (share * self._workers.size)).backward()  # type: ignore[no-untyped-call]
+        self._workers.mean_(*(p.grad for p in self._extra if p.grad is not None))
+        self.optimizer.step()
+        self._task.after_step(self.optimizer)
+        return loss.detach()
+
+
+def _build_optimizer(task: "Task", recipe: Recipe) -> torch.optim.Optimizer:
+    groups: list[dict[str, Any]] = [{"params": list(task.model.parameters()), "lr_share": 1.0}]
+    groups += [{"params": [p], "lr_share": share, "weight_decay": 0.0} for p, share in task.extra_parameters().values()]
+    # Fused: one pass over every parameter, its gradient and its moments.
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)

@@ -20,6 +20,7 @@ import torch
 
 from raysp.context import Context, Place, Report, read_parents
 from raysp.location import Unreachable, exists
+from raysp.memory import keep_freed_memory
 from raysp.stage import Stage
 from raysp.store import NoLongerOwner
 from raysp.tensor_files import DamagedFile
@@ -59,6 +60,7 @@ def run_job(stage: Stage, place: Place, report: Report, workers: Workers = ALONE
         if record := workers.from_first(lambda: store.read(stage)):
             return record
         torch.set_num_threads(place.num_threads)
+        keep_freed_memory()
         started = datetime.now(UTC)
         clock = time.monotonic()
         parents = read_parents(stage, store)

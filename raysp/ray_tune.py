@@ -30,6 +30,7 @@ from raysp.cluster import Request, Slots
 from raysp.context import Place
 from raysp.job import StageError, run_job
 from raysp.location import clear
+from raysp.memory import keep_freed_memory
 from raysp.plan import JobQueue, Outcome
 from raysp.progress import Progress
 from raysp.stage import Stage
@@ -313,6 +314,7 @@ class _StageTrial(FunctionTrainable):
 
     def setup(self, config: dict[str, Any], shared: _Shared) -> None:
         termination.install(hand_on=True)  # this is the actor's main thread; stages run in another
+        keep_freed_memory()
         self._shared = shared
         self._stages: Mapping[str, Stage] = ray.get(shared.stages)
         self._place: Place = ray.get(shared.place)

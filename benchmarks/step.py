@@ -1,0 +1,179 @@
+"""A step of fine-tuning against its bare convolutions, and against the plain way to write it (`plain_step.py`).
+
+    python benchmarks/step.py --width 16 64
+
+Everything is timed in turns, round by round, so that whatever else the machine does falls on all alike; medians over the rounds
+and their spread are printed, and only the ratios mean anything. Images are random: time doesn't depend on them.
+"""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from plain_step import BETA, KL_WEIGHT, RHO, PlainStep, plainly
+from torch import Tensor, nn
+from tyro.conf import arg
+
+from raysp.batches import Batches
+from raysp.data import DataConfig, Part, Splits
+from raysp.memory import keep_freed_memory
+from raysp.models.network import Network
+from raysp.schedules import Recipe
+from raysp.stages.experiment import Experiment
+from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches
+from raysp.step import Step
+from raysp.workers import ALONE
+
+CLASSES, SIZE, LR = 100, 32, 0.01
+DATA = DataConfig(name="cifar100", num_classes=CLASSES, image_size=SIZE)
+SHARE_KEPT = 0.1
+"""Of every layer's ReLUs."""
+
+
+def random_images(number: int) -> Splits:
+    """Images and labels that mean nothing."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (number, 3, SIZE, SIZE), dtype=np.uint8)
+    part = Part(images=images, labels=random.integers(0, CLASSES, number))
+    return Splits(train=part, val=part, test=part, mean=[128.0] * 3, std=[64.0] * 3)
+
+
+def networks(width: int, gated: int, device: torch.device) -> tuple[FinetuneConfig, Network, Network]:
+    """A configuration, its student with masks and so many gated blocks, and its teacher."""
+    experiment = Experiment(data=DATA, model="resnet18", width=width)
+    config = FinetuneConfig(experiment=experiment, recipe=Recipe(lr=LR), beta=BETA, kl_weight=KL_WEIGHT, rho=RHO)
+    student = config.experiment.build("student")
+    blocks = [block.inner_relu for _, block in student.gated_blocks()]
+    for layer in student.relu_layers():
+        layer.relu.set_mask(torch.rand(layer.relu.shape) < SHARE_KEPT)
+    for relu in blocks[:gated]:
+        assert relu is not None
+        relu.set_mask(torch.zeros(relu.shape, dtype=torch.bool))
+    assert len(grow_shallow_branches(student, 0.0, 3)) == gated
+    teacher = config.experiment.build("baseline")
+    return config, student.to(device), config.experiment.teacher(teacher.state_dict(), device)
+
+
+class OurSteps:
+    """Steps as a stage makes them, batches included."""
+
+    def __init__(
+        self, width: int, splits: Splits, batch_size: int, device: torch.device, *, gated: int = 0, gate: float = 0.0
+    ) -> None:
+        config, student, teacher = networks(width, gated, device)
+        task = FinetuneTask(student, teacher, config, any_gated=gated > 0)
+        student.train().set_gates(gate)
+        self._step = Step(task, config.recipe, ALONE)
+        self._batches = self._forever(Batches(DATA, splits, device), batch_size)
+
+    @staticmethod
+    def _forever(batches: Batches, batch_size: int) -> Iterator[tuple[Tensor, Tensor, float]]:
+        for epoch in itertools.count():
+            yield from batches.train(batch_size, 0, epoch)
+
+    def __call__(self) -> None:
+        """Make one."""
+        self._step(*next(self._batches))
+
+
+def bare_convolutions(width: int, batch_size: int, device: torch.device) -> list[list[Callable[[], Any]]]:
+    """For every convolution of a step (the teacher's forward, the student's forward and backward), its ways in both layouts."""
+    _, student, _ = networks(width, 0, device)
+    shapes: list[tuple[nn.Conv2d, torch.Size]] = []
+
+    def note(conv: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(conv, nn.Conv2d)
+        shapes.append((conv, inputs[0].shape))
+
+    hooks = [module.register_forward_hook(note) for module in student.modules() if isinstance(module, nn.Conv2d)]
+    student(torch.zeros(batch_size, 3, SIZE, SIZE, device=device))
+    for hook in hooks:
+        hook.remove()
+    found: list[list[Callable[[], Any]]] = []
+    for number, (conv, shape) in enumerate(shapes):
+        forward: list[Callable[[], Any]] = []
+        backward: list[Callable[[], Any]] = []
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x = torch.randn(shape, device=device).contiguous(memory_format=layout)
+            w = conv.weight.detach().contiguous(memory_format=layout)
+            g = torch.randn_like(torch.conv2d(x, w, None, conv.stride, conv.padding))
+            forward.append(lambda x=x, w=w, c=conv: torch.conv2d(x, w, None, c.stride, c.padding))
+            wanted = [number > 0, True, False]  # nobody needs the images' gradient
+            backward.append(
+                lambda x=x, w=w, g=g, c=conv, wanted=wanted: torch.ops.aten.convolution_backward(
+                    g, x, w, None, c.stride, c.padding, [1, 1], False, [0, 0], 1, wanted
+                )
+            )
+        found += [forward, forward, backward]
+    return found
+
+
+def seconds(call: Callable[[], Any], device: torch.device, repeats: int = 1) -> float:
+    """Mean seconds of a call."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / repeats
+
+
+def main(
+    width: Annotated[tuple[int, ...], arg(help="channels of ResNet18's first stage")] = (16, 64),
+    rounds: Annotated[int, arg(help="turns")] = 7,
+    steps: Annotated[int, arg(help="of each kind per turn")] = 3,
+    batch_size: int = 128,
+    threads: Annotated[int, arg(help="on the CPU")] = 2,
+    loader_workers: Annotated[tuple[int, ...], arg(help="of the plain way; the faster counts")] = (0, 2),
+    device: Literal["cpu", "cuda"] = "cpu",
+) -> None:
+    """Print the ratios."""
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    where = torch.device(device)
+    splits = random_images(max(2048, 2 * batch_size))
+    for channels in width:
+        torch.manual_seed(0)
+        plain = {}
+        for workers in loader_workers:
+            _, student, _ = networks(channels, 0, where)
+            _, teacher, _ = networks(channels, 0, where)
+            for layer in teacher.relu_layers():
+                layer.relu.set_mask(torch.ones(layer.relu.shape, dtype=torch.bool, device=where))
+            plain[workers] = PlainStep(
+                plainly(student), plainly(teacher), splits, batch_size=batch_size, lr=LR, loader_workers=workers, device=where
+            )
+        ours = OurSteps(channels, splits, batch_size, where)
+        before, after = (OurSteps(channels, splits, batch_size, where, gated=4, gate=gate) for gate in (0.5, 1.0))
+        convolutions = bare_convolutions(channels, batch_size, where)
+        calls: dict[str, Callable[[], Any]] = {"ours": ours, "gates open": before, "gates at 1": after}
+        calls |= {f"plain, {workers} loaders": step for workers, step in plain.items()}
+        times: dict[str, list[float]] = {name: [] for name in (*calls, "convolutions")}
+        for number in range(rounds + 1):
+            bare = sum(min(seconds(way, where, 2) for way in ways) for ways in convolutions)
+            turn = {name: seconds(call, where, steps) for name, call in calls.items()} | {"convolutions": bare}
+            if number:  # the first one warms up
+                for name, value in turn.items():
+                    times[name].append(value)
+        best_plain = min((name for name in times if name.startswith("plain")), key=lambda name: statistics.median(times[name]))
+        print(f"ResNet18, width {channels}, batch {batch_size}, {device}, {threads} threads, {rounds} rounds of {steps} steps")
+        for name, values in times.items():
+            print(f"  {name:18} {1e3 * statistics.median(values):9.1f} ms")
+        for title, above, below in (
+            ("step / its bare convolutions", "ours", "convolutions"),
+            ("images per second, ours / plain", best_plain, "ours"),
+            ("four gated blocks, before / after their gates are at 1", "gates open", "gates at 1"),
+        ):
+            ratios = [a / b for a, b in zip(times[above], times[below], strict=True)]
+            print(f"  {title}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

@@ -10,6 +10,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -102,19 +103,17 @@ def bare_convolutions(width: int, batch_size: int, device: torch.device) -> list
             x = torch.randn(shape, device=device).contiguous(memory_format=layout)
             w = conv.weight.detach().contiguous(memory_format=layout)
             g = torch.randn_like(torch.conv2d(x, w, None, conv.stride, conv.padding))
-            forward.append(lambda x=x, w=w, c=conv: torch.conv2d(x, w, None, c.stride, c.padding))
+            forward.append(partial(torch.conv2d, x, w, None, conv.stride, conv.padding))
             wanted = [number > 0, True, False]  # nobody needs the images' gradient
-            backward.append(
-                lambda x=x, w=w, g=g, c=conv, wanted=wanted: torch.ops.aten.convolution_backward(
-                    g, x, w, None, c.stride, c.padding, [1, 1], False, [0, 0], 1, wanted
-                )
-            )
+            rest = (None, conv.stride, conv.padding, [1, 1], False, [0, 0], 1, wanted)
+            backward.append(partial(torch.ops.aten.convolution_backward, g, x, w, *rest))
         found += [forward, forward, backward]
     return found
 
 
 def seconds(call: Callable[[], Any], device: torch.device, repeats: int = 1) -> float:
-    """Mean seconds of a call."""
+    """Mean seconds of a call, after one that warms caches up."""
+    call()
     if device.type == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()

@@ -4,6 +4,7 @@ Owns the distillation KL and the PRAM loss in its two forms. Refuses to weigh th
 """
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -51,8 +52,21 @@ PRAM_LOSSES = {"attention": pram_attention, "eq2": pram_eq2}
 
 
 def _attention(x_nchw: Tensor) -> Tensor:
-    # Channels last: so its gradient has the layout of the network's maps.
-    return _unit(x_nchw.permute(0, 2, 3, 1).square().mean(dim=-1))
+    return _unit(cast(Tensor, _MeanSquare.apply(x_nchw)))
+
+
+class _MeanSquare(torch.autograd.Function):
+    """Mean over channels of the square, (n, c, h, w) to (n, h, w): one pass forward, one backward, in the map's own layout."""
+
+    @staticmethod
+    def forward(ctx: Any, x_nchw: Tensor) -> Tensor:
+        ctx.save_for_backward(x_nchw)
+        return torch.linalg.vector_norm(x_nchw, dim=1).square() / x_nchw.shape[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (x_nchw,) = ctx.saved_tensors
+        return x_nchw * (grads[0] * (2.0 / x_nchw.shape[1])).unsqueeze(1)
 
 
 def _unit(x: Tensor) -> Tensor:

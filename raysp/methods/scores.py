@@ -96,9 +96,11 @@ class ScoreTask(StudentTask):
         self._pairs = [(s.relu, t.relu) for s, t in zip(student.relu_layers(), teacher.relu_layers(), strict=True)]
         self._maps: dict[nn.Module, Tensor] = {}
         for student_relu, teacher_relu in self._pairs:
-            student_relu.register_forward_hook(self._keep_map)
             if score == "senet":
-                teacher_relu.register_forward_hook(self._keep_map)
+                student_relu.register_forward_hook(self._keep_output)
+                teacher_relu.register_forward_hook(self._keep_output)
+            else:
+                student_relu.register_forward_pre_hook(self._keep_negative)
         self._scores: list[Tensor] = []
 
     def begin_epoch(self, epoch: int) -> None:
@@ -114,7 +116,7 @@ class ScoreTask(StudentTask):
                 if self._score == "senet":
                     score += (self._maps[teacher] - self._maps[student]).abs().sum(dim=0)
                 else:
-                    score += F.relu(-self._maps[student]).sum(dim=0)
+                    score += self._maps[student]
         self._maps.clear()
         return loss
 
@@ -134,6 +136,10 @@ class ScoreTask(StudentTask):
             student.set_mask(mask)
         return {"mask_changed": changed / max(total, 1)}
 
-    def _keep_map(self, relu: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def _keep_output(self, relu: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if self.model.training and self._updating:  # evaluation needs no maps
-            self._maps[relu] = (output if self._score == "senet" else inputs[0]).detach()
+            self._maps[relu] = output.detach()
+
+    def _keep_negative(self, relu: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if self.model.training and self._updating:  # at once: the ReLU overwrites its input
+            self._maps[relu] = F.relu(-inputs[0].detach()).sum(dim=0)

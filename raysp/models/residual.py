@@ -24,7 +24,7 @@ class BasicBlock(PostActivated):
 
     def forward(self, x_nchw: Tensor) -> Tensor:
         """Map (n, num_in, h, w) to (n, num_out, h/stride, w/stride)."""
-        return self.outer_relu(self._branches(x_nchw) + self.shortcut(x_nchw))
+        return self.outer_relu(self._branches(x_nchw).add_(self.shortcut(x_nchw)))
 
 
 class WideBlock(GatedBlock):
@@ -42,10 +42,10 @@ class WideBlock(GatedBlock):
     def __init__(self, num_in: int, num_out: int, stride: int, size: int) -> None:
         super().__init__(num_in, num_out, stride)
         self.bn0 = nn.BatchNorm2d(num_in)
-        self.outer_relu = MaskedReLU((num_in, size * stride, size * stride))
+        self.outer_relu = MaskedReLU((num_in, size * stride, size * stride), inplace=True)
         self.conv1 = conv3x3(num_in, num_out, stride)
         self.bn1: nn.Module | None = nn.BatchNorm2d(num_out)
-        self.inner_relu = MaskedReLU((num_out, size, size))
+        self.inner_relu = MaskedReLU((num_out, size, size), inplace=True)
         self.conv2 = conv3x3(num_out, num_out)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or num_in != num_out:
@@ -63,7 +63,7 @@ class WideBlock(GatedBlock):
         """The rest of the block, from its input and the activated input."""
         # A block that changes shape takes its skip from the activated map, others from their input, as in the original.
         skip = x_nchw if isinstance(self.shortcut, nn.Identity) else self.shortcut(active)
-        return self._branches(active) + skip
+        return self._branches(active).add_(skip)
 
     def _main(self, x_nchw: Tensor) -> Tensor:
         assert self.conv1 and self.bn1 and self.inner_relu and self.conv2

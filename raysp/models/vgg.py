@@ -42,7 +42,7 @@ class SingleBlock(Block):
         super().__init__()
         self.conv = conv3x3(num_in, num_out)
         self.bn: nn.Module = nn.BatchNorm2d(num_out)
-        self.relu = MaskedReLU((num_out, size, size))
+        self.relu = MaskedReLU((num_out, size, size), inplace=True)
 
     def forward(self, x_nchw: Tensor) -> Tensor:
         """Map (n, num_in, h, w) to (n, num_out, h, w)."""

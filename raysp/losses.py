@@ -44,7 +44,7 @@ def pram_eq2(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     Args:
         student, teacher: stage outputs (n, c, h, w), pair by pair.
     """
-    distances = [_safe_norm(_unit(s) - _unit(t)).mean() for s, t in zip(student, teacher, strict=True)]
+    distances = [_norm(_unit(s) - _unit(t)).mean() for s, t in zip(student, teacher, strict=True)]
     return 0.5 * torch.stack(distances).sum()
 
 
@@ -71,12 +71,10 @@ class _MeanSquare(torch.autograd.Function):
 
 def _unit(x: Tensor) -> Tensor:
     flat = x.flatten(1)
-    norm = _safe_norm(flat).unsqueeze(1)
-    return flat / torch.where(norm > 0, norm, 1.0)
+    norm = _norm(flat).unsqueeze(1)
+    return flat / norm.masked_fill(norm == 0, 1.0)
 
 
-def _safe_norm(x_nd: Tensor) -> Tensor:
-    """L2 norm per row with gradient 0, not NaN, at 0."""
-    squares = x_nd.square().sum(dim=1)
-    positive = squares > 0
-    return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)
+def _norm(x_nd: Tensor) -> Tensor:
+    """L2 norm per row; torch gives it gradient 0, not NaN, at 0."""
+    return torch.linalg.vector_norm(x_nd, dim=1)

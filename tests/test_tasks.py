@@ -92,10 +92,14 @@ def test_a_mask_update_takes_the_top_of_the_summed_score(score_name, granularity
     for name, model in (("student", student), ("teacher", teacher)):
         for layer in model.relu_layers():
 
-            def keep(_, inputs, out, key=(name, layer.name)):
-                maps[key] = (inputs[0].detach(), out.detach())
+            def keep(_, inputs, key=(name, layer.name)):
+                maps[key] = [inputs[0].detach().clone()]
 
-            layer.relu.register_forward_hook(keep)
+            def keep_output(_, inputs, out, key=(name, layer.name)):
+                maps[key].append(out.detach())
+
+            layer.relu.register_forward_pre_hook(keep)
+            layer.relu.register_forward_hook(keep_output)
     task = score_task(student, teacher, score_name, granularity)
     task.begin_epoch(0)
     scores = {layer.name: torch.zeros(layer.relu.shape) for layer in student.relu_layers()}

@@ -1,0 +1,103 @@
+"""The fast step against the plain way to write it (`benchmarks/plain_step.py`)."""
+
+import copy
+import importlib.util
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raysp.batches import Batches
+from raysp.data import DataConfig, Part, Splits
+from raysp.models.collapse import fold_batchnorm
+from raysp.schedules import Recipe
+from raysp.stages.experiment import Experiment
+from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches
+from raysp.step import Step
+from raysp.workers import ALONE
+
+DATA = DataConfig(name="cifar10", num_classes=10, image_size=16, crop_padding=2)
+EXPERIMENT = Experiment(data=DATA, model="resnet18", width=4)
+LR = 1e-3
+CONFIG = FinetuneConfig(experiment=EXPERIMENT, recipe=Recipe(lr=LR), beta=10.0)
+
+
+def plain_step():
+    spec = importlib.util.spec_from_file_location("plain_step", Path(__file__).parent.parent / "benchmarks" / "plain_step.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def random_splits():
+    random = np.random.default_rng(0)
+    part = Part(images=random.integers(0, 256, (640, 3, 16, 16), dtype=np.uint8), labels=random.integers(0, 10, 640))
+    return Splits(train=part, val=part, test=part, mean=[128.0] * 3, std=[64.0] * 3)
+
+
+def used_network():
+    """With running statistics as if it had been trained."""
+    network = EXPERIMENT.build("baseline")
+    network.train()
+    with torch.no_grad():
+        for _ in range(5):
+            network(torch.randn(32, 3, 16, 16))
+    return network
+
+
+@pytest.mark.parametrize("gate", [None, 0.5, 1.0])
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_twenty_steps_are_those_of_the_plain_way(gate, dtype, near, monkeypatch):
+    plain = plain_step()
+    monkeypatch.setattr(plain, "BETA", CONFIG.beta)
+    torch.manual_seed(0)
+    teacher = used_network()
+    student = copy.deepcopy(teacher)
+    for layer in student.relu_layers():
+        layer.relu.set_mask(torch.rand(layer.relu.shape) < 0.3)
+    if gate is not None:
+        assert len(grow_shallow_branches(student, 0.5, 3)) == 8
+        student.set_gates(gate)
+    folded = EXPERIMENT.teacher(teacher.state_dict(), torch.device("cpu"))
+    for network in (student, teacher):
+        network.to(dtype)
+    if dtype == torch.float64:  # folded in double too
+        folded = fold_batchnorm(teacher)
+    splits = random_splits()
+    slow = plain.PlainStep(
+        plain.plainly(copy.deepcopy(student)),
+        plain.plainly(copy.deepcopy(teacher)),
+        splits,
+        batch_size=32,
+        lr=LR,
+        loader_workers=0,
+        device=torch.device("cpu"),
+    )
+    fast = Step(FinetuneTask(student.train(), folded, CONFIG, any_gated=gate is not None), CONFIG.recipe, ALONE)
+    for images, labels, share in islice(Batches(DATA, splits, torch.device("cpu")).train(32, 0, 0), 20):
+        ours = fast(images.to(dtype), labels, share)
+        theirs = slow.train_on(images.to(dtype).contiguous(), labels)
+    # Rounding grows from step to step in the loss, which is a sum of large differences; the weights show what was trained.
+    torch.testing.assert_close(ours, theirs, rtol=10 * near, atol=0)
+    for (name, mine), other in zip(student.named_parameters(), slow.student.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=near, atol=near, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_a_step_leaves_no_map_in_another_layout():
+    """A map in NCHW among others costs more than everything that the layout gains."""
+    student = used_network()
+    layouts = []
+    task = FinetuneTask(student.train(), EXPERIMENT.teacher(student.state_dict(), torch.device("cpu")), CONFIG, any_gated=False)
+
+    def look(module, inputs, output):
+        output.register_hook(lambda grad: layouts.append(grad.is_contiguous(memory_format=torch.channels_last)))
+        layouts.append(output.is_contiguous(memory_format=torch.channels_last))
+
+    for module in student.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(look)
+    images, labels, share = next(Batches(DATA, random_splits(), torch.device("cpu")).train(32, 0, 0))
+    Step(task, CONFIG.recipe, ALONE)(images, labels, share)
+    assert len(layouts) == 40 and all(layouts)

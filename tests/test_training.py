@@ -15,10 +15,11 @@ from raysp import termination, training
 from raysp.job import run_job
 from raysp.schedules import Recipe
 from raysp.stages.sensitivity import SparseTask
+from raysp.step import Step
 from raysp.store import Store
 from raysp.tensor_files import load_tensors
 from raysp.termination import Terminated
-from raysp.training import Task, Trained, _build_optimizer, train
+from raysp.training import Task, Trained, train
 from raysp.workers import ALONE
 
 RECIPE = Recipe(epochs=4, milestones=(), batch_size=8, lr=0.1)
@@ -35,7 +36,7 @@ def test_extra_parameters_learn_at_their_own_share_of_the_rate_and_do_not_decay(
     recipe = dataclasses.replace(RECIPE, optimizer=optimizer, weight_decay=0.1)
     weight = task.model.stem_conv.weight
     before = weight.detach().clone()
-    one = _build_optimizer(task, recipe)
+    one = Step(task, recipe, ALONE).optimizer
     for group in one.param_groups:
         group["lr"] = 0.01 * group["lr_share"]
     weight.grad, slow.grad, idle.grad = torch.zeros_like(weight), torch.ones(1), torch.zeros(1)

@@ -29,7 +29,7 @@ class BaselineConfig(Config):
 def baseline_stage(config: BaselineConfig) -> Stage:
     """The stage that trains an AR baseline; it has no parents."""
     note = f"seed {config.experiment.seed}"
-    return Stage(name="baseline", version=1, config=config, run=run, epochs=config.recipe.epochs, note=note)
+    return Stage(name="baseline", version=2, config=config, run=run, epochs=config.recipe.epochs, note=note)
 
 
 class CrossEntropyTask(Task):

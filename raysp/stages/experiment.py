@@ -16,6 +16,7 @@ from raysp.keys import Config
 from raysp.models import build_model
 from raysp.models.collapse import fold_batchnorm
 from raysp.models.network import Network
+from raysp.step import channels_last
 from raysp.training import seed_torch
 
 
@@ -42,13 +43,12 @@ class Experiment(Config):
             raise ValueError(f"seed {self.seed}; expected 0 to {2**31 - 1}")
 
     def build(self, purpose: str) -> Network:
-        """Build the network with weights drawn for this seed and purpose, laid out channels last."""
+        """Build the network with weights drawn for this seed and purpose."""
         seed_torch(self.seed, purpose)
         data = self.data
-        network = build_model(
+        return build_model(
             self.model, num_classes=data.num_classes, image_size=data.image_size, in_channels=data.channels, width=self.width
         )
-        return network.to(memory_format=torch.channels_last)
 
     def teacher(self, state: Mapping[str, Tensor], device: torch.device) -> Network:
         """The finished baseline, frozen, with its batch norms folded: what students are compared to.
@@ -59,7 +59,7 @@ class Experiment(Config):
         """
         network = self.build("baseline")
         network.load_state_dict(state)
-        return fold_batchnorm(network).requires_grad_(False).to(device)
+        return channels_last(fold_batchnorm(network).requires_grad_(False).to(device))
 
 
 def exit_rows(

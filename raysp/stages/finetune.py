@@ -106,7 +106,7 @@ def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage) -> S
         if value != FinetuneConfig.__dataclass_fields__[name].default:
             said.append(f"{name} {value}")
     note = ", ".join([*said, f"beta {config.beta:g}", mask.note])
-    return Stage(name="finetune", version=2, config=config, run=run, epochs=config.recipe.epochs, parents=parents, note=note)
+    return Stage(name="finetune", version=3, config=config, run=run, epochs=config.recipe.epochs, parents=parents, note=note)
 
 
 def run(config: FinetuneConfig, context: Context) -> StageResult:

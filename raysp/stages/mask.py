@@ -99,7 +99,7 @@ def mask_stage(config: MaskConfig, *, baseline: Stage, sensitivity: Stage | None
         said.append(f"sensitivities {key_of(config.sensitivity)[:8]}")
     said.append(f"seed {config.experiment.seed}" if sensitivity is None else sensitivity.note)
     return Stage(
-        name="mask", version=1, config=config, run=run, epochs=config.recipe.epochs, parents=parents, note=", ".join(said)
+        name="mask", version=2, config=config, run=run, epochs=config.recipe.epochs, parents=parents, note=", ".join(said)
     )
 
 

@@ -63,7 +63,7 @@ class SensitivityConfig(Config):
 def sensitivity_stage(config: SensitivityConfig) -> Stage:
     """The stage that measures sensitivities; the twin trains from scratch, so it has no parents."""
     note = f"density {config.density:g}, seed {config.experiment.seed}"
-    return Stage(name="sensitivity", version=1, config=config, run=run, epochs=config.recipe.epochs, note=note)
+    return Stage(name="sensitivity", version=2, config=config, run=run, epochs=config.recipe.epochs, note=note)
 
 
 def run(config: SensitivityConfig, context: Context) -> StageResult:

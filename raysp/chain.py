@@ -121,10 +121,17 @@ class ChainBuilder:
                 f"{', '.join(names)}"
             )
         self._sensitivity = None if sensitivity is None else tuple(sensitivity)
+        # What thousands of configurations share is made once.
+        self._baselines: dict[int, Stage] = {}
+        self._masks: dict[tuple[object, ...], Stage] = {}
+        self._placements: set[tuple[tuple[int, ...], str]] = set()
 
     def baseline(self, seed: int) -> Stage:
         """The all-ReLU network of one seed."""
-        return baseline_stage(BaselineConfig(experiment=self._experiment(seed), recipe=self._recipes["baseline"]))
+        if seed not in self._baselines:
+            config = BaselineConfig(experiment=self._experiment(seed), recipe=self._recipes["baseline"])
+            self._baselines[seed] = baseline_stage(config)
+        return self._baselines[seed]
 
     def mask(self, choice: Choice) -> Stage:
         """The mask of one configuration, with its ancestors.
@@ -132,6 +139,12 @@ class ChainBuilder:
         Raises:
             ValueError: a value is out of range.
         """
+        what = (choice.budget, choice.density, choice.mask_method, choice.granularity, choice.mask_start, choice.seed)
+        if what not in self._masks:
+            self._masks[what] = self._mask(choice)
+        return self._masks[what]
+
+    def _mask(self, choice: Choice) -> Stage:
         preset, experiment = self._preset, self._experiment(choice.seed)
         snl = choice.mask_method == "snl"
         budget = resolve_budget(choice.budget, self._num_relus)
@@ -162,9 +175,11 @@ class ChainBuilder:
         Raises:
             ValueError: the choice doesn't fit the network, or a value is out of range.
         """
-        with torch.device("meta"):
-            for stage in choice.ac_after:
-                self._network.add_exit(stage, choice.ac_head)  # refuses what doesn't fit
+        if (choice.ac_after, choice.ac_head) not in self._placements:
+            with torch.device("meta"):
+                for stage in choice.ac_after:
+                    self._network.add_exit(stage, choice.ac_head)  # refuses what doesn't fit
+            self._placements.add((choice.ac_after, choice.ac_head))
         beta = choice.beta
         if beta is None:
             beta = self._preset.beta * (EQ2_BETA_SHARE if choice.pram == "eq2" else 1.0)

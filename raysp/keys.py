@@ -6,6 +6,7 @@ keys mean equal types (by name, not by module) and equal values throughout; the 
 """
 
 import dataclasses
+import functools
 import hashlib
 import math
 import sys
@@ -33,7 +34,7 @@ class Config:
     def __post_init__(self) -> None:
         if "__dataclass_params__" not in vars(type(self)):
             raise TypeError(f"{type(self).__name__} lacks @dataclass(frozen=True, kw_only=True): its own fields would not count")
-        hints = typing.get_type_hints(type(self))
+        hints = _hints(type(self))  # type: ignore[arg-type]  # classes can be hashed
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             fitted = _fit(value, hints[field.name])
@@ -44,6 +45,11 @@ class Config:
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain dicts and lists, for reading in a record (the key is never computed from this)."""
         return dataclasses.asdict(self)
+
+
+@functools.cache  # a class's hints are read from text each time
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 _MISFIT = object()

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 
 from raysp.location import is_remote
 from raysp.stage import Stage
@@ -138,16 +139,18 @@ class JobQueue:
             for key in parents:
                 self._children.setdefault(key, []).append(stage)
         self._priority = self._longest_chains(missing)
-        self._ready = sorted((s for s in missing if not self._blockers[s.key]), key=self._rank)
+        self._ready = [self._ranked(stage) for stage in missing if not self._blockers[stage.key]]
+        heapify(self._ready)
+        self._blocked = len(missing) - len(self._ready)
 
     def next(self) -> Stage | None:
         """Hand out the ready stage with the longest chain of epochs below it; None when none is ready."""
-        return self._ready.pop(0) if self._ready else None
+        return heappop(self._ready)[-1] if self._ready else None
 
     @property
     def exhausted(self) -> bool:
         """Whether every stage has been handed out or skipped; some may still run."""
-        return not self._ready and not any(self._blockers.get(key) for key in self._waiting)
+        return not self._ready and not self._blocked
 
     def done(self, stage: Stage) -> None:
         """Note that a stage has its record, which may make its children ready."""
@@ -156,8 +159,8 @@ class JobQueue:
         for child in self._children.get(stage.key, ()):
             self._blockers[child.key] -= 1
             if not self._blockers[child.key] and child.key in self._waiting:
-                self._ready.append(child)
-        self._ready.sort(key=self._rank)
+                self._blocked -= 1
+                heappush(self._ready, self._ranked(child))
 
     def failed(self, stage: Stage, message: str) -> list[Stage]:
         """Note that a stage failed; return its descendants, which are skipped now."""
@@ -167,13 +170,14 @@ class JobQueue:
         while frontier:
             for child in self._children.get(frontier.pop().key, ()):
                 if self._waiting.pop(child.key, None):
+                    self._blocked -= 1
                     self.outcome.skipped[child.key] = f"{stage.label} failed"
                     skipped.append(child)
                     frontier.append(child)
         return skipped
 
-    def _rank(self, stage: Stage) -> tuple[int, str]:
-        return -self._priority[stage.key], stage.key
+    def _ranked(self, stage: Stage) -> tuple[int, str, Stage]:
+        return -self._priority[stage.key], stage.key, stage
 
     def _longest_chains(self, missing: Sequence[Stage]) -> Mapping[str, int]:
         longest: dict[str, int] = {}

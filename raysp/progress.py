@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -20,6 +20,7 @@ from rich.text import Text
 
 from raysp.stage import Stage
 
+T = TypeVar("T")
 FrontSoFar = Callable[[Sequence[dict[str, Any]]], RenderableType]
 """Draws the front of finished models' rows."""
 
@@ -39,6 +40,21 @@ class _Job:
     @property
     def epochs_left(self) -> int:
         return max(self.stage.epochs - int(self.figures.get("epoch", 0)), 0)
+
+
+class _Seldom(Generic[T]):
+    """Computes something costly anew so seldom that this takes a twentieth of the time, but every second if need be."""
+
+    def __init__(self, compute: Callable[[], T]) -> None:
+        self._compute, self._next = compute, 0.0
+
+    def __call__(self) -> T:
+        begun = time.monotonic()
+        if begun >= self._next:
+            self._value = self._compute()
+            now = time.monotonic()
+            self._next = now + min(20 * (now - begun), 1.0)
+        return self._value
 
 
 class Progress:
@@ -73,15 +89,16 @@ class Progress:
         self._done = Counter(stage.name for stage in found)
         self._failed: Counter[str] = Counter()
         self._rows = list(rows)
-        self._front = front
-        self._drawn_front: RenderableType | None = None
+        self._front = _Seldom(lambda: front(self._rows) if front and self._rows else None)
+        self._estimate = _Seldom(self.seconds_left)
         self._devices = (gpus or 1.0) * workers
         self._unit = "GPU-hours" if gpus else "worker-hours"
         self._spent_s = 0.0
         self._left = {stage.key: stage for stage in missing}
         self._total = len(missing)
         self._running: dict[str, _Job] = {}
-        self._epoch_seconds: dict[str, list[float]] = {}
+        self._epoch_seconds: dict[str, tuple[float, int]] = {}
+        """Seconds and number of the epochs so far, by kind of stage."""
         self._live: Live | None = None
         self._begun = time.monotonic()
 
@@ -91,7 +108,6 @@ class Progress:
         if not self._console.is_terminal:
             yield self
             return
-        self._draw_front()
         with Live(get_renderable=self._draw, console=self._console, refresh_per_second=2, transient=True) as self._live:
             yield self
         self._live = None
@@ -105,7 +121,8 @@ class Progress:
         job = self._running.setdefault(stage.key, _Job(stage=stage))
         job.figures = figures
         if "time_s" in figures:
-            self._epoch_seconds.setdefault(stage.name, []).append(float(figures["time_s"]))
+            seconds, number = self._epoch_seconds.get(stage.name, (0.0, 0))
+            self._epoch_seconds[stage.name] = seconds + float(figures["time_s"]), number + 1
             self._spent_s += float(figures["time_s"])
         now = time.monotonic()
         if self._live is None and now - job.printed > PLAIN_LINE_EVERY_S:
@@ -118,8 +135,6 @@ class Progress:
         self._left.pop(stage.key, None)
         self._done[stage.name] += 1
         self._rows += rows
-        if rows and self._live is not None:
-            self._draw_front()
         took = f" in {_clock(time.monotonic() - job.started)}" if job else ""
         best = job.figures.get("best_val_accuracy") if job else None
         accuracy = f"  best val {best:.2f} %" if best is not None else ""
@@ -164,23 +179,20 @@ class Progress:
     def _need(self) -> dict[str, float] | None:
         """Seconds that every stage still needs, by key; None before the first epoch anywhere."""
         # Copies: the display asks from a thread of its own.
-        epoch_seconds = {name: list(seconds) for name, seconds in list(self._epoch_seconds.items())}
+        epoch_seconds = dict(self._epoch_seconds)
         if not epoch_seconds:
             return None
-        overall = _mean([s for seconds in epoch_seconds.values() for s in seconds])
+        overall = sum(seconds for seconds, _ in epoch_seconds.values()) / sum(number for _, number in epoch_seconds.values())
+        means = {name: seconds / number for name, (seconds, number) in epoch_seconds.items()}
         need = {}
         for key, stage in list(self._left.items()):
-            per_epoch = _mean(epoch_seconds[stage.name]) if stage.name in epoch_seconds else overall
+            per_epoch = means.get(stage.name, overall)
             job = self._running.get(key)
             need[key] = per_epoch * (job.epochs_left if job else stage.epochs)
         return need
 
-    def _draw_front(self) -> None:
-        if self._front is not None and self._rows:
-            self._drawn_front = self._front(self._rows)
-
     def _say(self, line: str, note: str = "") -> None:
-        left = self.seconds_left()
+        left = self._estimate()
         finished = self._total - len(self._left)
         tail = f", about {_clock(left)} left" if left and self._left else ""
         self._console.print(f"{line}  [dim]({finished}/{self._total}{tail})[/]  {note}".rstrip(), highlight=False, soft_wrap=True)
@@ -203,7 +215,7 @@ class Progress:
             left = _clock(need[job.stage.key]) if job.stage.key in need else ""
             elapsed = _clock(time.monotonic() - job.started)
             jobs.add_row(job.stage.label, epoch, _accuracy(figures).strip(), loss, elapsed, left)
-        return Group(stages, "", jobs, *(["", self._drawn_front] if self._drawn_front else []), "", Text(self._summary()))
+        return Group(stages, "", jobs, *(["", drawn] if (drawn := self._front()) else []), "", Text(self._summary()))
 
     def _summary(self) -> str:
         left = self.seconds_left()
@@ -217,10 +229,6 @@ class Progress:
 
 def _accuracy(figures: dict[str, Any]) -> str:
     return f"  val {figures['val_accuracy']:.2f} %" if "val_accuracy" in figures else ""
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _clock(seconds: float) -> str:

@@ -1,0 +1,129 @@
+"""What a sweep costs beside its training: planning, handing jobs out, and reading what many jobs have left.
+
+    python benchmarks/jobs.py
+
+Stages here compute nothing. Times of two sweeps are compared in one run, in turns: the ratio says whether a job among a thousand
+costs more than one among a hundred.
+"""
+
+import itertools
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from tyro.conf import arg
+
+from raysp.chain import ChainBuilder, Choice
+from raysp.context import Context
+from raysp.data import open_source
+from raysp.keys import Config
+from raysp.plan import JobQueue, Plan
+from raysp.presets import PRESETS
+from raysp.stage import Stage, StageResult
+from raysp.store import Store
+from raysp.sweep import RunOptions, run_sweep
+
+SHARED_BY = 10
+"""Jobs below one parent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdleConfig(Config):
+    """Tells one idle stage from another."""
+
+    number: int
+
+
+def idle(config: IdleConfig, context: Context) -> StageResult:
+    """Compute nothing."""
+    context.report({"epoch": 1, "epochs": 1, "time_s": 0.0})
+    return StageResult()
+
+
+def idle_stages(jobs: int) -> list[Stage]:
+    """So many jobs, parents counted: one for every `SHARED_BY`."""
+
+    def stage(number: int, **parents: Stage) -> Stage:
+        return Stage(name="idle", version=1, config=IdleConfig(number=number), run=idle, epochs=1, parents=parents)
+
+    leaves = []
+    for first in range(0, jobs, SHARED_BY):
+        parent = stage(first)
+        leaves += [stage(number, parent=parent) for number in range(first + 1, min(first + SHARED_BY, jobs))]
+    return leaves
+
+
+def plan_seconds(configurations: int) -> tuple[float, float, int]:
+    """Seconds to plan a grid of the preset `quick`, to hand all its jobs out and take them back, and their number."""
+    preset = PRESETS["quick"]
+    source = open_source("digits", 8, Path())
+    started = time.perf_counter()
+    builder = ChainBuilder(preset, source.config)
+    grid = itertools.product(range(-(-configurations // 2000)), range(1, 51), range(1, 11), ("linear", "cosine"), ((2,), (3,)))
+    choices = (
+        Choice(seed=seed, budget=b / 100, d_th=d / 100, gamma=gamma, ac_after=ac)  # type: ignore[arg-type]
+        for seed, b, d, gamma, ac in itertools.islice(grid, configurations)
+    )
+    plan = Plan(map(builder.chain, choices))
+    planned = time.perf_counter()
+    queue = JobQueue(list(plan.stages.values()))
+    while stage := queue.next():
+        queue.done(stage)
+    return planned - started, time.perf_counter() - planned, len(plan.stages)
+
+
+def sweep_seconds(leaves: Sequence[Stage], options: RunOptions) -> float:
+    """Seconds of a sweep of stages that compute nothing."""
+    with tempfile.TemporaryDirectory() as scratch, Path(os.devnull).open("w") as nowhere:
+        started = time.perf_counter()
+        outcome = run_sweep(leaves, Path(scratch) / "run", [], options, labels={}, console=Console(file=nowhere))
+        assert outcome.ok
+        return time.perf_counter() - started
+
+
+def read_seconds(records: int) -> float:
+    """Seconds to read the records of so many finished stages."""
+    with tempfile.TemporaryDirectory() as scratch, Path(os.devnull).open("w") as nowhere:
+        root = Path(scratch) / "run"
+        run_sweep(idle_stages(records), root, [], RunOptions(inline=True), labels={}, console=Console(file=nowhere))
+        started = time.perf_counter()
+        found, _ = Store(root=root).records()
+        assert len(found) == records
+        return time.perf_counter() - started
+
+
+def main(
+    few: int = 100,
+    many: int = 1000,
+    rounds: Annotated[int, arg(help="turns of few and many jobs")] = 3,
+    configurations: Annotated[int, arg(help="to plan, and records to read")] = 10_000,
+    inline: Annotated[bool, arg(help="without Ray")] = False,
+) -> None:
+    """Print seconds and ratios."""
+    seconds, handing, stages = plan_seconds(configurations)
+    print(f"planning {configurations:,} configurations ({stages:,} stages): {seconds:.2f} s; handing all out: {handing:.2f} s")
+    options = RunOptions(inline=inline, address=None if inline else "local", max_concurrent=None if inline else 2)
+    # What starts Ray and its workers is no job's: two sizes each, and the difference.
+    each: dict[int, list[float]] = {few: [], many: []}
+    for _ in range(rounds):
+        base = sweep_seconds(idle_stages(SHARED_BY), options)
+        for jobs, times in each.items():
+            times.append((sweep_seconds(idle_stages(jobs), options) - base) / (jobs - SHARED_BY))
+    for jobs, times in each.items():
+        print(f"{jobs} jobs: {1e3 * statistics.median(times):.1f} ms each ({', '.join(f'{1e3 * t:.1f}' for t in times)})")
+    ratios = [a / b for a, b in zip(each[many], each[few], strict=True)]
+    print(f"a job among {many} / among {few}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"reading {configurations:,} records: {read_seconds(configurations):.2f} s")
+    print(f"the driver's memory at most: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

@@ -56,15 +56,19 @@ class Batches:
         images, labels = self._parts["train"]
         generator = torch.Generator().manual_seed(_mix(seed, epoch))
         order = torch.randperm(len(labels), generator=generator)
-        for step in range(self.num_batches(batch_size)):
-            chosen = order[step * batch_size : (step + 1) * batch_size]
-            # Drawn for the whole batch, and for steps that were made already: every worker draws the same numbers.
-            top_left, mirrored = self._draw(len(chosen), generator)
-            if step >= first:
-                mine, share = workers.shard(len(chosen))
-                where = chosen[mine].to(labels.device)
-                varied = self._vary(images[where], top_left[:, mine], None if mirrored is None else mirrored[mine])
-                yield self._normalise(varied), labels[where], share
+        batches = torch.split(order, batch_size)[: self.num_batches(batch_size)]
+        # Drawn for the whole epoch, and taken to the device at once: every worker draws the same numbers, whichever are its own
+        # and wherever it begins, and no step waits for the device.
+        draws = [self._draw(len(batch), generator) for batch in batches]
+        order = order.to(labels.device)
+        top_left = torch.cat([corner for corner, _ in draws], dim=1).to(labels.device)
+        mirrored = torch.cat([flips for _, flips in draws]).to(labels.device)
+        for step in range(first, len(batches)):
+            start = step * batch_size
+            mine, share = workers.shard(len(batches[step]))
+            chosen = slice(start + mine.start, start + mine.stop)
+            where = order[chosen]
+            yield self._normalise(self._vary(images[where], top_left[:, chosen], mirrored[chosen])), labels[where], share
 
     def in_order(self, part: str, batch_size: int = EVAL_BATCH, workers: Workers = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
         """The part "train", "val" or "test" as it is.
@@ -83,18 +87,18 @@ class Batches:
         for start in range(0, len(labels), batch_size):
             yield self._normalise(images[start : start + batch_size]), labels[start : start + batch_size]
 
-    def _draw(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Where the crops of a batch begin, (2, num), and which images are mirrored, bool (num,) or None."""
+    def _draw(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Where the crops of a batch begin, (2, num), and which images are mirrored, bool (num,)."""
         top_left = torch.randint(0, 2 * self._config.crop_padding + 1, (2, num), generator=generator)
-        return top_left, torch.rand(num, generator=generator) < 0.5 if self._config.flip else None
+        flips = torch.rand(num, generator=generator) < 0.5 if self._config.flip else torch.zeros(num, dtype=torch.bool)
+        return top_left, flips
 
-    def _vary(self, images: Tensor, top_left: Tensor, mirrored: Tensor | None) -> Tensor:
+    def _vary(self, images: Tensor, top_left: Tensor, mirrored: Tensor) -> Tensor:
         num, _, height, width = images.shape
-        top, left = top_left.to(images.device).unsqueeze(-1)
+        top, left = top_left.unsqueeze(-1)
         rows = (top + torch.arange(height, device=images.device)).view(num, height, 1)
         columns = (left + torch.arange(width, device=images.device)).view(num, 1, width)
-        if mirrored is not None:
-            columns = torch.where(mirrored.to(images.device).view(num, 1, 1), columns.flip(-1), columns)
+        columns = torch.where(mirrored.view(num, 1, 1), columns.flip(-1), columns)
         sample = torch.arange(num, device=images.device).view(num, 1, 1)
         padded = F.pad(images, (self._config.crop_padding,) * 4).permute(0, 2, 3, 1)
         return padded[sample, rows, columns].permute(0, 3, 1, 2)

@@ -131,7 +131,15 @@ def _work(config: dict[str, Any]) -> None:
     """One worker's part; Ray Train has joined the workers and chosen the GPU."""
     context = ray.train.get_context()
     workers = Workers(context.get_world_rank(), context.get_world_size())
-    run_job(config["stage"], ray.get(config["place"][0]), ray.train.report, workers)
+    run_job(config["stage"], ray.get(config["place"][0]), _tell, workers)
+
+
+def _tell(figures: dict[str, Any]) -> None:
+    """Report an epoch. Where another worker has died, Ray may already have ended what its reports wait for."""
+    try:
+        ray.train.report(figures)
+    except ray.exceptions.RayError as error:
+        raise WorkerLost(f"this epoch's report came to nothing ({error})") from error
 
 
 def _meaning(error: BaseException) -> BaseException:

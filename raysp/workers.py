@@ -123,7 +123,7 @@ class _Whole(nn.Module):
 
 def is_lost_worker(error: BaseException) -> bool:
     """Whether an error of this process means that another worker was lost."""
-    if isinstance(error, dist.DistError):
+    if isinstance(error, dist.DistError | WorkerLost):
         return True
     text = str(error).lower()
     return type(error) is RuntimeError and any(sign in text for sign in _LOST)

@@ -221,12 +221,27 @@ def test_synchronised_batch_norms_share_tensors_and_go_again():
         (torch.distributed.DistBackendError("NCCL error"), True),
         (RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]:4"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (WorkerLost("a report came to nothing"), True),
         (ValueError("gloo"), False),
         (SystemExit(1), False),
     ],
 )
 def test_which_errors_mean_a_lost_worker(error, lost):
     assert is_lost_worker(error) == lost
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
+def test_a_report_that_ray_has_given_up_means_a_lost_worker(monkeypatch):
+    import ray.train
+
+    from raysp.ray_train import _tell
+
+    def given_up(figures):
+        raise ray.exceptions.ActorDiedError
+
+    monkeypatch.setattr(ray.train, "report", given_up)
+    with pytest.raises(WorkerLost, match="came to nothing"):
+        _tell({"epoch": 1})
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own imports warn

@@ -8,12 +8,10 @@ Tune's own state, which lies in a scratch folder and is not resumed from.
 import hashlib
 import os
 import re
-import signal
 import stat
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.trainable.function_trainable import FunctionTrainable
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.markup import escape
 
 from raysp import termination
@@ -31,6 +28,7 @@ from raysp.context import Place
 from raysp.job import StageError, run_job
 from raysp.location import clear
 from raysp.memory import keep_freed_memory
+from raysp.nodes import check_seen_everywhere, end_processes
 from raysp.plan import JobQueue, Outcome
 from raysp.progress import Progress
 from raysp.stage import Stage
@@ -40,9 +38,6 @@ from raysp.termination import Terminated
 
 MAX_PENDING = "64"
 """Trials that may wait for a node; `Slots` decides how many there are."""
-
-SEEN_WITHIN_S = 60.0
-"""Seconds that a node has to say whether it sees the results root."""
 
 SAY_EVERY_S = 60.0
 """Seconds between two lines that say that no node can run a stage."""
@@ -66,7 +61,7 @@ def run_on_ray(missing: Sequence[Stage], place: Place, progress: Progress, *, sl
         NoLongerOwner: another run has taken the results root over.
         ValueError: a node doesn't see the results root.
     """
-    _check_seen_everywhere(place.store)
+    check_seen_everywhere(place.store)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = MAX_PENDING
     searcher = GraphSearcher(missing, place, progress, slots, retries)
     scratch = _scratch(place.store)
@@ -121,27 +116,6 @@ def _scratch(store: Store) -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         return Path(tempfile.mkdtemp(prefix="raysp-"))  # somebody else was there before
     return ours / hashlib.sha256(str(store.root).encode()).hexdigest()[:12]
-
-
-def _check_seen_everywhere(store: Store) -> None:
-    """Raise ValueError if the results root is a directory that a node of the cluster doesn't see."""
-    here = ray.get_runtime_context().get_node_id()
-    others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
-    if not isinstance(store.root, Path) or not others:
-        return
-    look = ray.remote(num_cpus=0, max_retries=0)(_look)
-    looks = [look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(store) for node in others]
-    for answer in ray.wait(looks, num_returns=len(looks), timeout=SEEN_WITHIN_S)[0]:
-        try:
-            ray.get(answer)
-        except NoLongerOwner as error:
-            raise ValueError(str(error)) from None
-        except ray.exceptions.RayError:
-            continue  # the node has gone, or is slow; its stages will say so
-
-
-def _look(store: Store) -> None:
-    store.check_owner()
 
 
 class GraphSearcher(Searcher):
@@ -220,24 +194,6 @@ class GraphSearcher(Searcher):
         """Nothing to restore: the records are the state."""
 
 
-def _end(*pids: int) -> None:
-    """Send SIGTERM to processes of this machine, and wait until they have ended, for as long as they may take to save."""
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + termination.GRACE_S
-    while any(map(_lives, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
-
-
 class _Watcher(tune.Callback):
     """Passes each epoch's figures on to the progress display, and knows which processes run stages."""
 
@@ -248,19 +204,7 @@ class _Watcher(tune.Callback):
 
     def end_workers(self) -> None:
         """Tell the processes that run stages to save and end, and wait until they have."""
-        here = ray.get_runtime_context().get_node_id()
-        by_node: dict[str, list[int]] = {}
-        for node, pid in self._processes.values():
-            by_node.setdefault(node, []).append(pid)
-        end = ray.remote(num_cpus=0, max_retries=0)(_end)
-        ends = [
-            end.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(*pids)
-            for node, pids in by_node.items()
-            if node != here
-        ]
-        _end(*by_node.get(here, ()))
-        if ends:
-            ray.wait(ends, num_returns=len(ends), timeout=termination.GRACE_S)
+        end_processes(self._processes.values())
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         if "node" in result:

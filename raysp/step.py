@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from raysp.models.network import Network
+from raysp.models.layout import channels_last
 from raysp.schedules import Recipe
 from raysp.workers import Workers
 
@@ -53,17 +53,6 @@ class Step:
         self.optimizer.step()
         self._task.after_step(self.optimizer)
         return loss.detach()
-
-
-def channels_last(network: Network) -> Network:
-    """Lay a network's weights out in the order in which convolutions compute fastest; returns it. Values stay."""
-    network.to(memory_format=torch.channels_last)
-    for parameter in network.parameters():
-        if parameter.dim() == 4 and parameter.shape[2:] == (1, 1):
-            # The same memory in either layout. Its gradient says channels last, and DDP compares what is said.
-            channels = parameter.shape[1]
-            parameter.data = parameter.data.as_strided(parameter.shape, (channels, 1, channels, channels))
-    return network
 
 
 def _build_optimizer(task: "Task", recipe: Recipe) -> torch.optim.Optimizer:

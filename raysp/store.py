@@ -203,9 +203,9 @@ class Store:
         """Raise NoLongerOwner unless this run holds the root, as seen from this machine."""
         held_by = lock.holder(self.root)
         if not self.run_id or not held_by.endswith(self.run_id):
-            if self.run_id and not held_by and is_remote(self.root):
-                raise NoLongerOwner(f"the lock of {self.root} was removed; this run writes nothing more")
             if self.run_id and not held_by:
+                if is_remote(self.root):
+                    raise NoLongerOwner(f"the lock of {self.root} was removed; this run writes nothing more")
                 raise NoLongerOwner(
                     f"{self.root} has no lock file that {socket.gethostname()} can see: expected a directory that all nodes "
                     "share, or a URL such as s3://bucket/run"

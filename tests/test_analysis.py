@@ -1,22 +1,16 @@
-import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from records import FILES, GATED, MASK_CONFIG, commit, record_of, row, stages
+from records import FILES, GATED, MASK_CONFIG, commit, record_of, row
 from toy import toy
 
-from analysis.paper import figure1, figure2a, figure2b, table1, table2
 from analysis.records import configurations, read_runs
 from analysis.report import FRONT, Question, figures_of, found_tables, read_report, tables_of, write_report
 from analysis.results import COLUMNS, ESTIMATED
 from analysis.seeds import points_of
-from analysis.spending import device_seconds
 from analysis.tables import Table
-from raysp.intent import intent_of, read_intents, write_intent
-from raysp.store import Store
 
 # ---- what is read
 
@@ -203,94 +197,6 @@ def test_points_of_an_empty_table():
     assert points_of(pd.DataFrame(columns=list(COLUMNS))).empty
 
 
-# ---- the paper
-
-
-def test_tables_1_and_2_set_ours_beside_the_papers():
-    full = {"dataset": "cifar100", "width": 64, "image_size": 32}
-    gated = {**GATED, "d_th": 0.05}
-    table = pd.DataFrame(
-        [
-            row(**full, mask_method="none", budget=557_056, relus=557_056, macs=550, depth=16),
-            row(**full, budget=24_900, relus=24_900, macs=550, depth=16, test_accuracy=70.0),
-            row(**full, **gated, budget=24_900, relus=21_100, macs=400, depth=12, test_accuracy=69.5),
-            row(**full, **gated, budget=100_000, ac_after="3", relus=96_000, macs=475, depth=14, test_accuracy=78.0),
-            row(**full, **gated, budget=100_000, ac_after="3", exit="ac3", relus=65_000, macs=376, depth=10, test_accuracy=76.0),
-            row(dataset="digits", budget=24_900, macs=550),
-        ]
-    ).assign(seeds=1, test_accuracy_std=np.nan, configuration=["base", "a", "b", "c", "c", "d"])
-    first = table1(table)
-    ours = first[first["accuracy"].notna()]
-    assert ours[["GB", "ReLUs", "paper's ReLUs", "paper's accuracy"]].to_numpy().tolist() == [
-        ["no", 24_900, 24_900, 70.59],
-        ["yes", 21_100, 21_100, 69.10],
-    ]
-    assert ours["accuracy difference"].tolist() == pytest.approx([-0.59, 0.4])
-    assert ours["MAC saving"].tolist() == pytest.approx([1, 1.375])
-    assert (first["remark"] == "the paper's alone").sum() == 4, "those on CIFAR-10 have nothing to stand beside"
-    second = table2(table)
-    assert second["paper's accuracy"].tolist() == [78.24, 76.31]
-    assert second["accuracy difference"].tolist()[:2] == pytest.approx([-0.24, -0.31])
-    bars = figure1(table)
-    assert bars.empty, "there is no mask alone of that budget"
-    more = pd.DataFrame([row(**full, budget=100_000, relus=100_000, macs=550)]).assign(seeds=1, configuration="e")
-    bars = figure1(pd.concat([table, more]))
-    assert bars["relus_value"].tolist() == [557_056, 100_000, 96_000, 65_000]
-    assert bars["macs"].tolist() == pytest.approx([1, 1, 475 / 550, 376 / 550])
-    narrow = table1(table.assign(width=16))
-    assert "not the paper's size of network or image" in set(narrow["remark"])
-
-
-def test_figure_2_is_of_the_blocks_layers():
-    shared = {
-        "dataset": "c",
-        "selection": "val",
-        "model": "m",
-        "width": 1,
-        "image_size": 8,
-        "granularity": "pixel",
-        "mask_start": None,
-        "sensitivity": None,
-        "epochs": 1,
-    }
-    masks = [("senet", 10), ("snl", 10), ("senet", 20)]
-    lines = [
-        shared | {"mask_method": m, "budget": b, "layer": layer, "d": b / 100, "mask_key": f"{m}{b}"}
-        for m, b in masks
-        for layer in ("stem_relu", "stages.0.0.inner_relu")
-    ]
-    layers = pd.DataFrame(lines)
-    assert figure2a(layers)[["line", "layer"]].to_numpy().tolist() == [
-        ["senet", "stages.0.0.inner_relu"],
-        ["snl", "stages.0.0.inner_relu"],
-    ]
-    assert figure2b(layers)["line"].tolist() == ["budget 10", "budget 20"]
-    assert figure2a(layers[layers["mask_method"] == "snl"]).empty
-    assert figure2b(layers[layers["budget"] == 10]).empty
-
-
-def test_figure_1_is_of_the_model_that_validation_chooses():
-    full = {"dataset": "cifar100", "budget": 100}
-    gated = {**full, **GATED, "ac_after": "3"}
-    table = pd.DataFrame(
-        [
-            row(**full, mask_method="none"),
-            row(**full),
-            *(row(**gated, val_accuracy=90.0, test_accuracy=70.0, exit=name) for name in ("final", "ac3")),
-            *(row(**gated | {"gamma": "cosine"}, val_accuracy=80.0, test_accuracy=75.0, exit=name) for name in ("final", "ac3")),
-        ]
-    ).assign(seeds=1, configuration=["base", "a", "b", "b", "c", "c"])
-    assert figure1(table)["test_accuracy_value"].tolist() == [79.0, 79.0, 70.0, 70.0]
-
-
-def test_figure_2_takes_no_mean_over_different_sensitivities():
-    shared = {"dataset": "c", "selection": "val", "model": "m", "width": 1, "image_size": 8, "granularity": "pixel", "epochs": 1}
-    shared |= {"mask_start": None, "mask_method": "senet", "layer": "stages.0.0.inner_relu"}
-    masks = [("density 0.1", 10, 0.02), ("density 0.5", 10, 0.5), ("density 0.1", 20, 0.04)]
-    lines = [shared | {"sensitivity": s, "budget": b, "d": d, "mask_key": f"{s}{b}"} for s, b, d in masks]
-    assert figure2b(pd.DataFrame(lines))["d"].tolist() == [0.02, 0.04]
-
-
 # ---- tables and pictures
 
 
@@ -324,75 +230,6 @@ def test_a_fronts_line_runs_through_what_is_attained(tmp_path):
     figure = figures_of(read_report([tmp_path]))["pareto"][1]
     (front,) = [line for line in figure.axes[0].lines if line.get_label() == "front"]
     assert front.get_drawstyle() == "steps-post"
-
-
-# ---- plans and what was spent
-
-
-def test_a_plan_is_kept_once_and_damage_is_named(tmp_path):
-    plan = stages(1, 2)
-    with Store(root=tmp_path).lock() as store:
-        for command in ("first", "second"):
-            write_intent(store, intent_of(plan, "quick", command))
-    (path,) = (tmp_path / "plans").iterdir()
-    plain = json.loads(path.read_text())
-    (stage, *_) = plain["stages"]
-    foreign = [
-        {"format": 1},
-        plain | {"stages": []},
-        plain | {"id": ["a"]},
-        plain | {"command": "a\nb"},
-        *(
-            plain | {"stages": [stage | change]}
-            for change in ({"epochs": "1"}, {"parents": None}, {"key": []}, {"label": "../x"})
-        ),
-    ]
-    for number, content in enumerate(foreign):
-        (tmp_path / "plans" / f"{number:012x}.json").write_text(json.dumps(content))
-    found, damaged = read_intents(tmp_path)
-    assert [(intent.command, intent.leaves) for intent in found] == [("first", tuple(plan.leaves))]
-    assert len(damaged) == len(foreign)
-    assert all("not a plan of format 1" in error.reason for error in damaged)
-
-
-def test_plan_against_spent_with_failures_and_skips(tmp_path):
-    parent, other = toy(number=100), toy(number=101)
-    child, done = toy(number=102, parents={"p": parent}), toy(number=103, parents={"p": other})
-    with Store(root=tmp_path).lock() as store:
-        from raysp.plan import Plan
-
-        write_intent(store, intent_of(Plan([child, done]), "quick", "sweep"))
-        store.write_error(parent, "Traceback\nValueError: <script>alert(1)</script>")
-    commit(tmp_path, [row()], of=done, time_s=3600.0, history=[{"epoch": 1}], host={"workers": 2, "gpu": "x", "gpus": 0.25})
-    report = write_report([tmp_path], tmp_path / "out")
-    (sweep,) = report.sweeps
-    total = sweep.lines.iloc[-1]
-    assert [int(total[name]) for name in ("planned", "done", "failed", "skipped", "waiting")] == [4, 1, 1, 1, 1]
-    assert total["device_hours"] == pytest.approx(0.5)
-    assert sweep.failed[0][0] == parent.label and sweep.skipped[0][2] == parent.label
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert "&lt;script&gt;alert(1)" in page and "<script>alert(1)" not in page
-    assert sweep.growth["device_hours"].tolist() == pytest.approx([0.5])
-
-
-def test_device_seconds_count_workers_and_shares_of_gpus():
-    assert device_seconds({"time_s": 10}) == 10
-    assert device_seconds({"time_s": 10, "host": {"workers": 2}}) == 20
-    assert device_seconds({"time_s": 10, "host": {"workers": 1, "gpu": "H", "gpus": 0.25}}) == 2.5
-    assert device_seconds({"time_s": 10, "host": {"workers": "many"}}) == 10
-
-
-def test_hypervolume_grows_with_what_is_finished(tmp_path):
-    made = [toy(number=200 + n) for n in range(3)]
-    with Store(root=tmp_path).lock() as store:
-        from raysp.plan import Plan
-
-        write_intent(store, intent_of(Plan(made), "quick", "sweep"))
-    for n, stage in enumerate(made):
-        commit(tmp_path, [row(budget=n, relus=100 - 30 * n, val_accuracy=60.0 + n)], of=stage, finished=f"2026-01-0{n + 1}")
-    (sweep,) = read_report([tmp_path]).sweeps
-    grown = sweep.growth["hypervolume"].tolist()
-    assert grown == sorted(grown) and grown[0] < grown[-1] < 1
 
 
 def test_selection_by_test_accuracy_is_a_question(tmp_path):

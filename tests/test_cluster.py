@@ -174,7 +174,7 @@ def test_a_node_that_does_not_see_the_results_is_named_before_anything_trains(tw
     two_nodes.wait_for_nodes()
     try:
         # The second node shares this machine's files; a process-wide setting makes the lock file invisible to its workers.
-        monkeypatch.setattr("raysp.ray_tune._look", _see_nothing)
+        monkeypatch.setattr("raysp.nodes._look", _see_nothing)
         with pytest.raises(ValueError, match=r"no lock file that .* can see: expected a directory that all nodes share"):
             run([toy()], tmp_path, two_nodes)
         assert not list(tmp_path.glob("stages/*"))

@@ -15,8 +15,8 @@ from raysp.data import DataConfig
 from raysp.keys import Config
 from raysp.models import build_model
 from raysp.models.collapse import fold_batchnorm
+from raysp.models.layout import channels_last
 from raysp.models.network import Network
-from raysp.step import channels_last
 from raysp.training import seed_torch
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from raysp.budget import resolve_budget
+from raysp.costs import Costs, count_costs
 from raysp.data import DataConfig
 from raysp.methods.positions import Granularity
 from raysp.models import architecture, build_model
@@ -125,6 +126,10 @@ class ChainBuilder:
         self._baselines: dict[int, Stage] = {}
         self._masks: dict[tuple[object, ...], Stage] = {}
         self._placements: set[tuple[tuple[int, ...], str]] = set()
+
+    def largest_costs(self) -> Costs:
+        """What the network costs with all its ReLUs."""
+        return count_costs(self._experiment(0).build("baseline"))
 
     def baseline(self, seed: int) -> Stage:
         """The all-ReLU network of one seed."""

@@ -5,13 +5,14 @@ belongs into a key. Contract: a stage's function reads its inputs from the conte
 methods alone; all runners, in this process and on Ray, build the same context. Of several workers only the first writes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from raysp.halving import Rows, rows_after
 from raysp.keys import Config, key_of
 from raysp.saving import metadata_of
 from raysp.stage import Stage
@@ -22,6 +23,20 @@ from raysp.workers import ALONE, Workers
 if TYPE_CHECKING:
     from raysp.data import Splits
     from raysp.models.network import Network
+
+
+class Paused(Exception):
+    """A stage has reached the epoch up to which it was to train. It is not done; what it was worth then is in `rows`.
+
+    Args:
+        epoch: from 1.
+        rows: see `raysp.halving.Rows`.
+    """
+
+    def __init__(self, epoch: int, rows: Rows) -> None:
+        super().__init__(f"paused after epoch {epoch}")
+        self.epoch, self.rows = epoch, rows
+
 
 Report = Callable[[dict[str, Any]], None]
 """Takes one epoch's figures: `epoch` (from 1), `epochs`, `time_s` and whatever the stage measured."""
@@ -64,6 +79,8 @@ class Context:
     report: Report
     workers: Workers = ALONE
     """The stage's training processes, as this one sees them."""
+    until: int | None = None
+    """The epoch after which the stage is to pause; None trains it to its end."""
     saved: dict[str, Any] = field(default_factory=dict)
     """What was saved through this context, for the record's `files`."""
 
@@ -89,6 +106,16 @@ class Context:
         """Replace this stage's checkpoint."""
         if self.workers.rank == 0:
             self.place.store.save_checkpoint(self.stage, tensors, state)
+
+    def pause_if_due(self, history: Sequence[Mapping[str, Any]], costs: Callable[[], Mapping[str, Any]]) -> None:
+        """Raise Paused if the stage has trained as far as it was to, and has epochs left. A checkpoint must be there.
+
+        Args:
+            history: figures of the epochs that were trained.
+            costs: gives ReLUs, MACs and depth by exit.
+        """
+        if self.until is not None and self.until <= len(history) < self.stage.epochs:
+            raise Paused(self.until, rows_after(self.until, history, costs()))
 
     def save_model(self, model: "Network", data: Config) -> None:
         """Write this stage's weights, for its children and for `raysp.load_model`.

@@ -3,7 +3,6 @@
 Owns nothing but the loop. Contract: the same results as on Ray, bit for bit, on the same machine with the same number of threads.
 """
 
-from collections.abc import Sequence
 from functools import partial
 
 from raysp import termination
@@ -11,14 +10,13 @@ from raysp.context import Place
 from raysp.job import StageError, run_job
 from raysp.plan import JobQueue, Outcome
 from raysp.progress import Progress
-from raysp.stage import Stage
 
 
-def run_inline(missing: Sequence[Stage], place: Place, progress: Progress) -> Outcome:
+def run_inline(queue: JobQueue, place: Place, progress: Progress) -> Outcome:
     """Run stages one by one.
 
     Args:
-        missing: the stages to run, ancestors first.
+        queue: the stages to run.
         place: where results and data are.
         progress: told of every start, epoch and end.
 
@@ -30,16 +28,21 @@ def run_inline(missing: Sequence[Stage], place: Place, progress: Progress) -> Ou
         Unreachable: the results root is remote, and couldn't be reached for a while.
         Terminated: SIGTERM came.
     """
-    queue = JobQueue(missing)
     while stage := queue.next():
         termination.check()
         progress.started(stage)
+        until = queue.until(stage)
         try:
-            record = run_job(stage, place, partial(progress.epoch, stage))
+            record = run_job(stage, place, partial(progress.epoch, stage), until=until)
         except StageError as error:
             termination.check()
             progress.failed(stage, str(error), queue.failed(stage, str(error)))
         else:
-            queue.done(stage)
-            progress.finished(stage, record["rows"])
+            if record is not None:
+                queue.done(stage, record["rows"])
+                progress.finished(stage, record["rows"])
+            elif until is not None:
+                queue.paused(stage, until, place.store.read_rungs(stage)[until])
+                progress.paused(stage)
+        progress.stopped(queue.settle())
     return queue.outcome

@@ -1,9 +1,9 @@
 """One stage from its directory to its record; the same for every way to run.
 
 Owns the order of things in a job: read the parents, fix the threads, run, write the record.
-Refuses to decide which job is next (`raysp.plan`, the runners). Contract: returns only when the record is on disk (of several
-workers the first, which writes it); on an error writes the traceback beside it and raises `StageError`, which names the stage and
-its directory. `Terminated` passes through: the stage has not failed.
+Refuses to decide which job is next (`raysp.plan`, the runners). Contract: returns only when the record is on disk, or what the
+stage was worth at its rung (of several workers the first, which writes); on an error writes the traceback beside it and raises
+`StageError`, which names the stage and its directory. `Terminated` passes through: the stage has not failed.
 """
 
 import os
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from raysp.context import Context, Place, Report, read_parents
+from raysp.context import Context, Paused, Place, Report, read_parents
 from raysp.location import Unreachable, exists
 from raysp.memory import keep_freed_memory
 from raysp.stage import Stage
@@ -33,7 +33,9 @@ class StageError(Exception):
     """A stage failed; the message names it, its directory, its last finished epoch and the cause."""
 
 
-def run_job(stage: Stage, place: Place, report: Report, workers: Workers = ALONE) -> dict[str, Any]:
+def run_job(
+    stage: Stage, place: Place, report: Report, workers: Workers = ALONE, *, until: int | None = None
+) -> dict[str, Any] | None:
     """Run one stage whose parents are done, and return its record. Each of a stage's workers must call this.
 
     Args:
@@ -41,6 +43,10 @@ def run_job(stage: Stage, place: Place, report: Report, workers: Workers = ALONE
         place: where to run.
         report: called once per epoch in this process.
         workers: the stage's processes, as this one sees them; the first writes.
+        until: the epoch, from 1, after which the stage is to pause.
+
+    Returns:
+        The record; None where the stage has paused. What it was worth then is on disk (`Store.read_rungs`).
 
     Raises:
         StageError: the stage's code raised; its traceback is in `error.txt` in the stage's directory.
@@ -64,7 +70,7 @@ def run_job(stage: Stage, place: Place, report: Report, workers: Workers = ALONE
         started = datetime.now(UTC)
         clock = time.monotonic()
         parents = read_parents(stage, store)
-        context = Context(stage=stage, place=place, parents=parents, report=remember, workers=workers)
+        context = Context(stage=stage, place=place, parents=parents, report=remember, workers=workers, until=until)
         result = stage.run(stage.config, context)
         record = {
             "stage": stage.name,
@@ -76,8 +82,8 @@ def run_job(stage: Stage, place: Place, report: Report, workers: Workers = ALONE
             "history": result.history,
             "rows": result.rows,
             "time_s": sum(h.get("time_s", 0.0) for h in result.history) or time.monotonic() - clock,
-            "started": started.isoformat(timespec="seconds"),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "started": started.isoformat(timespec="milliseconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "host": _host(place, workers),
             "versions": _versions(),
             "labels": dict(place.labels),
@@ -85,6 +91,10 @@ def run_job(stage: Stage, place: Place, report: Report, workers: Workers = ALONE
         if workers.rank == 0:
             store.commit(stage, record, context.saved)
         return record
+    except Paused as paused:
+        if workers.rank == 0:
+            store.save_rung(stage, paused.epoch, paused.rows)
+        return None
     except (NoLongerOwner, Unreachable):
         raise
     except (Exception, SystemExit) as error:  # a stage that calls sys.exit has failed, whatever the status

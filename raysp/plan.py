@@ -1,15 +1,17 @@
 """What a sweep will do: its stages in order, what is already there, and what sharing saves.
 
-Owns the deduplication by key, the order of jobs and the bookkeeping of finished, failed and skipped ones. Refuses to run
-anything. Contract: a job is handed out once, and only when all its parents are done; longest chains come first.
+Owns the deduplication by key, the order of jobs and the bookkeeping of finished, stopped, failed and skipped ones. Refuses to run
+anything. Contract: a job is handed out only when all its parents are done, once, or once for each rung up to which it trains;
+longest chains come first.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
+from raysp.halving import Halving, Rows
 from raysp.location import is_remote
 from raysp.stage import Stage
 from raysp.store import READERS, RECORD, Store
@@ -94,9 +96,12 @@ def inspect(stage: Stage, store: Store) -> tuple[bool, list[DamagedFile]]:
             return False, problems
         if error.path != record:
             problems.append(DamagedFile(record, f"goes with {error.path.name}"))
+    reads: list[Callable[[Stage], object]] = [store.read_rungs] if stage.stoppable else []
     if not is_remote(store.root):  # there it would be a download; the stage itself finds out
+        reads.append(store.load_checkpoint)
+    for read in reads:
         try:
-            store.load_checkpoint(stage)
+            read(stage)
         except DamagedFile as error:
             problems.append(error)
     return False, problems
@@ -112,6 +117,8 @@ class Outcome:
     """Stages that raised, with the message."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Stages whose ancestor failed, with the reason."""
+    stopped: list[str] = field(default_factory=list)
+    """Stages that were given up early for better ones; their checkpoints stay."""
 
     @property
     def ok(self) -> bool:
@@ -124,62 +131,126 @@ class JobQueue:
 
     Args:
         missing: stages to run.
+        halving: which of them pause where, and which go on; None trains all to their end.
 
     Stages not among `missing` count as done.
     """
 
-    def __init__(self, missing: Sequence[Stage]) -> None:
+    def __init__(self, missing: Sequence[Stage], halving: Halving | None = None) -> None:
         self.outcome = Outcome()
-        self._waiting = {stage.key: stage for stage in missing}
+        self._halving = halving or Halving(())
+        self._held: dict[str, Stage] = {}
+        """Stages that wait at a rung."""
+        self._waiting: dict[str, Stage] = {}
         self._children: dict[str, list[Stage]] = {}
         self._blockers: dict[str, int] = {}
+        self._priority: dict[str, int] = {}
+        self._ready: list[tuple[int, str, Stage]] = []
+        self._blocked = 0
+        self.add(missing)
+
+    def add(self, missing: Sequence[Stage]) -> None:
+        """Take more stages on, ancestors first; those whose parent failed before are skipped."""
         for stage in missing:
+            lost = [p for p in stage.parents.values() if p.key in self.outcome.failed or p.key in self.outcome.skipped]
+            if lost:
+                self.outcome.skipped[stage.key] = f"{lost[0].label} failed"
+                continue
+            self._waiting[stage.key] = stage
             parents = {p.key for p in stage.parents.values()} & self._waiting.keys()
             self._blockers[stage.key] = len(parents)
             for key in parents:
                 self._children.setdefault(key, []).append(stage)
-        self._priority = self._longest_chains(missing)
-        self._ready = [self._ranked(stage) for stage in missing if not self._blockers[stage.key]]
-        heapify(self._ready)
-        self._blocked = len(missing) - len(self._ready)
+        self._priority |= self._longest_chains(missing)
+        for stage in missing:
+            if self._blockers.get(stage.key):
+                self._blocked += 1
+            elif stage.key in self._waiting:
+                self._make_ready(stage)
+
+    def waits_for(self, stage: Stage) -> bool:
+        """Whether a stage has still to be done."""
+        return stage.key in self._waiting
 
     def next(self) -> Stage | None:
         """Hand out the ready stage with the longest chain of epochs below it; None when none is ready."""
         return heappop(self._ready)[-1] if self._ready else None
 
+    def until(self, stage: Stage) -> int | None:
+        """The epoch at which a stage that is handed out is to pause; None if it runs to its end."""
+        return self._halving.until(stage.key)
+
     @property
     def exhausted(self) -> bool:
-        """Whether every stage has been handed out or skipped; some may still run."""
-        return not self._ready and not self._blocked
+        """Whether every stage has been handed out, stopped or skipped; some may still run."""
+        return not self._ready and not self._blocked and not self._held
 
-    def done(self, stage: Stage) -> None:
-        """Note that a stage has its record, which may make its children ready."""
+    def done(self, stage: Stage, rows: Rows = ()) -> None:
+        """Note that a stage has its record, which may make its children ready; `rows` are its models'."""
         self._waiting.pop(stage.key)
         self.outcome.done.append(stage.key)
         for child in self._children.get(stage.key, ()):
             self._blockers[child.key] -= 1
             if not self._blockers[child.key] and child.key in self._waiting:
                 self._blocked -= 1
-                heappush(self._ready, self._ranked(child))
+                self._make_ready(child)
+
+    def paused(self, stage: Stage, epoch: int, rows: Rows) -> None:
+        """Note that a stage has reached its rung.
+
+        Args:
+            stage: which.
+            epoch: the rung's.
+            rows: what its exits are worth then.
+        """
+        self._halving.arrived(stage.key, epoch, rows)
+        self._held[stage.key] = stage
+
+    def settle(self) -> list[Stage]:
+        """Decide at the rungs: those that pass are ready again, those that don't are returned.
+
+        To be asked at the start, and after everything that was noted.
+        """
+        self._halving.settle()
+        stopped = []
+        for stage in list(self._held.values()):
+            if self._halving.stopped(stage.key):
+                stopped.append(stage)
+                self._waiting.pop(stage.key)
+                self.outcome.stopped.append(stage.key)
+            elif self._halving.waits(stage.key):
+                continue
+            else:
+                heappush(self._ready, self._ranked(stage))
+            del self._held[stage.key]
+        return stopped
 
     def failed(self, stage: Stage, message: str) -> list[Stage]:
         """Note that a stage failed; return its descendants, which are skipped now."""
         self._waiting.pop(stage.key)
+        self._halving.dropped(stage.key)
         self.outcome.failed[stage.key] = message
         skipped, frontier = [], [stage]
         while frontier:
             for child in self._children.get(frontier.pop().key, ()):
                 if self._waiting.pop(child.key, None):
                     self._blocked -= 1
+                    self._halving.dropped(child.key)
                     self.outcome.skipped[child.key] = f"{stage.label} failed"
                     skipped.append(child)
                     frontier.append(child)
         return skipped
 
+    def _make_ready(self, stage: Stage) -> None:
+        if self._halving.waits(stage.key) or self._halving.stopped(stage.key):
+            self._held[stage.key] = stage
+        else:
+            heappush(self._ready, self._ranked(stage))
+
     def _ranked(self, stage: Stage) -> tuple[int, str, Stage]:
         return -self._priority[stage.key], stage.key, stage
 
-    def _longest_chains(self, missing: Sequence[Stage]) -> Mapping[str, int]:
+    def _longest_chains(self, missing: Sequence[Stage]) -> dict[str, int]:
         longest: dict[str, int] = {}
         for stage in reversed(missing):  # children come after their parents
             below = max((longest[c.key] for c in self._children.get(stage.key, ())), default=0)

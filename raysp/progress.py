@@ -38,8 +38,8 @@ class _Job:
     printed: float = 0.0
 
     @property
-    def epochs_left(self) -> int:
-        return max(self.stage.epochs - int(self.figures.get("epoch", 0)), 0)
+    def epochs_done(self) -> int:
+        return int(self.figures.get("epoch", 0))
 
 
 class _Seldom(Generic[T]):
@@ -88,6 +88,9 @@ class Progress:
         self._jobs = Counter(stage.name for stage in (*found, *missing))
         self._done = Counter(stage.name for stage in found)
         self._failed: Counter[str] = Counter()
+        self._stopped: Counter[str] = Counter()
+        self._trained: dict[str, int] = {}
+        """Epochs of those that have paused."""
         self._rows = list(rows)
         self._front = _Seldom(lambda: front(self._rows) if front and self._rows else None)
         self._estimate = _Seldom(self.seconds_left)
@@ -112,9 +115,16 @@ class Progress:
             yield self
         self._live = None
 
+    def added(self, found: Sequence[Stage], missing: Sequence[Stage]) -> None:
+        """More stages belong to the run, found or to be trained."""
+        self._jobs.update(stage.name for stage in (*found, *missing))
+        self._done.update(stage.name for stage in found)
+        self._left |= {stage.key: stage for stage in missing}
+        self._total += len(missing)
+
     def started(self, stage: Stage) -> None:
         """A job was given out."""
-        self._running[stage.key] = _Job(stage=stage)
+        self._running[stage.key] = _Job(stage=stage, figures={"epoch": self._trained.get(stage.key, 0)})
 
     def epoch(self, stage: Stage, figures: dict[str, Any]) -> None:
         """A job has ended an epoch; `figures` is what it reported."""
@@ -139,6 +149,20 @@ class Progress:
         best = job.figures.get("best_val_accuracy") if job else None
         accuracy = f"  best val {best:.2f} %" if best is not None else ""
         self._say(f"[green]done[/]     {stage.label}{took}{accuracy}", stage.note)
+
+    def paused(self, stage: Stage) -> None:
+        """A job waits at its rung, to see whether it is worth training on."""
+        job = self._running.pop(stage.key, None)
+        if job:
+            self._trained[stage.key] = job.epochs_done
+            self._say(f"paused   {stage.label} after epoch {job.epochs_done}{_accuracy(job.figures)}", stage.note)
+
+    def stopped(self, stages: Sequence[Stage]) -> None:
+        """Jobs are given up for better ones."""
+        for stage in stages:
+            self._left.pop(stage.key, None)
+            self._stopped[stage.name] += 1
+            self._say(f"[yellow]stopped[/]  {stage.label} for better ones", stage.note)
 
     def failed(self, stage: Stage, message: str, skipped: Sequence[Stage]) -> None:
         """A job failed, and with it its descendants."""
@@ -188,7 +212,8 @@ class Progress:
         for key, stage in list(self._left.items()):
             per_epoch = means.get(stage.name, overall)
             job = self._running.get(key)
-            need[key] = per_epoch * (job.epochs_left if job else stage.epochs)
+            done = job.epochs_done if job else self._trained.get(key, 0)
+            need[key] = per_epoch * max(stage.epochs - done, 0)
         return need
 
     def _say(self, line: str, note: str = "") -> None:
@@ -198,13 +223,15 @@ class Progress:
         self._console.print(f"{line}  [dim]({finished}/{self._total}{tail})[/]  {note}".rstrip(), highlight=False, soft_wrap=True)
 
     def _draw(self) -> Group:
-        stages = Table("stage", "done", "of", "running", "failed", box=None, pad_edge=False)
+        stages = Table("stage", "done", "of", "running", "stopped", "failed", box=None, pad_edge=False)
         running = list(self._running.values())  # the display has a thread of its own
         counts = Counter(job.stage.name for job in running)
         for name, total in self._jobs.items():
             failed = self._failed[name]
             stages.add_row(
-                name, str(self._done[name]), str(total), str(counts[name] or ""), f"[red]{failed}[/]" if failed else ""
+                name,
+                *(str(self._done[name]), str(total), str(counts[name] or ""), str(self._stopped[name] or "")),
+                f"[red]{failed}[/]" if failed else "",
             )
         need = self._need() or {}
         jobs = Table("running", "epoch", "accuracy", "loss", "elapsed", "left", box=None, pad_edge=False)

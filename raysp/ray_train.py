@@ -44,12 +44,13 @@ def run_on_workers(
     place: "ray.ObjectRef[Any]",
     report: Report,
     *,
+    until: int | None = None,
     num_workers: int,
     num_threads: int,
     gpus_per_worker: float = 0.0,
     scratch: str,
 ) -> None:
-    """Run one stage whose parents are done on several workers at once; returns when its record is there.
+    """Run one stage whose parents are done on several workers at once; returns when its record is there, or it has paused.
 
     The process that calls this needs to hold no CPU or GPU of the cluster, but the workers must find theirs free.
 
@@ -57,6 +58,7 @@ def run_on_workers(
         stage: the stage to run.
         place: a `Place` in Ray's object store; each node's workers share its images.
         report: called once per epoch in this thread, with the figures of rank 0.
+        until: the epoch after which the stage is to pause.
         num_workers: training processes, at least 1; each gets its part of every batch.
         num_threads: CPUs that each worker holds.
         gpus_per_worker: GPUs, or the share of one, that each worker holds; 0 trains on CPUs.
@@ -73,7 +75,11 @@ def run_on_workers(
     try:
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"stage": stage, "place": [place]},  # in a list, so that nobody fetches it on the way
+            train_loop_config={
+                "stage": stage,
+                "until": until,
+                "place": [place],
+            },  # in a list, so that nobody fetches it on the way
             torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=num_workers,
@@ -131,7 +137,7 @@ def _work(config: dict[str, Any]) -> None:
     """One worker's part; Ray Train has joined the workers and chosen the GPU."""
     context = ray.train.get_context()
     workers = Workers(context.get_world_rank(), context.get_world_size())
-    run_job(config["stage"], ray.get(config["place"][0]), _tell, workers)
+    run_job(config["stage"], ray.get(config["place"][0]), _tell, workers, until=config["until"])
 
 
 def _tell(figures: dict[str, Any]) -> None:

@@ -11,7 +11,6 @@ import re
 import stat
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,11 +42,11 @@ SAY_EVERY_S = 60.0
 """Seconds between two lines that say that no node can run a stage."""
 
 
-def run_on_ray(missing: Sequence[Stage], place: Place, progress: Progress, *, slots: Slots, retries: int) -> Outcome:
+def run_on_ray(queue: JobQueue, place: Place, progress: Progress, *, slots: Slots, retries: int) -> Outcome:
     """Run stages on the connected Ray cluster.
 
     Args:
-        missing: the stages to run, ancestors first.
+        queue: the stages to run.
         place: where results and data are; sent to every worker once.
         progress: told of every start, epoch and end.
         slots: stages that run at once, and what each asks for.
@@ -63,14 +62,10 @@ def run_on_ray(missing: Sequence[Stage], place: Place, progress: Progress, *, sl
     """
     check_seen_everywhere(place.store)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = MAX_PENDING
-    searcher = GraphSearcher(missing, place, progress, slots, retries)
+    searcher = GraphSearcher(queue, place, progress, slots, retries)
     scratch = _scratch(place.store)
     clear(scratch)
-    shared = _Shared(
-        stages=ray.put({stage.key: stage for stage in missing}),
-        place=ray.put(place),
-        request=slots.request,
-    )
+    shared = _Shared(place=ray.put(place), request=slots.request)
     watcher = _Watcher(searcher)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_StageTrial, shared=shared), _resources(slots.request)),
@@ -118,14 +113,27 @@ def _scratch(store: Store) -> Path:
     return ours / hashlib.sha256(str(store.root).encode()).hexdigest()[:12]
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What one trial is to do."""
+
+    stage: Stage
+    until: int | None
+    """The epoch at which the stage is to pause."""
+
+    def __repr__(self) -> str:
+        return self.stage.label  # Tune names the trial's folder by it
+
+
 class GraphSearcher(Searcher):
     """Gives out a graph of stages to Ray Tune, each when its parents have records."""
 
-    def __init__(self, missing: Sequence[Stage], place: Place, progress: Progress, slots: Slots, retries: int) -> None:
+    def __init__(self, queue: JobQueue, place: Place, progress: Progress, slots: Slots, retries: int) -> None:
         super().__init__(metric="epoch", mode="max")
-        self.queue = JobQueue(missing)
+        self.queue = queue
         self.progress = progress
-        self.running: dict[str, Stage] = {}
+        self.running: dict[str, _Job] = {}
+        """By trial."""
         self.disowned = ""
         self._place, self._slots, self._retries = place, slots, retries
         self._said = 0.0
@@ -144,27 +152,37 @@ class GraphSearcher(Searcher):
         if stage is None:
             # With nothing running, None would make Tune poll for minutes: nothing could become ready any more.
             return Searcher.FINISHED if self.disowned or self.queue.exhausted or not self.running else None
-        self.running[trial_id] = stage
+        job = self.running[trial_id] = _Job(stage, self.queue.until(stage))
         self.progress.started(stage)
-        return {"stage": stage.key}
+        return {"job": job}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Believe the record, not Tune."""
-        stage = self.running.pop(trial_id, None)
-        if stage is None:
+        job = self.running.pop(trial_id, None)
+        if job is None:
             return
+        stage, until = job.stage, job.until
         result = result or {}
         self.disowned = self.disowned or result.get("disowned", "")
         message = result.get("error") or result.get("disowned")
         record: dict[str, Any] = {}
-        if message is None:
-            message = self._why_not_done(stage, error, record)
-        if message is None:
-            self.queue.done(stage)
+        if message is None and until is not None and (rows := self._rung(stage, until)):
+            self.queue.paused(stage, until, rows)
+            self.progress.paused(stage)
+        elif message is None and (message := self._why_not_done(stage, error, record)) is None:
+            self.queue.done(stage, record["rows"])
             self.progress.finished(stage, record["rows"])
         else:
             skipped = self.queue.failed(stage, message)
             self.progress.failed(stage, message, skipped)
+        self.progress.stopped(self.queue.settle())
+
+    def _rung(self, stage: Stage, epoch: int) -> list[dict[str, Any]]:
+        """What a stage was worth at its rung; nothing if it didn't get there."""
+        try:
+            return self._place.store.read_rungs(stage).get(epoch, [])
+        except (DamagedFile, OSError):
+            return []
 
     def _why_not_done(self, stage: Stage, error: bool, record: dict[str, Any]) -> str | None:
         """What to say of a stage without a record; None, and the record filled in, where there is one."""
@@ -209,16 +227,16 @@ class _Watcher(tune.Callback):
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         if "node" in result:
             self._processes[trial.trial_id] = result["node"], result["pid"]
-        stage = self._searcher.running.get(trial.trial_id)
-        if stage is not None and "epochs" in result:
-            self._searcher.progress.epoch(stage, result)
+        job = self._searcher.running.get(trial.trial_id)
+        if job is not None and "epochs" in result:
+            self._searcher.progress.epoch(job.stage, result)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._processes.pop(trial.trial_id, None)
-        stage = self._searcher.running.get(trial.trial_id)
-        if stage is not None:
+        job = self._searcher.running.get(trial.trial_id)
+        if job is not None:
             cause = _cause(trial)
-            self._searcher.progress.say(f"[yellow]lost[/]     {stage.label} goes on from its checkpoint: {escape(cause)}")
+            self._searcher.progress.say(f"[yellow]lost[/]     {job.stage.label} goes on from its checkpoint: {escape(cause)}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._processes.pop(trial.trial_id, None)
@@ -243,8 +261,6 @@ def _cause(trial: Any) -> str:
 class _Shared:
     """What all trials read, once per process, from the object store of their node."""
 
-    stages: Any
-    """Reference to the stages by key."""
     place: Any
     """Reference to the `Place`; the images in it are not copied."""
     request: Request
@@ -260,33 +276,33 @@ class _StageTrial(FunctionTrainable):
         termination.install(hand_on=True)  # this is the actor's main thread; stages run in another
         keep_freed_memory()
         self._shared = shared
-        self._stages: Mapping[str, Stage] = ray.get(shared.stages)
         self._place: Place = ray.get(shared.place)
         super().setup(config)
 
     def _trainable_func(self, config: dict[str, Any]) -> None:
-        stage = self._stages[config["stage"]]
+        job: _Job = config["job"]
         try:
             tune.report({"epoch": 0, "node": ray.get_runtime_context().get_node_id()})  # which process it is, Tune says
-            self._run(stage)
+            self._run(job)
         except StageError as error:
             tune.report({"error": str(error), "epoch": 0, "done": True})
         except NoLongerOwner as error:
             tune.report({"disowned": str(error), "epoch": 0, "done": True})
         else:
-            tune.report({"epoch": stage.epochs, "done": True})
+            tune.report({"epoch": job.until or job.stage.epochs, "done": True})
 
-    def _run(self, stage: Stage) -> None:
+    def _run(self, job: _Job) -> None:
         request = self._shared.request
         if request.workers == 1:
-            run_job(stage, self._place, _report)
+            run_job(job.stage, self._place, _report, until=job.until)
             return
         from raysp import ray_train  # takes seconds to import
 
         ray_train.run_on_workers(
-            stage,
+            job.stage,
             self._shared.place,
             _report,
+            until=job.until,
             num_workers=request.workers,
             num_threads=request.num_threads,
             gpus_per_worker=request.gpus,

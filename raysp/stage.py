@@ -48,6 +48,8 @@ class Stage:
     """Epochs that the stage trains; what a plan counts."""
     parents: Mapping[str, "Stage"] = field(default_factory=dict)
     """The stages whose results this one reads, by role."""
+    stoppable: bool = False
+    """Whether it can pause at a rung, and be given up there: see `raysp.halving`. Not part of the key."""
     note: str = ""
     """What tells it from its kind, in a few words for people, e.g. "budget 435, seed 0"; not part of the key."""
 

@@ -9,6 +9,7 @@ interrupted write. Nothing is unpickled: records are JSON, weights and checkpoin
     <root>/stages/<name>-<key>/record.json        exists = the stage is done
     <root>/stages/<name>-<key>/weights.safetensors
     <root>/stages/<name>-<key>/checkpoint.safetensors   only while the stage is unfinished
+    <root>/stages/<name>-<key>/rungs.json         what a stage that may be given up was worth at its rungs, while it is unfinished
     <root>/stages/<name>-<key>/error.txt          the traceback of the last failure, until the stage succeeds
     <root>/.../<file>.damaged-<n>                 set aside, never read again
 """
@@ -29,6 +30,7 @@ import safetensors.torch
 import torch
 
 from raysp import lock
+from raysp.halving import Rows
 from raysp.keys import SHORT_KEY_DIGITS
 from raysp.location import Location, clear, exists, is_remote, remove, rename, size, write_atomically
 from raysp.stage import Stage
@@ -39,6 +41,7 @@ RECORD = "record.json"
 WEIGHTS = "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
 ERROR = "error.txt"
+RUNGS = "rungs.json"
 SCRATCH = ".tune"
 """What a runner may keep beside the stages while it runs."""
 ASIDE = ".damaged-"
@@ -103,8 +106,8 @@ class Store:
         self.drop_leftovers(stage)
 
     def drop_leftovers(self, stage: Stage) -> None:
-        """Remove a finished stage's checkpoint and old error."""
-        for leftover in (CHECKPOINT, ERROR):
+        """Remove a finished stage's checkpoint, rungs and old error."""
+        for leftover in (CHECKPOINT, RUNGS, ERROR):
             with suppress(OSError):  # the record is written; a leftover does no harm
                 remove(self.directory(stage) / leftover)
 
@@ -140,6 +143,32 @@ class Store:
             return tensors, json.loads(metadata["state"])
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
             raise DamagedFile(path, f"not a readable checkpoint ({error})") from error
+
+    def save_rung(self, stage: Stage, epoch: int, rows: Rows) -> None:
+        """Keep what the stage was worth after an epoch, beside what is kept of others."""
+        try:
+            rungs = self.read_rungs(stage)
+        except DamagedFile as error:
+            self.set_aside(error.path)
+            rungs = {}
+        rungs[epoch] = [dict(row) for row in rows]
+        content = {"key": stage.key, "rungs": {str(at): rungs[at] for at in sorted(rungs)}}
+        text = json.dumps({**content, "sha256": _record_digest(content)}, indent=1, allow_nan=False)
+        self.write(self.directory(stage) / RUNGS, text.encode())
+
+    def read_rungs(self, stage: Stage) -> dict[int, list[dict[str, Any]]]:
+        """Return what `save_rung` has kept, by epoch. Raises DamagedFile."""
+        path = self.directory(stage) / RUNGS
+        content = read_file(path)
+        if content is None:
+            return {}
+        try:
+            found = json.loads(content)
+            if found.pop("sha256") != _record_digest(found) or found["key"] != stage.key:
+                raise ValueError("its content doesn't match its digest, or its stage")
+            return {int(epoch): rows for epoch, rows in found["rungs"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DamagedFile(path, f"no rungs of ours ({error!r:.120})") from error
 
     def set_aside(self, path: Location) -> Location:
         """Rename a damaged file so that it is kept but not read again; return its new path. Raises NoLongerOwner."""

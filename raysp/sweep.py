@@ -23,14 +23,17 @@ from rich.table import Table
 
 from raysp.context import Place
 from raysp.data import Source, load_splits
+from raysp.halving import Halving, Stopping
 from raysp.inline import run_inline
 from raysp.intent import intent_of, write_intent
 from raysp.keys import key_of
 from raysp.location import Location, exists
-from raysp.plan import Outcome, Plan, Survey, inspect, survey
+from raysp.plan import JobQueue, Outcome, Plan, Survey, inspect, survey
 from raysp.progress import FrontSoFar, Progress
+from raysp.search import Algorithm, Search, SearchQueue, Values, read_proposals
 from raysp.stage import Stage
 from raysp.store import CHECKPOINT, READERS, RECORD, Store, read_record
+from raysp.tensor_files import DamagedFile
 
 MAX_THREADS = 1024
 MAX_WORKERS = 1024
@@ -61,6 +64,8 @@ class RunOptions:
     GPUs."""
     threads_per_stage: int = 1
     """CPU threads per stage, at least 1. Float sums depend on it, so it is fixed whatever else runs."""
+    stopping: Stopping = "none"
+    """Whether half of the configurations is given up at each rung (`raysp.halving`)."""
     verbose: bool = False
     """Let Ray's own messages through."""
 
@@ -100,11 +105,12 @@ def run_sweep(
     console: Console,
     command: str = "",
     front: FrontSoFar | None = None,
+    search: Search | None = None,
 ) -> Outcome:
     """Train what is missing of a sweep.
 
     Args:
-        leaves: one stage per configuration.
+        leaves: one stage per configuration; of a search those that were proposed in earlier runs (`raysp.search.proposed`).
         root: the results root; made if it doesn't exist. A path is taken as it is: make it absolute (`raysp.location.locate`).
         sources: the data sets that the stages read.
         options: where to run.
@@ -112,6 +118,7 @@ def run_sweep(
         console: for the plan and the progress.
         command: what was asked for, as the user said it.
         front: draws the front of what is finished so far, for a terminal.
+        search: proposes more leaves while the sweep runs.
 
     Returns:
         What became of every stage that was missing.
@@ -122,8 +129,10 @@ def run_sweep(
         StoreBusy: another process drives a sweep in this root.
         OSError: the root can't be written.
     """
-    if not leaves:
+    if not leaves and search is None:
         raise ValueError("the sweep has no configuration; expected at least one value on every axis")
+    if search is not None and options.stopping != "none":
+        raise ValueError(f"stopping {options.stopping} in a search; expected none: its configurations come one after the other")
     plan = Plan(leaves)
     reader = Store(root=root)
     reader.check_free()
@@ -131,8 +140,14 @@ def run_sweep(
     print_plan(plan, found, console)
     for stage in found.found:
         console.print(f"[green]found[/]    {stage.label}  [dim]{stage.note}[/]", highlight=False, soft_wrap=True)
-    if not found.missing:
-        return Outcome()
+    halving = start_halving(plan, found, reader) if options.stopping == "pareto" else None
+    queue = JobQueue(found.missing, halving)
+    for stage in queue.settle():
+        console.print(f"[yellow]stopped[/]  {stage.label}  [dim]{stage.note}[/]", highlight=False, soft_wrap=True)
+    earlier = read_proposals(root, search) if search else []
+    algorithm = make_algorithm(search, earlier) if search else None
+    if queue.exhausted and (search is None or len(earlier) >= search.trials):
+        return queue.outcome
     splits = {}
     for source in sources:
         loaded = load_splits(source)
@@ -140,7 +155,8 @@ def run_sweep(
         counts = ", ".join(f"{len(getattr(loaded, part))} {part}" for part in ("train", "val", "test"))
         console.print(f"{source.config.name}: {counts} images in {source.config.num_classes} classes", highlight=False)
     with _runner(options) as runner, reader.lock(tell=partial(console.print, soft_wrap=True)) as store:
-        write_intent(store, intent_of(plan, labels.get("preset", ""), command))
+        if leaves:
+            write_intent(store, intent_of(plan, labels.get("preset", ""), command))
         _tidy(found, store, console)
         place = Place(
             store=store,
@@ -151,17 +167,49 @@ def run_sweep(
             splits=splits,
         )
         shown = Progress(
-            found.missing,
+            [] if search else [stage for stage in found.missing if queue.waits_for(stage)],
             runner.slots,
             console,
-            found=found.found,
+            found=[] if search else found.found,
             rows=_rows(found.found, store) if front and console.is_terminal else (),
             front=front,
             gpus=runner.gpus,
             workers=options.workers_per_stage,
         )
+        if search and algorithm:
+            queue = SearchQueue(search, algorithm, earlier, store, slots=runner.slots, added=shown.added)
         with shown.show() as progress:
-            return runner.run(found.missing, place, progress)
+            return runner.run(queue, place, progress)
+
+
+def make_algorithm(search: Search, earlier: Sequence[Values]) -> Algorithm:
+    """What makes a search's proposals. Raises ValueError where there is none of its name, or it isn't installed."""
+    from raysp.ray_search import TuneAlgorithm  # takes seconds to import
+
+    return TuneAlgorithm(search, earlier)
+
+
+def start_halving(plan: Plan, found: Survey, store: Store) -> Halving:
+    """The race of a plan's configurations, with all that is known of it from earlier runs."""
+    halving = Halving(stage for stage in plan.leaves.values() if stage.stoppable)
+    racing = [stage for stage in plan.stages.values() if halving.until(stage.key) is not None]
+    done = {stage.key for stage in found.found}
+
+    def known_of(stage: Stage) -> Any:
+        try:
+            return store.read(stage) if stage.key in done else store.read_rungs(stage)
+        except DamagedFile:  # it is named, and set aside, when the lock is held
+            return {}
+
+    with ThreadPoolExecutor(READERS) as pool:
+        known = pool.map(known_of, racing)
+        for stage, content in zip(racing, known, strict=True):
+            if stage.key in done and content:
+                halving.finished(stage.key, content["history"], content["rows"])
+            elif content:
+                for epoch, rows in content.items():
+                    halving.arrived(stage.key, epoch, rows)
+    return halving
 
 
 def _rows(stages: Sequence[Stage], store: Store) -> list[dict[str, Any]]:
@@ -191,7 +239,7 @@ def _tidy(found: Survey, store: Store, console: Console) -> None:
 class _Runner:
     gpus: float
     slots: Callable[[], int]
-    run: Callable[[Sequence[Stage], Place, Progress], Outcome]
+    run: Callable[[JobQueue, Place, Progress], Outcome]
 
 
 @contextmanager

@@ -67,6 +67,10 @@ class Task:
         """Whether the model of this epoch may be chosen as the best."""
         return True
 
+    def costs(self) -> dict[str, dict[str, int]]:
+        """ReLUs, MACs and depth by exit, of the network as it would be deployed; asked for where a stage pauses."""
+        raise NotImplementedError
+
     def extra_state(self) -> dict[str, Tensor]:
         """Tensors beyond the model's that a checkpoint must keep."""
         return {}
@@ -104,6 +108,7 @@ def train(task: Task, recipe: Recipe, seed: int, batches: Batches, context: Cont
 
     Raises:
         FloatingPointError: an epoch's loss is NaN or infinite.
+        Paused: the epoch is reached up to which the context lets it train.
         Terminated: SIGTERM came, and a checkpoint was made.
     """
     with ExitStack() as stack:
@@ -126,6 +131,7 @@ class _Loop:
 
     def run(self) -> Trained:
         standing = self.standing
+        self.context.pause_if_due(standing.history, self.task.costs)
         for epoch in range(len(standing.history), self.recipe.epochs):
             self.clock = time.monotonic() - standing.time_s
             lr = self.recipe.lr_at(epoch)
@@ -155,6 +161,7 @@ class _Loop:
                     **standing.history[-1],
                 }
             )
+            self.context.pause_if_due(standing.history, self.task.costs)
         best = standing.best
         assert best, "no epoch was eligible"
         return Trained(

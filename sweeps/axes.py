@@ -20,6 +20,7 @@ from raysp.schedules import GammaSchedule
 from raysp.stages.finetune import AcHead, GateStart, Pram
 from raysp.stages.mask import MaskMethod, MaskStart
 from sweeps.cli import NOT_GIVEN, THE_PRESETS, RunFlags, Work, main
+from sweeps.searching import draw, read_search
 
 Nothing = Literal["none"]
 
@@ -70,6 +71,15 @@ class SweepFlags:
     """Form of the post-ReLU mismatch loss: the released code's, or equation 2 to the letter."""
     beta: Annotated[tuple[float, ...], _several("WEIGHT")] = NOT_GIVEN
     """Weight of that loss; by default the preset's, a hundredth of it for `eq2`."""
+    search: Annotated[str, arg(metavar="grid|random|SEARCHER")] = "grid"
+    """`grid` trains every combination of the flags' values, `random` some of them; any of Ray Tune's searchers, `optuna` for one,
+    proposes each configuration from what the earlier ones came to. Its package must be installed."""
+    trials: Annotated[int | None, arg(metavar="NUMBER", help_behavior_hint="")] = None
+    """Configurations of a search other than `grid`, those of earlier runs of it counted."""
+    between: Annotated[
+        tuple[Literal["budgets", "d-th", "beta"], ...], arg(metavar="budgets|d-th|beta ...", help_behavior_hint="")
+    ] = NOT_GIVEN
+    """In a search: flags of which every value from the lowest given one to the highest may be tried."""
     run: RunFlags
 
 
@@ -102,9 +112,17 @@ def _work(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
         epochs_scale=flags.run.epochs_scale,
         sensitivity=None if flags.sensitivity is None else read_sensitivity(flags.sensitivity),
     )
-    combinations = choices(flags, defaults, preset, builder.num_stages)
+    values = axis_values(flags, defaults, preset, builder.num_stages)
+    search = read_search(flags.search, flags.trials, flags.between, values, builder)
+    combinations = [Choice(**dict(zip(values, combination, strict=True))) for combination in product(*values.values())]
     if flags.sensitivity is not None and all(choice.mask_method == "snl" for choice in combinations):
         raise ValueError("--sensitivity with no mask method but snl, which shares the budget out itself; leave one of them out")
+    if search is not None:
+        return Work(leaves=[], sources=[source], name=flags.preset, search=search)
+    if flags.search == "random":
+        assert flags.trials is not None
+        drawn = draw(values, flags.between, flags.trials)
+        combinations = [Choice(**{**one, "seed": seed}) for one in drawn for seed in values["seed"]]
     leaves = {stage.key: stage for stage in map(builder.chain, combinations)}
     note = ""
     if len(leaves) < len(combinations):
@@ -115,8 +133,10 @@ def _work(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
     return Work(leaves=list(leaves.values()), sources=[source], name=flags.preset, note=note)
 
 
-def choices(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]], preset: Preset, num_stages: int) -> list[Choice]:
-    """Every combination of the axes' values.
+def axis_values(
+    flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]], preset: Preset, num_stages: int
+) -> dict[str, tuple[Any, ...]]:
+    """The values of every axis, by the field of `Choice`.
 
     Args:
         flags: as given.
@@ -140,7 +160,7 @@ def choices(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]], preset: 
         values["seed"] = flags.run.seeds
     values["d_th"] = tuple(None if d == "none" else d for d in values["d_th"])
     values["ac_after"] = tuple(read_placement(a) if isinstance(a, str) else a for a in values["ac_after"])
-    return [Choice(**dict(zip(values, combination, strict=True))) for combination in product(*values.values())]
+    return values
 
 
 def read_placement(text: str) -> tuple[int, ...]:

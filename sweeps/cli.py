@@ -21,11 +21,13 @@ from tyro.conf import arg
 from analysis.report import Report, read_report, write_report
 from raysp import termination
 from raysp.data import Selection, Source, open_source
+from raysp.halving import Stopping
 from raysp.intent import Intent, intent_of, write_intent
 from raysp.location import Location, Unreachable, locate
 from raysp.lock import StoreBusy
 from raysp.plan import Plan, survey
 from raysp.presets import Preset
+from raysp.search import Search, proposed
 from raysp.stage import Stage
 from raysp.store import NoLongerOwner, Store
 from raysp.sweep import RunOptions, print_plan, run_sweep
@@ -81,6 +83,9 @@ class RunFlags:
     results: float sums depend on it."""
     local_batchnorm: bool = False
     """With several workers on GPUs: take batch norm's statistics over each worker's part of a batch, not over the whole batch."""
+    stopping: Stopping = "none"
+    """`pareto` trains all configurations to a quarter of their last stage's epochs, the better half of them to half, and the
+    better half of those to the end. Better is what adds more to the front of accuracy, ReLUs, MACs and depth."""
     retries: int = 1
     """How often a stage is tried again when its worker or machine dies; what its own code raises is not."""
     verbose: bool = False
@@ -106,6 +111,8 @@ class Work:
     """The preset's, which names the default results directory and stands in the rows."""
     note: str = ""
     """What the user should know before it starts."""
+    search: Search | None = None
+    """Proposes leaves, while the sweep runs, beyond these."""
 
 
 Flags = TypeVar("Flags")
@@ -172,19 +179,21 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
         threads_per_stage=flags.threads_per_stage,
         sync_batchnorm=not flags.local_batchnorm,
         retries=flags.retries,
+        stopping=flags.stopping,
         verbose=flags.verbose,
     )
     root = locate(flags.storage or Path("runs") / work.name)
     _check_storage(root)
     if work.note:
         console.print(f"[yellow]note[/] {work.note}", soft_wrap=True)
+    leaves = [*work.leaves, *(proposed(work.search, root) if work.search else ())]
     if flags.plan:
-        plan = Plan(work.leaves)
+        plan = Plan(leaves)
         print_plan(plan, survey(plan, Store(root=root)), console)
         return 0
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     outcome = run_sweep(
-        work.leaves,
+        leaves,
         root,
         work.sources,
         options,
@@ -192,8 +201,9 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
         console=console,
         command=command,
         front=front_so_far,
+        search=work.search,
     )
-    plan = Plan(work.leaves)
+    plan = Plan([*leaves, *(proposed(work.search, root) if work.search else ())])
     report, written = _report(root, intent_of(plan, work.name, command), console)
     print_report(report, plan, root if written else None, console)
     print_failures(outcome, console)

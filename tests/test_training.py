@@ -84,6 +84,9 @@ class _NoContext:
     def report(self, figures):
         pass
 
+    def pause_if_due(self, history, costs):
+        pass
+
 
 class _Scripted(Task):
     """Counts what is evaluated; epoch 1 is the best but not eligible."""

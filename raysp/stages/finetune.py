@@ -106,7 +106,16 @@ def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage) -> S
         if value != FinetuneConfig.__dataclass_fields__[name].default:
             said.append(f"{name} {value}")
     note = ", ".join([*said, f"beta {config.beta:g}", mask.note])
-    return Stage(name="finetune", version=3, config=config, run=run, epochs=config.recipe.epochs, parents=parents, note=note)
+    return Stage(
+        name="finetune",
+        version=3,
+        config=config,
+        run=run,
+        epochs=config.recipe.epochs,
+        parents=parents,
+        note=note,
+        stoppable=True,
+    )
 
 
 def run(config: FinetuneConfig, context: Context) -> StageResult:
@@ -213,6 +222,11 @@ class FinetuneTask(Task):
     def end_epoch(self, epoch: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Report γ."""
         return {"gamma": self._gamma} if self._any_gated else {}
+
+    def costs(self) -> dict[str, dict[str, int]]:
+        """See `Task`: with its shallow branches alone."""
+        deployed = drop_main_branches(self.model)
+        return {name: count_costs(deployed, name).totals() for name in deployed.heads}
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """λ·KL + (1 − λ)·CE summed over the exits, + β·PRAM over the stages' outputs."""

@@ -1,0 +1,244 @@
+"""Early stopping across objectives: of a sweep's configurations, which half is worth training on.
+
+Owns the rungs and the choice at each. Refuses to run or to stop anything (`raysp.plan`, the runners). Contract: choices depend on
+the figures alone, not on which stage arrived first; whatever is not dominated is given up only for what adds more to the front.
+
+After successive halving (arXiv 1502.07943), with ranks for losses: all configurations train up to a rung's epoch, the better half
+goes on to the next. Better is a lower non-domination rank over accuracy (up), ReLUs, MACs and depth (down); of the rank that only
+partly fits, configurations are given up one by one, each time the one without which the hypervolume shrinks least. So a model of
+few ReLUs never has to be as accurate as one of many.
+"""
+
+import dataclasses
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import moocore
+import numpy as np
+import numpy.typing as npt
+
+from raysp.keys import key_of
+from raysp.stage import Stage
+
+Stopping = Literal["none", "pareto"]
+
+RUNGS = (0.25, 0.5)
+"""Shares of a stage's epochs after which half of the configurations is given up."""
+
+COSTS = ("relus", "macs", "depth")
+BEYOND = 1.1
+"""Where the box of the hypervolume ends, in multiples of the largest cost."""
+
+Rows = Sequence[Mapping[str, Any]]
+"""One per exit of a stage after some epoch: `exit`, `val_accuracy` in percent, `relus`, `macs`, `depth`."""
+
+
+def rung_epochs(epochs: int, rungs: Sequence[float] = RUNGS) -> list[int]:
+    """Epochs after which a stage of so many epochs pauses: from 1, rising, each below the last epoch."""
+    return sorted({e for share in rungs if 1 <= (e := round(share * epochs)) < epochs})
+
+
+def rows_after(epoch: int, history: Sequence[Mapping[str, Any]], costs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What a stage's exits were worth after an epoch.
+
+    Args:
+        epoch: from 1.
+        history: figures per epoch; their `val_by_exit` is asked for.
+        costs: by exit, of the network as it would be deployed.
+    """
+    accuracies = history[epoch - 1]["val_by_exit"]
+    return [
+        {"exit": name, "val_accuracy": accuracy, **{cost: costs[name][cost] for cost in COSTS}}
+        for name, accuracy in sorted(accuracies.items())
+    ]
+
+
+class Halving:
+    """The course of all races of a sweep; stages on different data don't compete.
+
+    Args:
+        stages: those that may be stopped; seeds of one configuration go on, or are given up, together.
+        rungs: shares of a stage's epochs.
+    """
+
+    def __init__(self, stages: Iterable[Stage], rungs: Sequence[float] = RUNGS) -> None:
+        self._races: dict[str, _Race] = {}
+        self._race_of: dict[str, _Race] = {}
+        seedless: dict[str, str] = {}
+        for stage in stages:
+            data = getattr(getattr(stage.config, "experiment", None), "data", None)
+            race = self._races.setdefault(key_of(data) if data else "", _Race(rungs))
+            race.enter(stage, _without_seed(stage, seedless))
+            self._race_of[stage.key] = race
+
+    def until(self, key: str) -> int | None:
+        """The epoch at which a stage is to pause next; None if it runs to its end."""
+        race = self._race_of.get(key)
+        return race.until(key) if race else None
+
+    def waits(self, key: str) -> bool:
+        """Whether a stage has reached its rung, where it must wait for others."""
+        race = self._race_of.get(key)
+        return race is not None and race.waits(key)
+
+    def stopped(self, key: str) -> bool:
+        """Whether a stage is given up."""
+        race = self._race_of.get(key)
+        return race is not None and race.stopped(key)
+
+    def arrived(self, key: str, epoch: int, rows: Rows) -> None:
+        """Note what a stage is worth after a rung's epoch; twice is once."""
+        if race := self._race_of.get(key):
+            race.arrived(key, epoch, rows)
+
+    def finished(self, key: str, history: Sequence[Mapping[str, Any]], rows: Rows) -> None:
+        """Note a stage that is done already: it takes part as it was at each rung, and is never given up."""
+        if race := self._race_of.get(key):
+            costs = {row["exit"]: row for row in rows}
+            for epoch in race.rungs_of[key]:
+                race.arrived(key, epoch, rows_after(epoch, history, costs))
+
+    def dropped(self, key: str) -> None:
+        """Note that a stage failed or was skipped: nobody waits for it."""
+        if race := self._race_of.get(key):
+            race.dropped(key)
+
+    def settle(self) -> None:
+        """Decide every rung at which nobody is missing."""
+        for race in self._races.values():
+            race.settle()
+
+
+@dataclass(kw_only=True)
+class _Unit:
+    """A configuration, whatever its seeds."""
+
+    stages: list[str] = field(default_factory=list)
+    stopped: bool = False
+
+
+class _Race:
+    def __init__(self, rungs: Sequence[float]) -> None:
+        self._shares = rungs
+        self._units: dict[str, _Unit] = {}
+        self._unit_of: dict[str, _Unit] = {}
+        self.rungs_of: dict[str, list[int]] = {}
+        self._figures: dict[tuple[str, int], Rows] = {}
+        """By stage and epoch."""
+        self._rung = 0
+        """The one that is to be decided next, from 0."""
+
+    def enter(self, stage: Stage, configuration: str) -> None:
+        unit = self._units.setdefault(configuration, _Unit())
+        unit.stages.append(stage.key)
+        self._unit_of[stage.key] = unit
+        self.rungs_of[stage.key] = rung_epochs(stage.epochs, self._shares)
+
+    def until(self, key: str) -> int | None:
+        epochs = self.rungs_of[key]
+        return epochs[self._rung] if self._rung < len(epochs) else None
+
+    def waits(self, key: str) -> bool:
+        epoch = self.until(key)
+        return epoch is not None and (key, epoch) in self._figures
+
+    def stopped(self, key: str) -> bool:
+        return self._unit_of[key].stopped
+
+    def arrived(self, key: str, epoch: int, rows: Rows) -> None:
+        self._figures[key, epoch] = rows
+
+    def dropped(self, key: str) -> None:
+        unit = self._unit_of[key]
+        unit.stages = [other for other in unit.stages if other != key]
+
+    def settle(self) -> None:
+        last = max(map(len, self.rungs_of.values()))
+        while self._rung < last:
+            alive = [unit for unit in self._units.values() if not unit.stopped and unit.stages]
+            here = [unit for unit in alive if all(self.until(key) is not None for key in unit.stages)]
+            if not all(self.waits(key) for unit in here for key in unit.stages):
+                return
+            points = [self._points(unit) for unit in here]
+            kept = better_half(points)
+            for number, unit in enumerate(here):
+                unit.stopped = number not in kept
+            self._rung += 1
+
+    def _points(self, unit: _Unit) -> npt.NDArray[np.float64]:
+        """One point per exit, (exits, 4), all to be small; the mean over the seeds."""
+        seeds = [self._figures[key, self.rungs_of[key][self._rung]] for key in unit.stages]
+        return np.mean([[[-row["val_accuracy"], *(row[cost] for cost in COSTS)] for row in rows] for rows in seeds], axis=0)
+
+
+def better_half(configurations: Sequence[npt.NDArray[np.float64]]) -> set[int]:
+    """Which half of some configurations, rounded up, is worth more to the front.
+
+    Args:
+        configurations: of each the points of its models, (models, 4): minus accuracy in percent, ReLUs, MACs, depth.
+
+    Returns:
+        Their indices.
+    """
+    room = -(-len(configurations) // 2)
+    if room == len(configurations):
+        return set(range(room))
+    points = np.concatenate(configurations)
+    owner = np.repeat(np.arange(len(configurations)), [len(c) for c in configurations])
+    rank = moocore.pareto_rank(points)
+    best = np.full(len(configurations), len(points))
+    np.minimum.at(best, owner, rank)
+    kept: set[int] = set()
+    for level in np.unique(best):
+        tied = set(np.flatnonzero(best == level).tolist())
+        if len(kept) + len(tied) > room:
+            return kept | _most_volume(points, owner, kept, tied, room - len(kept))
+        kept |= tied
+    return kept
+
+
+def _most_volume(
+    points: npt.NDArray[np.float64], owner: npt.NDArray[np.int64], kept: set[int], tied: set[int], room: int
+) -> set[int]:
+    """Of configurations of one rank those that are left when the one that adds least is given up until they fit.
+
+    Of equal ones the later goes first.
+    """
+    ideal = np.array([-100.0, 0.0, 0.0, 0.0])
+    worst = points.max(axis=0) * BEYOND
+    worst[0] = 0.0  # no accuracy at all
+    scale = np.where(worst == ideal, 1.0, worst - ideal)
+    scaled, reference = points / scale, worst / scale
+
+    def volume(configurations: set[int]) -> float:
+        chosen = np.isin(owner, list(configurations))
+        return float(moocore.hypervolume(scaled[chosen], ref=reference)) if chosen.any() else 0.0
+
+    left = set(tied)
+    # What one adds can only grow when another goes, so an old value is a bound, and few have to be computed anew.
+    least = [(0.0, -number, -1) for number in tied]
+    heapq.heapify(least)
+    whole, changes = volume(kept | left), 0
+    while len(left) > room:
+        _, minus, computed = heapq.heappop(least)
+        number = -minus
+        if computed == changes:
+            left.remove(number)
+            whole, changes = volume(kept | left), changes + 1
+        else:
+            heapq.heappush(least, (whole - volume((kept | left) - {number}), minus, changes))
+    return left
+
+
+def _without_seed(stage: Stage, known: dict[str, str]) -> str:
+    """A key that stages share which differ in nothing but the seed."""
+    if stage.key not in known:
+        config = stage.config
+        experiment = getattr(config, "experiment", None)
+        if experiment is not None:
+            config = dataclasses.replace(config, experiment=dataclasses.replace(experiment, seed=0))  # type: ignore[call-arg]
+        parents = {role: _without_seed(parent, known) for role, parent in stage.parents.items()}
+        known[stage.key] = key_of({"name": stage.name, "version": stage.version, "config": config, "parents": parents})
+    return known[stage.key]

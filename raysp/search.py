@@ -1,0 +1,266 @@
+"""Search beyond grids: configurations that are proposed while a sweep runs, each from what the earlier ones came to.
+
+Owns the axes of a search, the queue that asks for proposals, and what is kept of them. Refuses to know how proposals are made
+(`raysp.ray_search`) or what stages they mean (`sweeps/`). Contract: what was proposed once is proposed again, first and in the
+same order, when the same search is given again; so the same command goes on, and finds what is trained.
+
+    <root>/searches/<id>.json     the proposals so far; the id is a hash of what is searched and how
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from raysp.costs import Costs
+from raysp.halving import BEYOND
+from raysp.halving import COSTS as COST_NAMES
+from raysp.keys import SHORT_KEY_DIGITS, key_of
+from raysp.location import Location
+from raysp.plan import JobQueue, inspect
+from raysp.stage import Stage
+from raysp.store import Store
+from raysp.tensor_files import read_file
+
+SEARCHES = "searches"
+DIGITS = 4
+"""Of a value that lies between two."""
+
+Values = Mapping[str, Any]
+"""One value per axis, by the axis' name; JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Between:
+    """An axis on which any value may be proposed from the lowest to the highest."""
+
+    lowest: float
+    highest: float
+    is_log: bool = False
+    """Whether equal ratios count, not equal differences."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lowest < self.highest < math.inf or (self.is_log and self.lowest == 0):
+            raise ValueError(
+                f"values between {self.lowest:g} and {self.highest:g}; expected two numbers, the lower one first and "
+                f"{'above' if self.is_log else 'at least'} 0"
+            )
+
+    def at(self, share: float) -> float:
+        """The value at a share in [0, 1] of the way, rounded."""
+        low, high = self.lowest, self.highest
+        value = low * (high / low) ** share if self.is_log else low + share * (high - low)
+        return self.rounded(value)
+
+    def rounded(self, value: float) -> float:
+        """A value as it is used: whole from 1 on, with `DIGITS` digits below."""
+        rounded = float(f"{value:.{DIGITS}g}") if value < 1 else float(round(value))
+        return min(max(rounded, self.lowest), self.highest)
+
+
+Axis = tuple[Any, ...] | Between
+"""The values to choose among, or the two that they lie between."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What is searched, and how."""
+
+    algorithm: str
+    """A name that Ray Tune's `create_searcher` knows."""
+    axes: Mapping[str, Axis]
+    trials: int
+    """Proposals in all, those of earlier runs counted."""
+    build: Callable[[Values], list[Stage]]
+    """The leaves of a proposal, one per seed. Raises ValueError where there is no such configuration."""
+    largest: Costs
+    """Of the network with all its ReLUs: the scale of `Objectives.score`."""
+
+    @property
+    def id(self) -> str:
+        """A hash of all but the number of trials."""
+        example = {name: axis.lowest if isinstance(axis, Between) else axis[0] for name, axis in self.axes.items()}
+        axes = {name: vars(axis) if isinstance(axis, Between) else axis for name, axis in self.axes.items()}
+        leaves = [leaf.key for leaf in self.build(example)]  # stand for data, network, recipes and seeds
+        return key_of({"algorithm": self.algorithm, "axes": axes, "leaves": tuple(leaves)})[:SHORT_KEY_DIGITS]
+
+
+class Algorithm(Protocol):
+    """What makes proposals."""
+
+    def ask(self, number: int) -> Values | None:
+        """The proposal of this number, from 0; None when there are no more."""
+
+    def tell(self, number: int, objectives: Mapping[str, float] | None) -> None:
+        """Say what it came to, in the terms of `objectives_of`; None if it failed."""
+
+
+def objectives_of(rows: Sequence[Mapping[str, Any]], largest: Costs) -> dict[str, float]:
+    """What a proposal came to: of each stage the model that its auxiliary classifier was placed for (the cheapest exit), the mean
+    over the seeds.
+
+    Args:
+        rows: of all its stages, which differ in the seed alone.
+        largest: of the network with all its ReLUs.
+
+    Returns:
+        `val_accuracy` (percent), `relus`, `macs`, `depth`, and `score` in [0, 1]: the share of the box between no accuracy and
+        1.1 times the largest costs that this model alone dominates, for algorithms that know one objective only.
+    """
+    cheapest = min(rows, key=lambda row: (row["depth"], row["macs"]))["exit"]
+    mine = [row for row in rows if row["exit"] == cheapest]
+    means = {name: sum(float(row[name]) for row in mine) / len(mine) for name in ("val_accuracy", *COST_NAMES)}
+    score = means["val_accuracy"] / 100.0
+    for name in COST_NAMES:
+        score *= max(0.0, 1.0 - means[name] / (BEYOND * getattr(largest, name)))
+    return means | {"score": score}
+
+
+@dataclass(kw_only=True)
+class _Open:
+    """A proposal that isn't told yet."""
+
+    waiting: set[str]
+    """Keys of its leaves that are missing."""
+    rows: list[Mapping[str, Any]]
+
+
+class SearchQueue(JobQueue):
+    """A queue that asks for proposals when nothing else is ready, and tells what became of them.
+
+    Args:
+        search: what is searched.
+        algorithm: makes the proposals, earlier ones first.
+        earlier: from `read_proposals`.
+        store: as its owner sees it.
+        slots: so many proposals are open at once, at least one.
+        added: told of a proposal's stages: those found, and those missing.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        algorithm: Algorithm,
+        earlier: Sequence[Values],
+        store: Store,
+        *,
+        slots: Callable[[], int],
+        added: Callable[[Sequence[Stage], Sequence[Stage]], None],
+    ) -> None:
+        super().__init__([])
+        self._search, self._algorithm, self._store = search, algorithm, store
+        self._slots, self._added = slots, added
+        self._proposed = list(earlier)
+        self._number = 0
+        """Of the next proposal."""
+        self._known: set[str] = set()
+        self._open: dict[int, _Open] = {}
+        self.leaves: dict[str, Stage] = {}
+        """Of all proposals of this run, by key."""
+
+    def next(self) -> Stage | None:
+        """See `JobQueue`; asks for proposals while nothing is ready and few enough are open."""
+        while (stage := super().next()) is None and len(self._open) < max(self._slots(), 1) and self._propose():
+            pass
+        return stage
+
+    @property
+    def exhausted(self) -> bool:
+        """See `JobQueue`."""
+        return super().exhausted and not self._open and self._number >= self._search.trials
+
+    def done(self, stage: Stage, rows: Sequence[Mapping[str, Any]] = ()) -> None:
+        """See `JobQueue`."""
+        super().done(stage, rows)
+        self._note(stage, rows)
+
+    def failed(self, stage: Stage, message: str) -> list[Stage]:
+        """See `JobQueue`."""
+        skipped = super().failed(stage, message)
+        for lost in (stage, *skipped):
+            self._note(lost, ())
+        return skipped
+
+    def _propose(self) -> bool:
+        """Take a proposal on; False when there are no more."""
+        number = self._number
+        if number >= self._search.trials:
+            return False
+        values = self._algorithm.ask(number)
+        if values is None:
+            self._number = self._search.trials
+            return False
+        self._number += 1
+        if number >= len(self._proposed):
+            self._proposed.append(values)
+            write_proposals(self._store, self._search, self._proposed)
+        leaves = self._search.build(values)
+        self.leaves |= {leaf.key: leaf for leaf in leaves}
+        found: list[Stage] = []
+        missing: list[Stage] = []
+        rows: list[Mapping[str, Any]] = []
+        unknown = {s.key: s for leaf in leaves for s in leaf.lineage() if s.key not in self._known}
+        self._known |= unknown.keys()
+        for stage in unknown.values():
+            is_done, problems = inspect(stage, self._store)
+            for damage in problems:
+                self._store.set_aside(damage.path)
+            (found if is_done else missing).append(stage)
+        self.add(missing)
+        self._added(found, [stage for stage in missing if self.waits_for(stage)])
+        waiting = {leaf.key for leaf in leaves if self.waits_for(leaf)}
+        for leaf in leaves:
+            if leaf.key not in waiting and (record := self._store.read(leaf)):
+                rows += record["rows"]
+        self._open[number] = _Open(waiting=waiting, rows=rows)
+        self._tell_if_complete(number)
+        return True
+
+    def _note(self, stage: Stage, rows: Sequence[Mapping[str, Any]]) -> None:
+        for number, proposal in list(self._open.items()):
+            if stage.key in proposal.waiting:
+                proposal.waiting.remove(stage.key)
+                proposal.rows += rows
+                self._tell_if_complete(number)
+
+    def _tell_if_complete(self, number: int) -> None:
+        if not self._open[number].waiting:
+            rows = self._open.pop(number).rows
+            self._algorithm.tell(number, objectives_of(rows, self._search.largest) if rows else None)
+
+
+def proposed(search: Search, root: Location) -> list[Stage]:
+    """The leaves that a search has proposed in earlier runs. Raises ValueError if they can't be read."""
+    return [leaf for values in read_proposals(root, search) for leaf in search.build(values)]
+
+
+def write_proposals(store: Store, search: Search, proposed: Sequence[Values]) -> None:
+    """Keep a search's proposals. Raises NoLongerOwner."""
+    content = {"algorithm": search.algorithm, "proposals": [dict(values) for values in proposed]}
+    store.write(store.root / SEARCHES / f"{search.id}.json", json.dumps(content, indent=1, allow_nan=False).encode())
+
+
+def read_proposals(root: Location, search: Search) -> list[dict[str, Any]]:
+    """The proposals of earlier runs of a search, in order. Raises ValueError if they can't be read."""
+    path = root / SEARCHES / f"{search.id}.json"
+    content = read_file(path)
+    if content is None:
+        return []
+    try:
+        found = [
+            {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+            for values in json.loads(content)["proposals"]
+        ]
+        for values in found:
+            if set(values) != set(search.axes):
+                raise ValueError(f"axes {sorted(values)}; expected {sorted(search.axes)}")
+            for name, axis in search.axes.items():
+                value: Any = values[name]
+                if value != axis.rounded(value) if isinstance(axis, Between) else value not in axis:
+                    raise ValueError(f"{name} {value!r:.60} is not on its axis")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: no proposals of this search ({error!r:.160}); move it away, and the search begins anew"
+        ) from error
+    return found

@@ -23,11 +23,12 @@ from raysp.chain import ChainBuilder, Choice
 from raysp.data import Source, load_splits, open_source
 from raysp.methods.positions import top_positions
 from raysp.methods.scores import StudentTask
+from raysp.options import RunOptions
 from raysp.presets import PRESETS, Preset, PresetName
 from raysp.stage import Stage
 from raysp.stages.mask import MaskConfig, MaskMethod
 from raysp.store import WEIGHTS, Store
-from raysp.sweep import RunOptions, run_sweep
+from raysp.sweep import run_sweep
 from raysp.tensor_files import load_tensors
 from raysp.training import accuracy, train
 

@@ -25,11 +25,12 @@ from raysp.chain import ChainBuilder, Choice
 from raysp.context import Context
 from raysp.data import open_source
 from raysp.keys import Config
+from raysp.options import RunOptions
 from raysp.plan import JobQueue, Plan
 from raysp.presets import PRESETS
 from raysp.stage import Stage, StageResult
 from raysp.store import Store
-from raysp.sweep import RunOptions, run_sweep
+from raysp.sweep import run_sweep
 
 SHARED_BY = 10
 """Jobs below one parent."""

@@ -6,11 +6,12 @@ from raysp.costs import Costs, LayerCosts, count_costs
 from raysp.data import DataConfig, load_splits, open_source
 from raysp.models import MODELS, build_model
 from raysp.models.collapse import collapse, fold_batchnorm
+from raysp.options import RunOptions
 from raysp.presets import PRESETS, Preset
 from raysp.saving import load_model, save_model
 from raysp.stage import Stage, StageResult
 from raysp.store import Store
-from raysp.sweep import RunOptions, run_sweep
+from raysp.sweep import run_sweep
 
 __version__ = "0.1.0"
 

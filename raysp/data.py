@@ -9,6 +9,7 @@ anything trains.
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -123,6 +124,8 @@ class _Builtin:
     channels: int
     native_size: int
     flip: bool
+    num_images: tuple[int, int]
+    """In the training and the test part."""
     load: Callable[[int, Path], tuple[Part, Part]]
     """(image size, directory) to the training and the test part."""
 
@@ -210,6 +213,24 @@ def load_splits(source: Source) -> Splits:
     return Splits(train=train, val=val, test=test, mean=mean, std=std)
 
 
+def part_sizes(source: Source) -> dict[str, int]:
+    """Images in the parts "train", "val" and "test", without decoding or downloading any. Raises DataError."""
+    config = source.config
+    if config.name == "imagefolder":
+        try:
+            counts = imagefolder.count(source.path)
+        except imagefolder.FolderError as error:
+            raise DataError(str(error)) from None
+    else:
+        counts = dict(zip(("train", "test"), _BUILTIN[config.name].num_images, strict=True))
+    if config.selection == "test":
+        counts["val"] = counts["test"]
+    elif "val" not in counts:
+        counts["val"] = round(config.val_fraction * counts["train"])
+        counts["train"] -= counts["val"]
+    return counts
+
+
 def _hold_out(part: Part, fraction: float) -> tuple[Part, Part]:
     """Split off a share at random, spread over the classes in proportion."""
     shuffled = np.random.default_rng(SPLIT_SEED).permutation(len(part))
@@ -276,9 +297,10 @@ def _load_cifar(name: str, image_size: int, path: Path) -> tuple[Part, Part]:
     return parts[0], parts[1]
 
 
+_CIFAR = partial(_Builtin, channels=3, native_size=32, flip=True, num_images=(50_000, 10_000))
 _BUILTIN = {
-    "digits": _Builtin(num_classes=10, channels=1, native_size=8, flip=False, load=_load_digits),
-    "cifar10": _Builtin(num_classes=10, channels=3, native_size=32, flip=True, load=lambda s, p: _load_cifar("cifar10", s, p)),
-    "cifar100": _Builtin(num_classes=100, channels=3, native_size=32, flip=True, load=lambda s, p: _load_cifar("cifar100", s, p)),
+    "digits": _Builtin(num_classes=10, channels=1, native_size=8, flip=False, num_images=(1438, 359), load=_load_digits),
+    "cifar10": _CIFAR(num_classes=10, load=partial(_load_cifar, "cifar10")),
+    "cifar100": _CIFAR(num_classes=100, load=partial(_load_cifar, "cifar100")),
 }
 """Data sets that a name pins down; adding an entry adds a data set."""

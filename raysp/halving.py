@@ -24,7 +24,7 @@ from raysp.stage import Stage
 
 Stopping = Literal["none", "pareto"]
 
-RUNGS = (0.25, 0.5)
+RUNGS = (0.125, 0.25, 0.5)
 """Shares of a stage's epochs after which half of the configurations is given up."""
 
 COSTS = ("relus", "macs", "depth")
@@ -73,6 +73,11 @@ class Halving:
             race.enter(stage, _without_seed(stage, seedless))
             self._race_of[stage.key] = race
 
+    @property
+    def epochs(self) -> int:
+        """Epochs that are trained in all, when nothing fails."""
+        return sum(race.epochs for race in self._races.values())
+
     def until(self, key: str) -> int | None:
         """The epoch at which a stage is to pause next; None if it runs to its end."""
         race = self._race_of.get(key)
@@ -83,10 +88,10 @@ class Halving:
         race = self._race_of.get(key)
         return race is not None and race.waits(key)
 
-    def stopped(self, key: str) -> bool:
-        """Whether a stage is given up."""
+    def stopped_at(self, key: str) -> int | None:
+        """The epoch after which a stage was given up, if it was."""
         race = self._race_of.get(key)
-        return race is not None and race.stopped(key)
+        return race.stopped_at(key) if race else None
 
     def arrived(self, key: str, epoch: int, rows: Rows) -> None:
         """Note what a stage is worth after a rung's epoch; twice is once."""
@@ -116,7 +121,8 @@ class _Unit:
     """A configuration, whatever its seeds."""
 
     stages: list[str] = field(default_factory=list)
-    stopped: bool = False
+    stopped_at: int | None = None
+    """The rung, from 0, at which it was given up."""
 
 
 class _Race:
@@ -125,6 +131,7 @@ class _Race:
         self._units: dict[str, _Unit] = {}
         self._unit_of: dict[str, _Unit] = {}
         self.rungs_of: dict[str, list[int]] = {}
+        self._epochs: dict[str, int] = {}
         self._figures: dict[tuple[str, int], Rows] = {}
         """By stage and epoch."""
         self._rung = 0
@@ -134,7 +141,20 @@ class _Race:
         unit = self._units.setdefault(configuration, _Unit())
         unit.stages.append(stage.key)
         self._unit_of[stage.key] = unit
+        self._epochs[stage.key] = stage.epochs
         self.rungs_of[stage.key] = rung_epochs(stage.epochs, self._shares)
+
+    @property
+    def epochs(self) -> int:
+        units = list(self._units.values())
+        total, before = 0, dict.fromkeys(self.rungs_of, 0)
+        for rung in range(len(self._shares) + 1):
+            for key in (key for unit in units for key in unit.stages):
+                reached = [*self.rungs_of[key], self._epochs[key]]
+                total += reached[min(rung, len(reached) - 1)] - before[key]
+                before[key] = reached[min(rung, len(reached) - 1)]
+            units = units[: -(-len(units) // 2)]  # whichever they are
+        return total
 
     def until(self, key: str) -> int | None:
         epochs = self.rungs_of[key]
@@ -144,8 +164,9 @@ class _Race:
         epoch = self.until(key)
         return epoch is not None and (key, epoch) in self._figures
 
-    def stopped(self, key: str) -> bool:
-        return self._unit_of[key].stopped
+    def stopped_at(self, key: str) -> int | None:
+        rung = self._unit_of[key].stopped_at
+        return None if rung is None else self.rungs_of[key][rung]
 
     def arrived(self, key: str, epoch: int, rows: Rows) -> None:
         self._figures[key, epoch] = rows
@@ -157,14 +178,15 @@ class _Race:
     def settle(self) -> None:
         last = max(map(len, self.rungs_of.values()))
         while self._rung < last:
-            alive = [unit for unit in self._units.values() if not unit.stopped and unit.stages]
+            alive = [unit for unit in self._units.values() if unit.stopped_at is None and unit.stages]
             here = [unit for unit in alive if all(self.until(key) is not None for key in unit.stages)]
             if not all(self.waits(key) for unit in here for key in unit.stages):
                 return
             points = [self._points(unit) for unit in here]
             kept = better_half(points)
             for number, unit in enumerate(here):
-                unit.stopped = number not in kept
+                if number not in kept:
+                    unit.stopped_at = self._rung
             self._rung += 1
 
     def _points(self, unit: _Unit) -> npt.NDArray[np.float64]:

@@ -64,6 +64,11 @@ def decode(root: Path, image_size: int) -> DECODED:
     return decoded
 
 
+def count(root: Path) -> dict[str, int]:
+    """How many images `decode` would give, by part. Raises FolderError."""
+    return {part: sum(1 for _ in _files(directory)) for part, directory in _parts(root).items()}
+
+
 def to_array(image: Any, image_size: int) -> npt.NDArray[np.uint8]:
     """Turn a PIL image, or an array (h, w) or (h, w, 3), into uint8 (3, image_size, image_size), resized if need be."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)

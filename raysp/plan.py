@@ -47,14 +47,17 @@ class Plan:
 
     @property
     def separate_epochs(self) -> int:
-        """Epochs if every leaf trained its whole pipeline alone."""
-        return sum(stage.epochs for leaf in self.leaves.values() for stage in leaf.lineage())
+        """Epochs if every configuration trained its whole pipeline alone."""
+        return sum(leaf.stands_for * stage.epochs for leaf in self.leaves.values() for stage in leaf.lineage())
 
     def counts(self, found: Iterable[str] = ()) -> list[StageCount]:
         """Jobs per kind of stage in the order of the pipeline; `found` holds the keys that need no training."""
         jobs = Counter(stage.name for stage in self.stages.values())
         done = Counter(self.stages[key].name for key in found)
-        separate = Counter(stage.name for leaf in self.leaves.values() for stage in leaf.lineage())
+        separate: Counter[str] = Counter()
+        for leaf in self.leaves.values():
+            for stage in leaf.lineage():
+                separate[stage.name] += leaf.stands_for
         return [StageCount(name=n, jobs=k, found=done[n], separate_jobs=separate[n]) for n, k in jobs.items()]
 
 
@@ -214,7 +217,7 @@ class JobQueue:
         self._halving.settle()
         stopped = []
         for stage in list(self._held.values()):
-            if self._halving.stopped(stage.key):
+            if self._halving.stopped_at(stage.key) is not None:
                 stopped.append(stage)
                 self._waiting.pop(stage.key)
                 self.outcome.stopped.append(stage.key)
@@ -242,7 +245,7 @@ class JobQueue:
         return skipped
 
     def _make_ready(self, stage: Stage) -> None:
-        if self._halving.waits(stage.key) or self._halving.stopped(stage.key):
+        if self._halving.waits(stage.key) or self._halving.stopped_at(stage.key) is not None:
             self._held[stage.key] = stage
         else:
             heappush(self._ready, self._ranked(stage))

@@ -145,7 +145,7 @@ class Progress:
         self._left.pop(stage.key, None)
         self._done[stage.name] += 1
         self._rows += rows
-        took = f" in {_clock(time.monotonic() - job.started)}" if job else ""
+        took = f" in {clock_of(time.monotonic() - job.started)}" if job else ""
         best = job.figures.get("best_val_accuracy") if job else None
         accuracy = f"  best val {best:.2f} %" if best is not None else ""
         self._say(f"[green]done[/]     {stage.label}{took}{accuracy}", stage.note)
@@ -219,7 +219,7 @@ class Progress:
     def _say(self, line: str, note: str = "") -> None:
         left = self._estimate()
         finished = self._total - len(self._left)
-        tail = f", about {_clock(left)} left" if left and self._left else ""
+        tail = f", about {clock_of(left)} left" if left and self._left else ""
         self._console.print(f"{line}  [dim]({finished}/{self._total}{tail})[/]  {note}".rstrip(), highlight=False, soft_wrap=True)
 
     def _draw(self) -> Group:
@@ -239,16 +239,16 @@ class Progress:
             figures = job.figures
             epoch = f"{figures.get('epoch', 0)}/{job.stage.epochs}"
             loss = f"{figures['loss']:.3f}" if "loss" in figures else ""
-            left = _clock(need[job.stage.key]) if job.stage.key in need else ""
-            elapsed = _clock(time.monotonic() - job.started)
+            left = clock_of(need[job.stage.key]) if job.stage.key in need else ""
+            elapsed = clock_of(time.monotonic() - job.started)
             jobs.add_row(job.stage.label, epoch, _accuracy(figures).strip(), loss, elapsed, left)
         return Group(stages, "", jobs, *(["", drawn] if (drawn := self._front()) else []), "", Text(self._summary()))
 
     def _summary(self) -> str:
         left = self.seconds_left()
         spent, to_spend, unit = self.device_hours()
-        text = f"{self._total - len(self._left)} of {self._total} stages done, {_clock(time.monotonic() - self._begun)} gone"
-        text += f", about {_clock(left)} left" if left is not None else ""
+        text = f"{self._total - len(self._left)} of {self._total} stages done, {clock_of(time.monotonic() - self._begun)} gone"
+        text += f", about {clock_of(left)} left" if left is not None else ""
         text += f"; {spent:.3g} {unit} spent" + (f", about {to_spend:.3g} left" if to_spend is not None else "")
         failures = self._failed.total()
         return text + (f"; {failures} failed" if failures else "")
@@ -258,6 +258,7 @@ def _accuracy(figures: dict[str, Any]) -> str:
     return f"  val {figures['val_accuracy']:.2f} %" if "val_accuracy" in figures else ""
 
 
-def _clock(seconds: float) -> str:
+def clock_of(seconds: float) -> str:
+    """Days, hours, minutes and seconds as one writes them."""
     text = str(timedelta(seconds=round(seconds)))
     return text.removeprefix("0:")  # minutes and seconds while there are no hours

@@ -3,6 +3,7 @@
 Owns all that is known of `ray.tune.search`. Refuses to run anything; Ray need not run. Contract: see `raysp.search.Algorithm`.
 """
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,6 +54,7 @@ class TuneAlgorithm:
                 self._searcher: Searcher = tune.search.create_searcher(
                     search.algorithm, **options, **({"points_to_evaluate": points} if points else {})
                 )
+                logging.getLogger("optuna").setLevel(logging.WARNING)  # says that it began
                 self._searcher.set_search_properties(None if several else metric, None if several else mode, _space(search))
         except (ImportError, AssertionError, TypeError, ValueError) as error:
             said = str(error).strip() or "its package is not installed"

@@ -50,6 +50,9 @@ class Stage:
     """The stages whose results this one reads, by role."""
     stoppable: bool = False
     """Whether it can pause at a rung, and be given up there: see `raysp.halving`. Not part of the key."""
+    stands_for: int = 1
+    """Trainings in one: a network with several auxiliary classifiers takes the place of one network for each. Not part of the
+    key."""
     note: str = ""
     """What tells it from its kind, in a few words for people, e.g. "budget 435, seed 0"; not part of the key."""
 

@@ -1,12 +1,9 @@
 """From a list of stages to finished records: the order of things in a run.
 
-Owns the sequence plan, look-up, decoding, lock, training; and what is printed about the plan. Refuses to build stages
-(`sweeps/`) or to read results (`analysis/`). Contract: everything that a user can get wrong is found before the results root is
-touched.
+Owns the sequence plan, look-up, decoding, lock, training. Refuses to build stages (`sweeps/`) or to read results (`analysis/`).
+Contract: everything that a user can get wrong is found before the results root is touched.
 """
 
-import math
-import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,80 +16,22 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from raysp.context import Place
 from raysp.data import Source, load_splits
-from raysp.halving import Halving, Stopping
+from raysp.forecast import print_plan
+from raysp.halving import Halving
 from raysp.inline import run_inline
 from raysp.intent import intent_of, write_intent
 from raysp.keys import key_of
 from raysp.location import Location, exists
+from raysp.options import RunOptions
 from raysp.plan import JobQueue, Outcome, Plan, Survey, inspect, survey
 from raysp.progress import FrontSoFar, Progress
 from raysp.search import Algorithm, Search, SearchQueue, Values, read_proposals
 from raysp.stage import Stage
 from raysp.store import CHECKPOINT, READERS, RECORD, Store, read_record
 from raysp.tensor_files import DamagedFile
-
-MAX_THREADS = 1024
-MAX_WORKERS = 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Where and how a sweep runs; nothing here changes a result's identity.
-
-    Raises:
-        ValueError: a field is out of the range that its docstring gives.
-    """
-
-    inline: bool = False
-    """Run in this process, without Ray."""
-    address: str | None = None
-    """Of a Ray cluster, or "local"; None takes the one that `ray start` started on this machine, else starts a local one."""
-    max_concurrent: int | None = None
-    """Stages at once, at least 1; None takes what the cluster's resources allow."""
-    workers_per_stage: int = 1
-    """Training processes per stage, at least 1; several share each batch, under Ray Train."""
-    sync_batchnorm: bool = True
-    """With several workers on GPUs: take batch norm's statistics over the whole batch, not over each worker's part of it."""
-    retries: int = 1
-    """How often a stage is tried again after its worker or machine died, at least 0; what its own code raises isn't."""
-    gpus_per_stage: float | None = None
-    """GPUs, or the share of one, that each worker of a stage holds; 0 trains on the CPU, None takes 1 where the cluster has
-    GPUs."""
-    threads_per_stage: int = 1
-    """CPU threads per stage, at least 1. Float sums depend on it, so it is fixed whatever else runs."""
-    stopping: Stopping = "none"
-    """Whether half of the configurations is given up at each rung (`raysp.halving`)."""
-    verbose: bool = False
-    """Let Ray's own messages through."""
-
-    def __post_init__(self) -> None:
-        if self.max_concurrent is not None and self.max_concurrent < 1:
-            raise ValueError(f"max_concurrent is {self.max_concurrent}; expected at least 1")
-        if not 1 <= self.workers_per_stage <= MAX_WORKERS:
-            raise ValueError(f"workers_per_stage is {self.workers_per_stage}; expected 1 to {MAX_WORKERS}")
-        if self.inline and self.workers_per_stage > 1:
-            raise ValueError(
-                f"inline, and {self.workers_per_stage} workers_per_stage; expected one of them: inline is one process"
-            )
-        if self.retries < 0:
-            raise ValueError(f"retries is {self.retries}; expected at least 0")
-        most = (os.cpu_count() or 1) if self.inline else MAX_THREADS
-        if not 1 <= self.threads_per_stage <= most:
-            raise ValueError(f"threads_per_stage is {self.threads_per_stage}; expected 1 to {most}")
-        if self.inline and self.address is not None:
-            raise ValueError(f"inline, and address {self.address!r}; expected one of them: inline runs without Ray")
-        gpus = self.gpus_per_stage
-        if gpus is not None and not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or float(gpus).is_integer())):
-            raise ValueError(f"gpus_per_stage is {gpus:g}; expected a share from 0 to 1, or a whole number")
-        if gpus is not None and self.workers_per_stage > 1 and not float(gpus).is_integer():
-            raise ValueError(
-                f"gpus_per_stage is {gpus:g} with {self.workers_per_stage} workers_per_stage; expected a whole number for each "
-                "worker, or 0: NCCL takes one worker per GPU"
-            )
 
 
 def run_sweep(
@@ -133,18 +72,21 @@ def run_sweep(
         raise ValueError("the sweep has no configuration; expected at least one value on every axis")
     if search is not None and options.stopping != "none":
         raise ValueError(f"stopping {options.stopping} in a search; expected none: its configurations come one after the other")
+    earlier = read_proposals(root, search) if search else []
     plan = Plan(leaves)
     reader = Store(root=root)
     reader.check_free()
     found = survey(plan, reader)
-    print_plan(plan, found, console)
+    if search is not None:
+        console.print(f"search by {search.algorithm}: {len(earlier)} of {search.trials} configurations proposed", highlight=False)
+    if leaves:
+        print_plan(plan, found, console, options.stopping)
     for stage in found.found:
         console.print(f"[green]found[/]    {stage.label}  [dim]{stage.note}[/]", highlight=False, soft_wrap=True)
     halving = start_halving(plan, found, reader) if options.stopping == "pareto" else None
     queue = JobQueue(found.missing, halving)
     for stage in queue.settle():
         console.print(f"[yellow]stopped[/]  {stage.label}  [dim]{stage.note}[/]", highlight=False, soft_wrap=True)
-    earlier = read_proposals(root, search) if search else []
     algorithm = make_algorithm(search, earlier) if search else None
     if queue.exhausted and (search is None or len(earlier) >= search.trials):
         return queue.outcome
@@ -259,29 +201,6 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
         request.check()
         slots = cluster.Slots(request, options.max_concurrent)
         yield _Runner(gpus=gpus, slots=slots.now, run=partial(ray_tune.run_on_ray, slots=slots, retries=options.retries))
-
-
-def print_plan(plan: Plan, found: Survey, console: Console) -> None:
-    """Show the jobs per stage, what is found, and the epochs against those of separate pipelines."""
-    table = Table("stage", box=None, pad_edge=False)
-    for column in ("jobs", "found", "to train", "epochs", "in separate pipelines"):
-        table.add_column(column, justify="right")
-    missing = {stage.key for stage in found.missing}
-    epochs_left = sum(stage.epochs for stage in found.missing)
-    for line in plan.counts(stage.key for stage in found.found):
-        epochs = sum(s.epochs for s in plan.stages.values() if s.name == line.name and s.key in missing)
-        cells = (line.jobs, line.found, line.jobs - line.found, epochs, line.separate_jobs)
-        table.add_row(line.name, *map(str, cells))
-    console.print(table)
-    shared = len(plan.stages) - len(plan.leaves)
-    plural = "" if len(plan.leaves) == 1 else "s"
-    console.print(
-        f"{len(plan.leaves)} configuration{plural} from {len(plan.stages)} stages, {shared} of them shared ancestors; "
-        f"{epochs_left} epochs to train. Separate pipelines would train {plan.separate_epochs}, "
-        f"{plan.separate_epochs / max(plan.epochs, 1):.1f}x the {plan.epochs} of this plan.",
-        highlight=False,
-        soft_wrap=True,
-    )
 
 
 def git_state() -> dict[str, Any]:

@@ -156,8 +156,7 @@ def axis_values(
         given = getattr(flags, FLAG_OF.get(field.name, field.name), NOT_GIVEN)
         if given is not NOT_GIVEN:
             values[field.name] = given
-    if flags.run.seeds is not NOT_GIVEN:
-        values["seed"] = flags.run.seeds
+    values["seed"] = (0,) if flags.run.seeds is NOT_GIVEN else flags.run.seeds
     values["d_th"] = tuple(None if d == "none" else d for d in values["d_th"])
     values["ac_after"] = tuple(read_placement(a) if isinstance(a, str) else a for a in values["ac_after"])
     return values

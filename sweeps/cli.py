@@ -21,16 +21,18 @@ from tyro.conf import arg
 from analysis.report import Report, read_report, write_report
 from raysp import termination
 from raysp.data import Selection, Source, open_source
+from raysp.forecast import print_plan, print_seconds
 from raysp.halving import Stopping
 from raysp.intent import Intent, intent_of, write_intent
 from raysp.location import Location, Unreachable, locate
 from raysp.lock import StoreBusy
+from raysp.options import RunOptions
 from raysp.plan import Plan, survey
 from raysp.presets import Preset
 from raysp.search import Search, proposed
 from raysp.stage import Stage
 from raysp.store import NoLongerOwner, Store
-from raysp.sweep import RunOptions, print_plan, run_sweep
+from raysp.sweep import run_sweep
 from sweeps.ending import front_so_far, print_failures, print_report
 
 THE_PRESETS = "(default: the preset's)"
@@ -65,7 +67,7 @@ class RunFlags:
     storage: Annotated[str | None, arg(metavar="DIR|URL", help_behavior_hint="(default: runs/<preset>)")] = None
     """Results directory, or a URL such as s3://bucket/run. With several machines it must be one that all of them see."""
     plan: bool = False
-    """Print the plan, run nothing."""
+    """Print the plan and how long it will take here, by some steps of each kind of stage; train nothing else."""
     inline: bool = False
     """Run in this process, without Ray, one stage after the other."""
     address: Annotated[str | None, arg(metavar="HOST:PORT|local", help_behavior_hint="")] = None
@@ -84,8 +86,8 @@ class RunFlags:
     local_batchnorm: bool = False
     """With several workers on GPUs: take batch norm's statistics over each worker's part of a batch, not over the whole batch."""
     stopping: Stopping = "none"
-    """`pareto` trains all configurations to a quarter of their last stage's epochs, the better half of them to half, and the
-    better half of those to the end. Better is what adds more to the front of accuracy, ReLUs, MACs and depth."""
+    """`pareto` gives half of the configurations up after an eighth of their last stage's epochs, half of those left after a
+    quarter, and half of those after a half: those that add least to the front of accuracy, ReLUs, MACs and depth."""
     retries: int = 1
     """How often a stage is tried again when its worker or machine dies; what its own code raises is not."""
     verbose: bool = False
@@ -189,7 +191,12 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
     leaves = [*work.leaves, *(proposed(work.search, root) if work.search else ())]
     if flags.plan:
         plan = Plan(leaves)
-        print_plan(plan, survey(plan, Store(root=root)), console)
+        found = survey(plan, Store(root=root))
+        if plan.leaves:
+            print_plan(plan, found, console, options.stopping)
+            print_seconds(plan, found, work.sources, options, console)
+        else:
+            console.print(f"a search by {work.search and work.search.algorithm} plans as it goes: nothing is proposed yet")
         return 0
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     outcome = run_sweep(

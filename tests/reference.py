@@ -65,6 +65,13 @@ def nondominated(points):
     return keep
 
 
+def area(corners):
+    """Of the union of rectangles from (0, 0) to these corners, by cells of their grid."""
+    xs, ys = (sorted({0.0, *(corner[axis] for corner in corners)}) for axis in (0, 1))
+    cells = itertools.product(itertools.pairwise(xs), itertools.pairwise(ys))
+    return sum((x1 - x0) * (y1 - y0) for (x0, x1), (y0, y1) in cells if any(a >= x1 and b >= y1 for a, b in corners))
+
+
 def count_by_hooks(model):
     """ReLUs, multiply-accumulates and parameters of one forward pass, by looking at what every layer really does."""
     relus = macs = 0

@@ -12,9 +12,10 @@ from toy import toy
 from raysp import cluster
 from raysp.cluster import PlacementError, Request, Slots
 from raysp.data import load_splits, open_source
+from raysp.options import RunOptions
 from raysp.stage import Stage, StageResult
 from raysp.store import Store
-from raysp.sweep import RunOptions, run_sweep
+from raysp.sweep import run_sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
 

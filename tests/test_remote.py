@@ -18,9 +18,10 @@ import raysp
 from analysis.report import write_report
 from raysp import location, lock
 from raysp.location import create, locate, write_atomically
+from raysp.options import RunOptions
 from raysp.plan import Plan
 from raysp.store import NoLongerOwner, Store
-from raysp.sweep import RunOptions, run_sweep
+from raysp.sweep import run_sweep
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto")

@@ -15,9 +15,10 @@ from toy import diamond, toy
 
 from analysis.report import write_report
 from raysp.lock import StoreBusy
+from raysp.options import RunOptions
 from raysp.plan import Plan
 from raysp.store import NoLongerOwner, Store
-from raysp.sweep import RunOptions, run_sweep
+from raysp.sweep import run_sweep
 
 HERE = Path(__file__).parent
 INLINE = RunOptions(inline=True, gpus_per_stage=0)

@@ -11,9 +11,10 @@ from rich.console import Console
 from toy import diamond, toy
 
 import raysp
+from raysp.options import RunOptions
 from raysp.plan import inspect
 from raysp.store import Store
-from raysp.sweep import RunOptions, run_sweep
+from raysp.sweep import run_sweep
 from raysp.tensor_files import DamagedFile
 
 ROOT = Path(__file__).parent.parent

@@ -13,13 +13,14 @@ from raysp.costs import count_costs
 from raysp.data import load_splits, open_source
 from raysp.methods.positions import top_positions
 from raysp.models.relu import MaskedReLU
+from raysp.options import RunOptions
 from raysp.plan import Plan
 from raysp.presets import PRESETS
 from raysp.saving import load_model
 from raysp.stages.baseline import baseline_stage
 from raysp.stages.finetune import grow_shallow_branches
 from raysp.store import Store
-from raysp.sweep import RunOptions, run_sweep
+from raysp.sweep import run_sweep
 from raysp.tensor_files import load_tensors
 
 BUDGETS = (0.05, 0.4)

@@ -7,7 +7,8 @@ from toy import diamond
 
 from analysis.report import write_report
 from raysp.location import locate
-from raysp.sweep import RunOptions, run_sweep
+from raysp.options import RunOptions
+from raysp.sweep import run_sweep
 
 if __name__ == "__main__":
     root = locate(sys.argv[1])

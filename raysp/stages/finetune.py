@@ -115,6 +115,7 @@ def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage) -> S
         parents=parents,
         note=note,
         stoppable=True,
+        stands_for=max(1, len(config.ac_after)),
     )
 
 

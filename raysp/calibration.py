@@ -1,0 +1,148 @@
+"""How long a plan will take on this machine, from some steps of each kind of its stages.
+
+Owns the choice of what is tried and the sum over the plan. Contract: nothing is written but in a temporary directory, and nothing
+of the data is read: images are random, since time doesn't depend on them. An estimate: it leaves out what a stage does beside its
+epochs, and takes as many blocks for gated as a short training of one budget's mask gives.
+"""
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from raysp.context import Place
+from raysp.data import DataConfig, Part, Source, Splits, part_sizes
+from raysp.inline import run_inline
+from raysp.keys import key_of
+from raysp.plan import JobQueue, Plan
+from raysp.progress import Progress
+from raysp.stage import Stage
+from raysp.store import Store
+
+EPOCHS = 3
+"""Of each trial: one that warms up, with closed gates; one with half-open gates; one with gates at 1."""
+TRIAL_S = 0.5
+"""Seconds that an epoch of a trial is to take."""
+ALIKE = ("budget", "density", "gamma", "sensitivity")
+"""Fields of a configuration that change next to nothing of what its epochs cost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Seconds of a plan's stages, one stage at a time."""
+
+    seconds: Mapping[str, float]
+    """By stage key."""
+
+    def of(self, stages: Iterable[Stage]) -> float:
+        """Seconds of these stages together."""
+        return sum(self.seconds[stage.key] for stage in stages)
+
+    def chain(self, stages: Iterable[Stage]) -> float:
+        """Seconds of the longest chain of these stages, which come ancestors first: less can't be waited."""
+        longest: dict[str, float] = {}
+        for stage in stages:
+            before = max((longest.get(p.key, 0.0) for p in stage.parents.values()), default=0.0)
+            longest[stage.key] = before + self.seconds[stage.key]
+        return max(longest.values(), default=0.0)
+
+
+def calibrate(plan: Plan, sources: Iterable[Source], *, num_threads: int, gpus: float) -> Calibration:
+    """Try every kind of stage of a plan, and scale what it took to the whole plan.
+
+    Args:
+        plan: its stages must have a `recipe` and an `experiment`.
+        sources: the data sets that they read.
+        num_threads: CPU threads of a stage.
+        gpus: 0 to compute on the CPU.
+    """
+    sizes = {key_of(source.config): part_sizes(source) for source in sources}
+    kinds: dict[str, Stage] = {}
+    for stage in plan.stages.values():
+        kinds.setdefault(_kind(stage), stage)
+    tried: dict[str, tuple[float, float]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        share = 0.0
+        for kind, stage in kinds.items():
+            if not share:  # one batch of the first says how many of them take as long as they should
+                once = _try(stage, sizes, 0.0, Path(scratch) / "first", num_threads, gpus)[1]
+                data, size = stage.config.experiment.data, stage.config.recipe.batch_size  # type: ignore[attr-defined]
+                share = min(1.0, size / sizes[key_of(data)]["train"] * max(1.0, TRIAL_S / once))
+            tried[kind] = _try(stage, sizes, share, Path(scratch) / "all", num_threads, gpus)
+    return Calibration(seconds={key: _scaled(stage, tried[_kind(stage)]) for key, stage in plan.stages.items()})
+
+
+def _kind(stage: Stage) -> str:
+    config = {name: value for name, value in stage.config.to_json().items() if name not in ALIKE}
+    config["experiment"] = {name: value for name, value in config["experiment"].items() if name != "seed"}
+    return json.dumps([stage.name, config], sort_keys=True)
+
+
+def _scaled(stage: Stage, seconds: tuple[float, float]) -> float:
+    """Seconds of a whole stage from those of an epoch before and after its gates are at 1."""
+    before = getattr(stage.config, "gate_epochs", 0)
+    return before * seconds[0] + (stage.epochs - before) * seconds[1]
+
+
+def _try(
+    stage: Stage, sizes: Mapping[str, Mapping[str, int]], share: float, root: Path, num_threads: int, gpus: float
+) -> tuple[float, float]:
+    """Seconds of a whole epoch before and after the gates are at 1, from epochs on a share of the data.
+
+    Args:
+        stage: to be tried.
+        sizes: images per part, by the data's key.
+        share: of the data; at least one batch, and an image to validate, is taken.
+        root: where the trials' results are; ancestors that are there already are found.
+        num_threads, gpus: see `calibrate`.
+    """
+    short = _shortened(stage, {})
+    config: Any = short.config
+    data, size = config.experiment.data, config.recipe.batch_size
+    whole = sizes[key_of(data)]
+    num = min(whole["train"], max(size, round(share * whole["train"])))
+    counts = {"train": num, "val": max(1, round(whole["val"] * num / whole["train"])), "test": 1}
+    silent = Console(file=Path(os.devnull).open("w"))  # noqa: SIM115 (for the length of the process)
+    with Store(root=root).lock() as store:
+        splits = {key_of(data): _random_images(data, counts)}
+        missing = [s for s in short.lineage() if store.read(s) is None]
+        place = Place(store=store, num_threads=num_threads, gpus=gpus, splits=splits)
+        outcome = run_inline(JobQueue(missing), place, Progress(missing, lambda: 1, silent))
+        if not outcome.ok:
+            raise RuntimeError(f"{stage.label} can't be tried: {next(iter(outcome.failed.values()))}")
+        record = store.read(short)
+    assert record is not None
+    _, before, after = (epoch["time_s"] * whole["train"] / num for epoch in record["history"])
+    return (before, after) if getattr(config, "gate_epochs", 0) else ((before + after) / 2,) * 2
+
+
+def _shortened(stage: Stage, known: dict[str, Stage]) -> Stage:
+    """The stage with `EPOCHS` epochs, and all its ancestors so."""
+    if stage.key not in known:
+        config: Any = stage.config
+        changes: dict[str, Any] = {"recipe": dataclasses.replace(config.recipe, epochs=EPOCHS, milestones=())}
+        if getattr(config, "gate_epochs", 0):
+            changes["gate_epochs"] = EPOCHS - 1
+        parents = {role: _shortened(parent, known) for role, parent in stage.parents.items()}
+        config = dataclasses.replace(config, **changes)
+        known[stage.key] = dataclasses.replace(stage, config=config, epochs=EPOCHS, parents=parents)
+    return known[stage.key]
+
+
+def _random_images(data: DataConfig, counts: Mapping[str, int]) -> Splits:
+    random = np.random.default_rng(0)
+    parts = {
+        name: Part(
+            images=random.integers(0, 256, (count, data.channels, data.image_size, data.image_size), dtype=np.uint8),
+            labels=random.integers(0, data.num_classes, count),
+        )
+        for name, count in counts.items()
+    }
+    return Splits(**parts, mean=[0.5] * data.channels, std=[0.25] * data.channels)

@@ -1,0 +1,77 @@
+"""What a plan will cost, said before anything trains.
+
+Owns the words and the table; the figures are `raysp.plan`'s and `raysp.calibration`'s.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from raysp.calibration import calibrate
+from raysp.data import Source
+from raysp.halving import Halving, Stopping
+from raysp.options import RunOptions
+from raysp.plan import Plan, Survey
+from raysp.progress import clock_of
+
+
+def print_plan(plan: Plan, found: Survey, console: Console, stopping: Stopping = "none") -> None:
+    """Show the jobs per stage, what is found, and the epochs against those of separate pipelines."""
+    table = Table("stage", box=None, pad_edge=False)
+    for column in ("jobs", "found", "to train", "epochs", "in separate pipelines"):
+        table.add_column(column, justify="right")
+    missing = {stage.key for stage in found.missing}
+    epochs_left = sum(stage.epochs for stage in found.missing)
+    for line in plan.counts(stage.key for stage in found.found):
+        epochs = sum(s.epochs for s in plan.stages.values() if s.name == line.name and s.key in missing)
+        cells = (line.jobs, line.found, line.jobs - line.found, epochs, line.separate_jobs)
+        table.add_row(line.name, *map(str, cells))
+    console.print(table)
+    shared = len(plan.stages) - len(plan.leaves)
+    plural = "" if len(plan.leaves) == 1 else "s"
+    console.print(
+        f"{len(plan.leaves)} configuration{plural} from {len(plan.stages)} stages, {shared} of them shared ancestors; "
+        f"{epochs_left} epochs to train. Separate pipelines would train {plan.separate_epochs}, "
+        f"{plan.separate_epochs / max(plan.epochs, 1):.1f}x the {plan.epochs} of this plan.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if stopping == "pareto":
+        halved = sum(s.epochs for s in plan.stages.values() if not s.stoppable)
+        halved += Halving(leaf for leaf in plan.leaves.values() if leaf.stoppable).epochs
+        console.print(
+            f"With early stopping at most {halved} epochs are trained, {plan.separate_epochs / max(halved, 1):.1f}x fewer "
+            "than by separate pipelines.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def print_seconds(plan: Plan, found: Survey, sources: Sequence[Source], options: RunOptions, console: Console) -> None:
+    """Try every kind of stage for some steps on this machine, and say how long the plan will take.
+
+    Raises:
+        ValueError: a GPU is asked for, and there is none here.
+    """
+    gpus = options.gpus_per_stage
+    if gpus and not torch.cuda.is_available():
+        raise ValueError(f"gpus_per_stage is {gpus:g}, but torch finds no GPU here to try stages on; give 0, or leave --plan out")
+    gpus = (1.0 if gpus is None else gpus) * torch.cuda.is_available()
+    clock = time.monotonic()
+    calibration = calibrate(plan, sources, num_threads=options.threads_per_stage, gpus=gpus)
+    here = int(torch.cuda.device_count() / gpus + 1e-9) if gpus else (os.cpu_count() or 1) // options.threads_per_stage
+    slots = 1 if options.inline else max(1, here if options.max_concurrent is None else min(here, options.max_concurrent))
+    left, whole = calibration.of(found.missing), calibration.of(plan.stages.values())
+    separate = sum(leaf.stands_for * calibration.of(leaf.lineage()) for leaf in plan.leaves.values())
+    wall = max(left / slots, calibration.chain(found.missing))
+    console.print(
+        f"About {clock_of(left)} of computing to train, {clock_of(wall)} on this machine ({slots} stages at once). The whole "
+        f"plan takes {clock_of(whole)}, separate pipelines {clock_of(separate)}, {separate / whole:.1f}x as long. Estimated in "
+        f"{time.monotonic() - clock:.0f} s, from some steps of each kind of stage on random images.",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,69 @@
+"""Where and how a sweep runs.
+
+Owns the options and their ranges. Contract: nothing here changes a result's identity.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+
+from raysp.halving import Stopping
+
+MAX_THREADS = 1024
+MAX_WORKERS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where and how a sweep runs; nothing here changes a result's identity.
+
+    Raises:
+        ValueError: a field is out of the range that its docstring gives.
+    """
+
+    inline: bool = False
+    """Run in this process, without Ray."""
+    address: str | None = None
+    """Of a Ray cluster, or "local"; None takes the one that `ray start` started on this machine, else starts a local one."""
+    max_concurrent: int | None = None
+    """Stages at once, at least 1; None takes what the cluster's resources allow."""
+    workers_per_stage: int = 1
+    """Training processes per stage, at least 1; several share each batch, under Ray Train."""
+    sync_batchnorm: bool = True
+    """With several workers on GPUs: take batch norm's statistics over the whole batch, not over each worker's part of it."""
+    retries: int = 1
+    """How often a stage is tried again after its worker or machine died, at least 0; what its own code raises isn't."""
+    gpus_per_stage: float | None = None
+    """GPUs, or the share of one, that each worker of a stage holds; 0 trains on the CPU, None takes 1 where the cluster has
+    GPUs."""
+    threads_per_stage: int = 1
+    """CPU threads per stage, at least 1. Float sums depend on it, so it is fixed whatever else runs."""
+    stopping: Stopping = "none"
+    """Whether half of the configurations is given up at each rung (`raysp.halving`)."""
+    verbose: bool = False
+    """Let Ray's own messages through."""
+
+    def __post_init__(self) -> None:
+        if self.max_concurrent is not None and self.max_concurrent < 1:
+            raise ValueError(f"max_concurrent is {self.max_concurrent}; expected at least 1")
+        if not 1 <= self.workers_per_stage <= MAX_WORKERS:
+            raise ValueError(f"workers_per_stage is {self.workers_per_stage}; expected 1 to {MAX_WORKERS}")
+        if self.inline and self.workers_per_stage > 1:
+            raise ValueError(
+                f"inline, and {self.workers_per_stage} workers_per_stage; expected one of them: inline is one process"
+            )
+        if self.retries < 0:
+            raise ValueError(f"retries is {self.retries}; expected at least 0")
+        most = (os.cpu_count() or 1) if self.inline else MAX_THREADS
+        if not 1 <= self.threads_per_stage <= most:
+            raise ValueError(f"threads_per_stage is {self.threads_per_stage}; expected 1 to {most}")
+        if self.inline and self.address is not None:
+            raise ValueError(f"inline, and address {self.address!r}; expected one of them: inline runs without Ray")
+        gpus = self.gpus_per_stage
+        if gpus is not None and not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or float(gpus).is_integer())):
+            raise ValueError(f"gpus_per_stage is {gpus:g}; expected a share from 0 to 1, or a whole number")
+        if gpus is not None and self.workers_per_stage > 1 and not float(gpus).is_integer():
+            raise ValueError(
+                f"gpus_per_stage is {gpus:g} with {self.workers_per_stage} workers_per_stage; expected a whole number for each "
+                "worker, or 0: NCCL takes one worker per GPU"
+            )

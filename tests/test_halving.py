@@ -1,0 +1,283 @@
+"""Early stopping across objectives: the choice at a rung, and sweeps that are stopped so."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from quick import builder
+from reference import area
+from rich.console import Console
+from toy import toy
+
+from raysp.chain import ChainBuilder, Choice
+from raysp.data import open_source
+from raysp.halving import RUNGS, Halving, better_half, rung_epochs
+from raysp.options import RunOptions
+from raysp.plan import JobQueue, Plan
+from raysp.presets import PRESETS
+from raysp.stage import Stage
+from raysp.store import RUNGS as RUNGS_FILE
+from raysp.store import Store
+from raysp.sweep import run_sweep
+
+
+def points(*models):
+    return np.array([[-accuracy, relus, macs, depth] for accuracy, relus, macs, depth in models], dtype=float)
+
+
+def test_rungs_lie_inside_a_stage():
+    assert rung_epochs(16) == [2, 4, 8]
+    assert rung_epochs(2) == [1]
+    assert rung_epochs(1) == []
+    assert rung_epochs(180) == [22, 45, 90]
+
+
+def test_few_relus_need_not_be_as_accurate_as_many():
+    cheap, costly = points((40, 10, 10, 4)), points((90, 1000, 10, 4))
+    beaten = [points((39, 20, 10, 4)), points((80, 1500, 10, 4))]
+    assert better_half([beaten[0], costly, beaten[1], cheap]) == {1, 3}
+
+
+def test_of_equal_rank_those_stay_that_add_most_volume():
+    twins = [points((70, 100, 10, 4)), points((70.1, 101, 10, 4))]  # all but one another's copies: one of them is enough
+    far = points((50, 10, 10, 4))
+    kept = better_half([twins[0], twins[1], far, points((49, 11, 10, 4))])
+    assert 2 in kept and len(kept & {0, 1}) == 1
+
+
+def test_a_model_is_as_good_as_its_best_exit():
+    """An auxiliary classifier may save a configuration whose final exit is beaten."""
+    both = points((60, 500, 10, 8), (55, 20, 10, 4))
+    assert better_half([points((70, 400, 10, 8)), both, points((54, 30, 10, 4)), points((60, 450, 10, 8))]) == {0, 1}
+
+
+@given(st.lists(st.lists(st.tuples(*(st.integers(1, 9) for _ in range(4))), min_size=1, max_size=2), min_size=1, max_size=7))
+def test_half_is_kept_and_no_rank_is_passed_over(configurations):
+    all_points = [points(*models) for models in configurations]
+    kept = better_half(all_points)
+    assert len(kept) == -(-len(configurations) // 2)
+    # Whoever goes is not better in rank than whoever stays: a configuration that beats another everywhere stays before it.
+    for gone in set(range(len(configurations))) - kept:
+        for stays in kept:
+            assert not all(any((a <= b).all() and (a < b).any() for a in all_points[gone]) for b in all_points[stays])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_one_given_up_is_the_one_that_adds_least(seed):
+    """Of four mutually undominated models three go one by one; the first two by an exhaustive count."""
+    random = np.random.default_rng(seed)
+    accuracy = np.sort(random.integers(20, 90, 4)).astype(float)
+    relus = np.sort(random.choice(np.arange(1, 60), 4, replace=False)).astype(float)
+    models = [points((a, r, 1, 1)) for a, r in zip(accuracy + np.arange(4), relus, strict=True)]
+    worst = 1.1 * relus.max()
+
+    def volume(chosen):
+        return area([(-m[0, 0] / 100, 1 - m[0, 1] / worst) for m in chosen])
+
+    left = list(range(4))
+    while len(left) > 2:
+        left.remove(max(left, key=lambda n: volume([models[m] for m in left if m != n])))
+    assert better_half(models) == set(left)
+
+
+class Race:
+    """Eight toy stages of 16 epochs whose accuracy is their number, or what the test says."""
+
+    def __init__(self, number=8):
+        self.stages = [dataclasses.replace(toy(number=n, epochs=16), stoppable=True) for n in range(number)]
+        self.queue = JobQueue(self.stages, Halving(self.stages))
+        self.handed = []
+
+    def row(self, stage):
+        return [{"exit": "final", "val_accuracy": 10.0 + stage.config.number, "relus": 5, "macs": 5, "depth": 5}]
+
+    def run(self, order=None):
+        stopped = []
+        while stage := self.queue.next():
+            until = self.queue.until(stage)
+            self.handed.append((stage.config.number, until))
+            if until is None:
+                self.queue.done(stage)
+            else:
+                self.queue.paused(stage, until, self.row(stage))
+            stopped += [s.config.number for s in self.queue.settle()]
+        return stopped
+
+
+def test_eight_run_to_the_first_rung_four_to_the_second_two_to_the_third_one_to_the_end():
+    race = Race()
+    stopped = race.run()
+    assert sorted(race.handed[:8]) == [(n, 2) for n in range(8)]
+    assert sorted(race.handed[8:12]) == [(n, 4) for n in (4, 5, 6, 7)]
+    assert sorted(race.handed[12:14]) == [(n, 8) for n in (6, 7)]
+    assert race.handed[14:] == [(7, None)]
+    assert sorted(stopped) == list(range(7))
+    assert race.queue.exhausted and race.queue.outcome.ok and len(race.queue.outcome.stopped) == 7
+    assert Halving(race.stages).epochs == 8 * 2 + 4 * 2 + 2 * 4 + 1 * 8
+
+
+def test_nobody_waits_for_a_stage_that_failed():
+    race = Race(3)
+    first = race.queue.next()
+    race.queue.failed(first, "told to")
+    race.run()
+    assert race.queue.exhausted and first.key in race.queue.outcome.failed
+    assert len(race.queue.outcome.done) == 1 and len(race.queue.outcome.stopped) == 1
+
+
+def test_seeds_of_a_configuration_go_on_together():
+    """One seed's luck decides nothing: the mean does."""
+    build = builder()
+    chains = {(budget, seed): build.chain(Choice(budget=budget, seed=seed)) for budget in (0.1, 0.2) for seed in (0, 1)}
+    halving = Halving(chains.values(), rungs=(0.5,))
+    accuracy = {(0.1, 0): 90.0, (0.1, 1): 10.0, (0.2, 0): 60.0, (0.2, 1): 60.0}
+    for which, stage in chains.items():
+        row = {"exit": "final", "val_accuracy": accuracy[which], "relus": 5, "macs": 5, "depth": 5}
+        halving.arrived(stage.key, halving.until(stage.key), [row])
+        halving.settle()
+    gone = {which for which, stage in chains.items() if halving.stopped_at(stage.key) is not None}
+    assert gone == {(0.1, 0), (0.1, 1)}
+
+
+GRID = {"d_th": (None, 0.1, 0.3), "budget": (0.1, 0.4)}
+
+
+def grid(scale=0.5):
+    build = builder(scale)
+    return [build.chain(Choice(budget=budget, d_th=d_th, ac_after=(3,))) for budget in GRID["budget"] for d_th in GRID["d_th"]]
+
+
+def swept(root, stopping="pareto", leaves=None, console=None, **options):
+    source = open_source("digits", None, None)
+    return run_sweep(
+        leaves or grid(),
+        root,
+        [source],
+        RunOptions(stopping=stopping, **({"inline": True} | options)),
+        labels={},
+        console=console or Console(quiet=True),
+    )
+
+
+def accuracies(root):
+    return {r["key"]: (r["history"][-1]["val_by_exit"], r["rows"]) for r in Store(root=root).records()[0]}
+
+
+@pytest.fixture(scope="module")
+def stopped_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("stopped")
+    outcome = swept(root)
+    assert outcome.ok
+    return root, outcome
+
+
+def test_a_stopped_sweep_trains_less_and_the_same(stopped_root, tmp_path):
+    root, outcome = stopped_root
+    leaves = grid()
+    kept = [leaf for leaf in leaves if Store(root=root).read(leaf)]
+    assert len(outcome.stopped) == 5 and len(kept) == 1  # of six: three, two, one
+    whole = tmp_path / "whole"
+    swept(whole, "none", kept)
+    expected, found = accuracies(whole), accuracies(root)
+    assert {key: found[key] for key in expected} == expected  # pausing changes no bit
+    for leaf in leaves:
+        directory = Store(root=root).directory(leaf)
+        assert (directory / RUNGS_FILE).exists() == (leaf not in kept)
+        assert (directory / "checkpoint.safetensors").exists() == (leaf not in kept)
+
+
+def test_given_again_nothing_is_trained(stopped_root):
+    root, outcome = stopped_root
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    again = swept(root)
+    assert again.ok and not again.done and sorted(again.stopped) == sorted(outcome.stopped)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()} == before
+
+
+def test_without_stopping_the_stopped_go_on_from_where_they_were(stopped_root, tmp_path):
+    root, outcome = stopped_root
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    finished = swept(copy, "none")
+    assert sorted(finished.done) == sorted(outcome.stopped)
+    fresh = tmp_path / "fresh"
+    swept(fresh, "none")
+    assert accuracies(copy) == accuracies(fresh)
+    assert not list(copy.glob(f"stages/*/{RUNGS_FILE}"))
+    assert swept(copy).ok  # found ones take part in the race
+
+
+def test_interrupted_anywhere_it_ends_the_same(stopped_root, tmp_path, monkeypatch):
+    """The driver dies after every third job."""
+    from raysp import inline
+
+    class Died(BaseException):
+        pass
+
+    calls = []
+    real = inline.run_job
+
+    def dying(*args, **options):
+        calls.append(args[0].label)
+        if len(calls) % 3 == 0:
+            raise Died
+        return real(*args, **options)
+
+    monkeypatch.setattr(inline, "run_job", dying)
+    for _ in range(20):
+        try:
+            outcome = swept(tmp_path)
+            break
+        except Died:
+            continue
+    root, first = stopped_root
+    assert accuracies(tmp_path) == accuracies(root) and sorted(outcome.stopped) == sorted(first.stopped)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"key": "x", "rungs": {}, "sha256": ""}', '{"rungs": 3}'])
+def test_a_damaged_rung_is_set_aside_and_trained_again(stopped_root, tmp_path, content):
+    root, outcome = stopped_root
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    directory = sorted({path.parent for path in copy.glob(f"stages/*/{RUNGS_FILE}")})[0]
+    (directory / RUNGS_FILE).write_text(content)
+    again = swept(copy)
+    assert sorted(again.stopped) == sorted(outcome.stopped)
+    assert (directory / f"{RUNGS_FILE}.damaged-1").read_text() == content
+    assert json.loads((directory / RUNGS_FILE).read_text())["rungs"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_on_ray_the_same_are_stopped(stopped_root, tmp_path):
+    root, outcome = stopped_root
+    on_ray = swept(tmp_path, inline=False, address="local", max_concurrent=2, gpus_per_stage=0)
+    assert sorted(on_ray.stopped) == sorted(outcome.stopped) and on_ray.ok
+    assert accuracies(tmp_path) == accuracies(root)
+
+
+def test_a_plan_says_how_much_stopping_saves(tmp_path):
+    from raysp.forecast import print_plan
+    from raysp.plan import survey
+
+    plan = Plan(grid())
+    console = Console(record=True, width=200)
+    print_plan(plan, survey(plan, Store(root=tmp_path)), console, "pareto")
+    shared = sum(stage.epochs for stage in plan.stages.values() if not stage.stoppable)
+    epochs = shared + 6 * 1 + 3 * 1 + 2 * 2 + 1 * 4
+    assert f"at most {epochs} epochs" in console.export_text()
+
+
+def test_stages_on_other_data_do_not_compete():
+    second = ChainBuilder(PRESETS["quick"], open_source("digits", 16, None).config, width=4, epochs_scale=0.34)
+    stages: list[Stage] = [b.chain(Choice(budget=budget)) for b in (builder(), second) for budget in (0.1, 0.2)]
+    halving = Halving(stages, RUNGS)
+    for number, stage in enumerate(stages):
+        row = {"exit": "final", "val_accuracy": float(number), "relus": 1, "macs": 1, "depth": 1}
+        halving.arrived(stage.key, halving.until(stage.key), [row])
+    halving.settle()
+    assert [halving.stopped_at(stage.key) is not None for stage in stages] == [True, False, True, False]

@@ -7,7 +7,6 @@ epochs, and takes as many blocks for gated as a short training of one budget's m
 
 import dataclasses
 import json
-import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -109,12 +108,11 @@ def _try(
     whole = sizes[key_of(data)]
     num = min(whole["train"], max(size, round(share * whole["train"])))
     counts = {"train": num, "val": max(1, round(whole["val"] * num / whole["train"])), "test": 1}
-    silent = Console(file=Path(os.devnull).open("w"))  # noqa: SIM115 (for the length of the process)
     with Store(root=root).lock() as store:
         splits = {key_of(data): _random_images(data, counts)}
         missing = [s for s in short.lineage() if store.read(s) is None]
         place = Place(store=store, num_threads=num_threads, gpus=gpus, splits=splits)
-        outcome = run_inline(JobQueue(missing), place, Progress(missing, lambda: 1, silent))
+        outcome = run_inline(JobQueue(missing), place, Progress(missing, lambda: 1, Console(quiet=True)))
         if not outcome.ok:
             raise RuntimeError(f"{stage.label} can't be tried: {next(iter(outcome.failed.values()))}")
         record = store.read(short)

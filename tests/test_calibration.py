@@ -1,0 +1,72 @@
+"""A plan's seconds, from some steps of each kind of its stages."""
+
+import pytest
+from quick import builder
+from rich.console import Console
+
+from raysp import calibration
+from raysp.calibration import Calibration, calibrate
+from raysp.chain import Choice
+from raysp.data import load_splits, open_source, part_sizes
+from raysp.forecast import print_seconds
+from raysp.options import RunOptions
+from raysp.plan import Plan, survey
+from raysp.store import Store
+
+
+def plan(**values):
+    build = builder(1.0)
+    return Plan(
+        build.chain(Choice(budget=budget, d_th=d_th, ac_after=ac, **values))
+        for budget in (0.1, 0.2)
+        for d_th in (None, 0.3)
+        for ac in ((), (2, 3))
+    )
+
+
+@pytest.mark.parametrize("selection", ["val", "test"])
+def test_sizes_are_known_without_decoding(selection):
+    source = open_source("digits", None, None, selection)
+    splits = load_splits(source)
+    assert part_sizes(source) == {part: len(getattr(splits, part)) for part in ("train", "val", "test")}
+
+
+def test_every_kind_is_tried_once_and_scaled(monkeypatch):
+    tried = []
+    real = calibration._try
+
+    def watch(stage, *rest):
+        tried.append(stage.name)
+        return real(stage, *rest)
+
+    monkeypatch.setattr(calibration, "_try", watch)
+    source = open_source("digits", None, None)
+    found = calibrate(plan(), [source], num_threads=1, gpus=0)
+    assert tried == ["baseline", "baseline", "sensitivity", "mask", *["finetune"] * 4]  # of two budgets one
+    assert set(found.seconds) == set(plan().stages) and min(found.seconds.values()) > 0
+    stages = list(plan().stages.values())
+    assert found.of(stages) == pytest.approx(sum(found.seconds.values()))
+    assert max(found.seconds.values()) < found.chain(stages) < found.of(stages)
+
+
+def test_every_mask_method_can_be_tried():
+    build = builder(1.0)
+    leaves = [
+        build.mask(Choice(budget=0.1, mask_method=method, granularity=granularity))
+        for method, granularity in (("snl", "pixel"), ("random", "channel"), ("counterfactual", "pixel"))
+    ]
+    found = calibrate(Plan(leaves), [open_source("digits", None, None)], num_threads=1, gpus=0)
+    assert min(found.seconds.values()) > 0
+
+
+def test_what_is_said(tmp_path, monkeypatch):
+    made = plan()
+    seconds = {key: 10.0 * stage.epochs for key, stage in made.stages.items()}
+    monkeypatch.setattr("raysp.forecast.calibrate", lambda *a, **k: Calibration(seconds=seconds))
+    console = Console(record=True, width=300)
+    options = RunOptions(inline=True)
+    print_seconds(made, survey(made, Store(root=tmp_path)), [], options, console)
+    text = console.export_text()
+    # 24 + 12 + 2 * 16 + 8 * 16 = 196 epochs; apart 4 + 2 * 4 networks (two with two auxiliary classifiers) of 68 each.
+    assert "About 32:40 of computing" in text and "separate pipelines 2:16:00, 4.2x as long" in text
+    assert made.separate_epochs == 12 * 68

@@ -1,0 +1,275 @@
+"""Searches beyond grids: what is proposed, what is told, and going on after an interruption."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from quick import builder
+from rich.console import Console
+from toy import toy
+
+from raysp.chain import Choice
+from raysp.data import open_source
+from raysp.options import RunOptions
+from raysp.ray_search import ALGORITHMS, TuneAlgorithm
+from raysp.search import Between, Search, SearchQueue, objectives_of, proposed, read_proposals
+from raysp.store import Store
+from raysp.sweep import run_sweep
+from sweeps.searching import axes_of, draw, read_search
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
+
+ROWS = [
+    {"exit": "final", "val_accuracy": 80.0, "relus": 110, "macs": 1100, "depth": 11},
+    {"exit": "ac3", "val_accuracy": 50.0, "relus": 55, "macs": 550, "depth": 5},
+]
+
+
+class Scripted:
+    """Proposes what it is told to, and notes what it is told."""
+
+    def __init__(self, *values):
+        self.values, self.told = values, {}
+
+    def ask(self, number):
+        return self.values[number] if number < len(self.values) else None
+
+    def tell(self, number, objectives):
+        assert number not in self.told
+        self.told[number] = objectives
+
+
+def largest():
+    return builder().largest_costs()
+
+
+def toy_search(trials=4, seeds=1, behaviour=""):
+    """Proposals `{"n": 7}`: toy leaves on one root, or on one that fails where n is odd."""
+
+    def build(values):
+        roots = {0: toy("root", number=1), 1: toy("root", number=2, behaviour=behaviour)}
+        root = roots[values["n"] % 2]
+        return [toy("leaf", {"root": root}, number=10 * values["n"] + seed) for seed in range(seeds)]
+
+    return Search(algorithm="toy", axes={"n": tuple(range(10))}, trials=trials, build=build, largest=largest())
+
+
+def queue_of(tmp_path, search, algorithm, slots=2):
+    added = []
+    store = Store(root=tmp_path)
+    held = store.lock()
+    owner = held.__enter__()
+    queue = SearchQueue(search, algorithm, [], owner, slots=lambda: slots, added=lambda f, m: added.append((f, m)))
+    return queue, added, held
+
+
+def test_asks_only_when_a_slot_would_be_idle_and_tells_what_came_of_it(tmp_path):
+    algorithm = Scripted({"n": 0}, {"n": 2}, {"n": 4})
+    queue, added, held = queue_of(tmp_path, toy_search(trials=3), algorithm)
+    root = queue.next()
+    assert root.name == "root" and len(added) == 1
+    assert queue.next() is None and len(added) == 2  # both of the open ones wait for the root
+    assert queue.next() is None and len(added) == 2
+    queue.done(root)
+    first, second = queue.next(), queue.next()
+    assert {first.config.number, second.config.number} == {0, 20}
+    assert not queue.exhausted and not algorithm.told
+    queue.done(first, ROWS)
+    assert algorithm.told == {0 if first.config.number == 0 else 1: objectives_of(ROWS, largest())}
+    third = queue.next()
+    assert third.config.number == 40 and queue.next() is None
+    queue.done(third, ROWS)
+    queue.failed(second, "told to")
+    assert queue.exhausted and queue.next() is None
+    assert sorted(algorithm.told) == [0, 1, 2] and None in algorithm.told.values()
+    held.__exit__(None, None, None)
+
+
+def test_seeds_are_told_as_one():
+    other = [{**row, "val_accuracy": row["val_accuracy"] + 10} for row in ROWS]
+    found = objectives_of([*ROWS, *other], largest())
+    assert found["val_accuracy"] == 55.0 and found["depth"] == 5
+    assert objectives_of(ROWS[:1], largest())["val_accuracy"] == 80.0
+
+
+def test_score_is_the_share_of_the_box():
+    class Largest:
+        relus, macs, depth = 100, 1000, 10
+
+    row = {"exit": "final", "val_accuracy": 80.0, "relus": 55, "macs": 550, "depth": 5.5}
+    assert objectives_of([row], Largest())["score"] == pytest.approx(0.8 * 0.5**3)
+    row = {**row, "relus": 200}
+    assert objectives_of([row], Largest())["score"] == 0.0
+
+
+def test_a_failed_ancestor_fails_its_proposals(tmp_path):
+    algorithm = Scripted({"n": 1}, {"n": 3}, {"n": 0})
+    queue, _, held = queue_of(tmp_path, toy_search(trials=3), algorithm, slots=1)
+    root = queue.next()
+    assert len(queue.failed(root, "told to")) == 1
+    good = queue.next()  # the second proposal has the same ancestor, and is over at once
+    assert good.name == "root" and good.config.number == 1
+    assert algorithm.told == {0: None, 1: None}
+    assert len(queue.outcome.skipped) == 2
+    held.__exit__(None, None, None)
+
+
+def swept(root, search, monkeypatch, algorithm=None, **options):
+    if algorithm:
+        monkeypatch.setattr("raysp.sweep.make_algorithm", lambda search, earlier: algorithm)
+    return run_sweep(
+        proposed(search, root),
+        root,
+        [],
+        RunOptions(**({"inline": True} | options)),
+        labels={},
+        console=Console(quiet=True),
+        search=search,
+    )
+
+
+def test_given_again_it_goes_on(tmp_path, monkeypatch):
+    values = [{"n": n} for n in (4, 2, 4, 6)]
+    first = Scripted(*values)
+    outcome = swept(tmp_path, toy_search(trials=3), monkeypatch, first)
+    assert len(outcome.done) == 3 and sorted(first.told) == [0, 1, 2]  # the third was the first again
+    assert first.told[2] == first.told[0]
+    search = toy_search(trials=4)
+    assert read_proposals(tmp_path, search) == values[:3]
+    second = Scripted(*values)
+    outcome = swept(tmp_path, search, monkeypatch, second)
+    assert len(outcome.done) == 1 and sorted(second.told) == [0, 1, 2, 3]
+    assert second.told | first.told == second.told
+    assert not swept(tmp_path, search, monkeypatch, Scripted(*values)).done
+
+
+def test_another_search_has_its_own_proposals(tmp_path):
+    search = toy_search()
+    others = [
+        toy_search(seeds=2),
+        dataclasses.replace(search, algorithm="other"),
+        dataclasses.replace(search, axes={"n": (0, 1)}),
+    ]
+    assert len({search.id, *(other.id for other in others)}) == 4
+    assert dataclasses.replace(search, trials=9).id == search.id
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"proposals": 3}', '{"proposals": [{"m": 1}]}', '{"proposals": [{"n": 99}]}', '{"proposals": [{"n": [1]}]}'],
+)
+def test_proposals_that_cannot_be_read_are_named_and_kept(tmp_path, content):
+    search = toy_search()
+    path = tmp_path / "searches" / f"{search.id}.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"move it away"):
+        proposed(search, tmp_path)
+    assert path.read_text() == content
+
+
+def values_of(**given):
+    held = {field.name: (field.default,) for field in dataclasses.fields(Choice) if field.name != "budget"}
+    return held | {"budget": (0.1, 0.4), "seed": (0,)} | given
+
+
+def test_optuna_learns_of_all_objectives(tmp_path):
+    pytest.importorskip("optuna")
+    search = read_search("optuna", 12, ["budgets", "d-th"], values_of(d_th=(0.05, 0.3), ac_after=((), (3,))), builder())
+    algorithm = TuneAlgorithm(search, [])
+    proposals = [algorithm.ask(number) for number in range(4)]
+    for number, values in enumerate(proposals):
+        assert 0.1 <= values["budget"] <= 0.4 and 0.05 <= values["d_th"] <= 0.3 and values["ac_after"] in ((), (3,))
+        algorithm.tell(number, None if number == 3 else objectives_of(ROWS[: 1 + number % 2], search.largest))
+    study = algorithm._searcher._ot_study
+    assert [trial.values for trial in study.trials[:2]] == [[80.0, 110.0, 1100.0, 11.0], [50.0, 55.0, 550.0, 5.0]]
+    assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE", "MINIMIZE"]
+    again = TuneAlgorithm(search, proposals)
+    assert [again.ask(number) for number in range(4)] == proposals
+    assert again.ask(4) not in proposals
+
+
+@pytest.mark.slow
+def test_optuna_proposes_while_a_sweep_runs_and_goes_on(tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+    build = builder(0.1)
+    source = open_source("digits", None, None)
+
+    def search(trials):
+        return read_search("optuna", trials, ["budgets"], values_of(d_th=(None, 0.3)), build)
+
+    def run(trials, **options):
+        what = search(trials)
+        return run_sweep(
+            proposed(what, tmp_path),
+            tmp_path,
+            [source],
+            RunOptions(**options),
+            labels={},
+            console=Console(quiet=True),
+            search=what,
+        )
+
+    assert run(2, inline=True).ok
+    on_ray = run(5, address="local", max_concurrent=2, gpus_per_stage=0)
+    assert on_ray.ok and len(read_proposals(tmp_path, search(5))) == 5
+    assert all(Store(root=tmp_path).read(leaf) for leaf in proposed(search(5), tmp_path))
+
+
+def test_an_unknown_or_missing_algorithm_is_refused_before_anything_trains(monkeypatch):
+    with pytest.raises(ValueError, match="expected grid, random, or one of"):
+        read_search("annealing", 3, [], values_of(), builder())
+    missing = [name for name in ALGORITHMS if not _is_usable(name)]
+    assert "bayesopt" in missing or "hyperopt" in missing, "with all packages installed this shows nothing"
+
+
+def _is_usable(name):
+    try:
+        TuneAlgorithm(read_search(name, 3, [], values_of(), builder()), [])
+    except ValueError as error:
+        return f"search {name!r} can't be used" not in str(error)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("grid", 3, []), "--trials or --between"),
+        (("grid", None, ["budgets"]), "--trials or --between"),
+        (("random", None, []), "with no --trials"),
+        (("random", 0, []), "at least 1"),
+        (("optuna", -1, []), "at least 1"),
+        (("random", 3, ["d-th"]), "expected two numbers"),
+    ],
+)
+def test_flags_that_do_not_go_together(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        read_search(*arguments, values_of(), builder())
+
+
+def test_axes_between_values():
+    with pytest.raises(ValueError, match="no none"):
+        axes_of(values_of(d_th=(None, 0.1, 0.3)), ["d-th"])
+    with pytest.raises(ValueError, match="not both"):
+        axes_of(values_of(budget=(0.1, 400)), ["budgets"])
+    with pytest.raises(ValueError, match="one value on every axis"):
+        read_search("random", 3, [], values_of(budget=(0.1,)), builder())
+    axes = axes_of(values_of(budget=(400, 20, 100), d_th=(0.3, None)), ["budgets"])
+    assert axes == {"budget": Between(lowest=20, highest=400, is_log=True), "d_th": (0.3, None)}
+
+
+@given(st.floats(0.001, 0.5), st.floats(1.001, 100), st.floats(0, 1), st.booleans())
+def test_what_lies_between_stays_between(lowest, ratio, share, is_log):
+    axis = Between(lowest=lowest, highest=lowest * ratio, is_log=is_log)
+    value = axis.at(share)
+    assert axis.lowest <= value <= axis.highest and axis.rounded(value) == value
+
+
+def test_random_draws_are_distinct_repeatable_and_grow():
+    values = values_of(budget=(0.1, 0.4), d_th=(None, 0.1), gamma=("linear", "cosine"))
+    five = draw(values, [], 5)
+    assert five == draw(values, [], 5) and draw(values, [], 7)[:5] == five
+    assert len({json.dumps(one) for one in draw(values, [], 100)}) == len(draw(values, [], 100)) == 8
+    assert len(draw(values, ["budgets"], 30)) == 30

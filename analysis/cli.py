@@ -19,6 +19,7 @@ from tyro.conf import Positional, arg
 from analysis.objectives import COSTS, OBJECTIVES, chosen
 from analysis.records import check_root
 from analysis.report import FRONT, QUALIFIES, Question, Report, read_report, save_report, tables_of
+from analysis.spending import STATES
 from analysis.tables import Table
 from raysp.location import Location, locate
 
@@ -149,7 +150,7 @@ def _print(report: Report, out: Location, console: Console) -> None:
         _print_table(table, console)
     states = [sweep.lines.iloc[-1] for sweep in report.sweeps]
     for sweep, line in zip(report.sweeps, states, strict=True):
-        said = ", ".join(f"{line[name]} {name}" for name in ("done", "failed", "skipped", "waiting") if line[name])
+        said = ", ".join(f"{line[name]} {name}" for name in STATES if line[name])
         spent = f"{line['device_hours']:.3g} device-hours"
         name = f"{escape(sweep.intent.name)} {sweep.intent.id}"
         console.print(f"sweep {name}: {said} of {line['planned']} stages, {spent}")

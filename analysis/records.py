@@ -17,7 +17,7 @@ from raysp.data import DataConfig, Selection
 from raysp.intent import Intent, read_intents
 from raysp.keys import SHORT_KEY_DIGITS
 from raysp.location import Location, NotAFile, exists, read
-from raysp.store import ERROR, RECORD, Store, label_of
+from raysp.store import ERROR, RECORD, RUNGS, Store, label_of, read_rungs
 from raysp.tensor_files import DamagedFile
 
 MOST_OF_AN_ERROR = 20_000
@@ -47,6 +47,8 @@ class Runs:
     """The sweeps' plans, each once."""
     failures: Mapping[str, str]
     """Tracebacks of planned stages that aren't done and have failed, by key."""
+    stopped: Mapping[str, int]
+    """Epochs after which planned stages have paused, or were given up, that aren't done, by key."""
     damaged: list[DamagedFile]
     """What was left out."""
 
@@ -62,6 +64,7 @@ def read_runs(roots: Sequence[Location]) -> Runs:
     where: dict[str, Location] = {}
     intents: dict[str, Intent] = {}
     failures: dict[str, str] = {}
+    stopped: dict[str, int] = {}
     damaged: list[DamagedFile] = []
     for root in roots:
         check_root(root)
@@ -78,10 +81,23 @@ def read_runs(roots: Sequence[Location]) -> Runs:
         for intent in plans:
             intents.setdefault(intent.id, intent)
             for stage in intent.stages:
-                if stage.key not in records and (text := _error(root, stage.label)):
+                if stage.key in records:
+                    continue
+                if text := _error(root, stage.label):
                     failures[stage.key] = text
-    failures = {key: text for key, text in failures.items() if key not in records}
-    return Runs(records=list(records.values()), roots=where, intents=list(intents.values()), failures=failures, damaged=damaged)
+                try:
+                    rungs = read_rungs(root / "stages" / stage.label / RUNGS, stage.key)
+                    stopped |= {stage.key: max(rungs)} if rungs else {}
+                except DamagedFile as error:
+                    damaged.append(error)
+    return Runs(
+        records=list(records.values()),
+        roots=where,
+        intents=list(intents.values()),
+        failures={key: text for key, text in failures.items() if key not in records},
+        stopped={key: epoch for key, epoch in stopped.items() if key not in records},
+        damaged=damaged,
+    )
 
 
 def why_not(record: Mapping[str, Any]) -> str:

@@ -13,6 +13,8 @@ from analysis.pareto import GROUP, hypervolume, reference_point
 from analysis.records import Runs
 from raysp.intent import Intent
 
+STATES = ("done", "stopped", "failed", "skipped", "waiting")
+"""What may have become of a planned stage, as columns of `Spending.lines`."""
 GROWTH_STEPS = 60
 """Points of a growth curve, at most."""
 
@@ -23,7 +25,7 @@ class Spending:
 
     intent: Intent
     lines: pd.DataFrame
-    """A row per kind of stage and a last one for all: stages planned, done, failed, skipped, waiting; epochs planned and trained,
+    """A row per kind of stage and a last one for all: stages planned, done, stopped early (or paused), failed, skipped, waiting; epochs planned and trained,
     device_hours."""
     growth: pd.DataFrame
     """Columns `dataset`, `selection`, `device_hours` and `hypervolume`."""
@@ -64,6 +66,8 @@ def spending_of(intent: Intent, runs: Runs, table: pd.DataFrame, objectives: Seq
             state[stage.key] = "done"
         elif stage.key in runs.failures:
             state[stage.key] = "failed"
+        elif stage.key in runs.stopped:
+            state[stage.key] = "stopped"
         elif blocker is not None:
             state[stage.key], because[stage.key] = "skipped", blocker
         else:
@@ -75,9 +79,9 @@ def spending_of(intent: Intent, runs: Runs, table: pd.DataFrame, objectives: Seq
             {
                 "stage": stage.name,
                 "planned": 1,
-                **{name: int(state[stage.key] == name) for name in ("done", "failed", "skipped", "waiting")},
+                **{name: int(state[stage.key] == name) for name in STATES},
                 "epochs_planned": stage.epochs,
-                "epochs_trained": len(record["history"]) if record else 0,
+                "epochs_trained": len(record["history"]) if record else runs.stopped.get(stage.key, 0),
                 "device_hours": device_seconds(record) / 3600 if record else 0.0,
             }
         )

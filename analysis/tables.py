@@ -14,7 +14,7 @@ from tabulate import tabulate
 from analysis.objectives import ACCURACIES, COSTS, OBJECTIVES, Objective, present
 from analysis.pareto import GROUP
 from analysis.results import MEASURED_PI, WHICH
-from analysis.spending import Spending
+from analysis.spending import STATES, Spending
 
 ALWAYS = ("dataset", "model", "budget", "d_th", "exit")
 """Columns of a table of models that are shown even if all agree."""
@@ -100,7 +100,7 @@ def paper_table(title: str, rows: pd.DataFrame) -> Table:
 
 def spending_table(sweep: Spending) -> Table:
     """What a sweep was planned to train, and what was trained."""
-    names = {"stage": "{}", "planned": "{:.0f}", "done": "{:.0f}", "failed": "{:.0f}", "skipped": "{:.0f}", "waiting": "{:.0f}"}
+    names = {"stage": "{}", **dict.fromkeys(("planned", *STATES), "{:.0f}")}
     names |= {"epochs_planned": "{:.0f}", "epochs_trained": "{:.0f}", "device_hours": "{:.3g}"}
     cells = [[form.format(row[name]) for name, form in names.items()] for row in _records(sweep.lines)]
     title = f"Sweep {sweep.intent.name} {sweep.intent.id}"

@@ -158,17 +158,7 @@ class Store:
 
     def read_rungs(self, stage: Stage) -> dict[int, list[dict[str, Any]]]:
         """Return what `save_rung` has kept, by epoch. Raises DamagedFile."""
-        path = self.directory(stage) / RUNGS
-        content = read_file(path)
-        if content is None:
-            return {}
-        try:
-            found = json.loads(content)
-            if found.pop("sha256") != _record_digest(found) or found["key"] != stage.key:
-                raise ValueError("its content doesn't match its digest, or its stage")
-            return {int(epoch): rows for epoch, rows in found["rungs"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DamagedFile(path, f"no rungs of ours ({error!r:.120})") from error
+        return read_rungs(self.directory(stage) / RUNGS, stage.key)
 
     def set_aside(self, path: Location) -> Location:
         """Rename a damaged file so that it is kept but not read again; return its new path. Raises NoLongerOwner."""
@@ -283,6 +273,20 @@ def read_record(path: Location) -> dict[str, Any] | None:
     if not matches:
         raise DamagedFile(path, "its content doesn't match its digest")
     return record
+
+
+def read_rungs(path: Location, key: str) -> dict[int, list[dict[str, Any]]]:
+    """What a stage's exits were worth at its rungs, by epoch; nothing where there is no file. Raises DamagedFile."""
+    content = read_file(path)
+    if content is None:
+        return {}
+    try:
+        found = json.loads(content)
+        if found.pop("sha256") != _record_digest(found) or found["key"] != key:
+            raise ValueError("its content doesn't match its digest, or its stage")
+        return {int(epoch): rows for epoch, rows in found["rungs"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedFile(path, f"no rungs of ours ({error!r:.120})") from error
 
 
 def label_of(record: Mapping[str, Any]) -> str:

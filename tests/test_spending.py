@@ -42,14 +42,18 @@ def test_a_plan_is_kept_once_and_damage_is_named(tmp_path):
 def test_plan_against_spent_with_failures_and_skips(tmp_path):
     parent, other = toy(number=100), toy(number=101)
     child, done = toy(number=102, parents={"p": parent}), toy(number=103, parents={"p": other})
+    early = toy(number=104, parents={"p": other})
     with Store(root=tmp_path).lock() as store:
-        write_intent(store, intent_of(Plan([child, done]), "quick", "sweep"))
+        write_intent(store, intent_of(Plan([child, done, early]), "quick", "sweep"))
+        store.save_rung(early, 1, [])
+        store.save_rung(early, 2, [])
         store.write_error(parent, "Traceback\nValueError: <script>alert(1)</script>")
     commit(tmp_path, [row()], of=done, time_s=3600.0, history=[{"epoch": 1}], host={"workers": 2, "gpu": "x", "gpus": 0.25})
     report = write_report([tmp_path], tmp_path / "out")
     (sweep,) = report.sweeps
     total = sweep.lines.iloc[-1]
-    assert [int(total[name]) for name in ("planned", "done", "failed", "skipped", "waiting")] == [4, 1, 1, 1, 1]
+    assert [int(total[name]) for name in ("planned", "done", "stopped", "failed", "skipped", "waiting")] == [5, 1, 1, 1, 1, 1]
+    assert total["epochs_trained"] == 1 + 2
     assert total["device_hours"] == pytest.approx(0.5)
     assert sweep.failed[0][0] == parent.label and sweep.skipped[0][2] == parent.label
     page = (tmp_path / "out" / "report.html").read_text()

@@ -26,6 +26,7 @@ from raysp.location import Location, Unreachable, locate
 from raysp.lock import StoreBusy
 from raysp.plan import Plan, survey
 from raysp.presets import Preset
+from raysp.schedules import Precision
 from raysp.stage import Stage
 from raysp.store import NoLongerOwner, Store
 from raysp.sweep import RunOptions, print_plan, run_sweep
@@ -58,6 +59,9 @@ class RunFlags:
     """Channels of the network's first stage."""
     epochs_scale: float = 1.0
     """Multiplies every stage's epochs, learning-rate milestones and gate epochs with them."""
+    precision: Precision = "fp32"
+    """What steps are computed in: `bf16` is autocast, with weights, sums and losses in float32; it trains other models than
+    `fp32`. Accuracies are always measured in float32."""
     seeds: Annotated[tuple[int, ...], arg(metavar="SEED ...", help_behavior_hint="(default: 0)")] = NOT_GIVEN
     """Each seed trains the whole chain once more."""
     storage: Annotated[str | None, arg(metavar="DIR|URL", help_behavior_hint="(default: runs/<preset>)")] = None

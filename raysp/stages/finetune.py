@@ -151,7 +151,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
         ac_head=config.ac_head if config.ac_after else None,
         pram=config.pram if config.beta else None,
         beta=config.beta,
-        epochs=config.recipe.epochs,
+        recipe=config.recipe,
     )
     metrics["best_epoch"] = trained.best_epoch
     metrics["costs"] = {name: of_exit.by_layer() for name, of_exit in costs.items()}

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from raysp.compiling import Compile, check_compile, check_compiler
 from raysp.context import Place
 from raysp.data import Source, load_splits
 from raysp.inline import run_inline
@@ -61,6 +62,8 @@ class RunOptions:
     GPUs."""
     threads_per_stage: int = 1
     """CPU threads per stage, at least 1. Float sums depend on it, so it is fixed whatever else runs."""
+    compile: Compile = "off"
+    """How networks are compiled while they train; float sums depend on it, as on the threads."""
     verbose: bool = False
     """Let Ray's own messages through."""
 
@@ -147,6 +150,7 @@ def run_sweep(
             num_threads=options.threads_per_stage,
             gpus=runner.gpus,
             sync_batchnorm=options.sync_batchnorm,
+            compile=options.compile,
             labels={**labels, "git": git_state()},
             splits=splits,
         )
@@ -201,12 +205,16 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
     if options.inline:
         if gpus and not torch.cuda.is_available():
             raise ValueError(f"gpus_per_stage is {gpus:g}, but torch finds no GPU here; expected 0, or leave it out")
-        yield _Runner(gpus=(1.0 if gpus is None else gpus) * torch.cuda.is_available(), slots=lambda: 1, run=run_inline)
+        gpus = (1.0 if gpus is None else gpus) * torch.cuda.is_available()
+        check_compile(options.compile, gpus)
+        check_compiler(options.compile, torch.device("cuda" if gpus else "cpu"))
+        yield _Runner(gpus=gpus, slots=lambda: 1, run=run_inline)
         return
     from raysp import cluster, ray_tune  # Ray takes seconds to import, and may be absent where stages run inline
 
     with cluster.connect(options.address, verbose=options.verbose):
         gpus = cluster.gpus_for(gpus)
+        check_compile(options.compile, gpus)
         request = cluster.Request(num_threads=options.threads_per_stage, gpus=gpus, workers=options.workers_per_stage)
         request.check()
         slots = cluster.Slots(request, options.max_concurrent)

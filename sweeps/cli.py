@@ -20,6 +20,7 @@ from tyro.conf import arg
 
 from analysis.report import Report, read_report, write_report
 from raysp import termination
+from raysp.compiling import Compile
 from raysp.data import Selection, Source, open_source
 from raysp.intent import Intent, intent_of, write_intent
 from raysp.location import Location, Unreachable, locate
@@ -83,6 +84,9 @@ class RunFlags:
     threads_per_stage: int = 1
     """CPU threads of each stage (of each of its workers). More threads finish one stage sooner, but give (slightly) other
     results: float sums depend on it."""
+    compile: Compile = "off"
+    """Compile networks while they train: `on`, or with `cuda-graphs`, for GPUs. Needs a C++ compiler, and half a minute or more
+    per stage; like the number of threads it changes results in their last digits."""
     local_batchnorm: bool = False
     """With several workers on GPUs: take batch norm's statistics over each worker's part of a batch, not over the whole batch."""
     retries: int = 1
@@ -176,6 +180,7 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
         threads_per_stage=flags.threads_per_stage,
         sync_batchnorm=not flags.local_batchnorm,
         retries=flags.retries,
+        compile=flags.compile,
         verbose=flags.verbose,
     )
     root = locate(flags.storage or Path("runs") / work.name)

@@ -34,6 +34,10 @@ class TaughtTask(Task):
         self._teacher = teacher.eval().requires_grad_(False)
         self._rho = rho
 
+    def networks(self) -> list[Network]:
+        """The student and its teacher."""
+        return [self.model, self._teacher]
+
     def terms(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """CE of the student, and its KL from the teacher."""
         with torch.no_grad():

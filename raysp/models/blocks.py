@@ -148,7 +148,8 @@ class PostActivated(GatedBlock):
         self.outer_relu = MaskedReLU((num_out, size, size), inplace=True)
 
     def _main(self, x_nchw: Tensor) -> Tensor:
-        assert self.conv1 and self.bn1 and self.inner_relu and self.conv2 and self.bn2
+        assert self.conv1 is not None and self.bn1 is not None and self.inner_relu is not None
+        assert self.conv2 is not None and self.bn2 is not None
         return self.bn2(self.conv2(self.inner_relu(self.bn1(self.conv1(x_nchw)))))
 
     def main_ends(self) -> tuple[nn.Module, nn.Module]:

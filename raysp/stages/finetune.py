@@ -201,6 +201,10 @@ class FinetuneTask(Task):
         self._teacher = teacher.eval().requires_grad_(False)
         self._any_gated = any_gated
 
+    def networks(self) -> list[Network]:
+        """The student and its teacher."""
+        return [self.model, self._teacher]
+
     def begin_epoch(self, epoch: int) -> None:
         """Set γ for the epoch."""
         self._gamma = gamma_at(epoch, self._config.gate_epochs, self._config.gamma)

@@ -220,10 +220,10 @@ def main(
         ours = OurSteps(channels, splits, batch_size, where)
         before, after = (OurSteps(channels, splits, batch_size, where, gated=4, gate=gate) for gate in (0.5, 1.0))
         convolutions = bare_convolutions(channels, batch_size, where)
-        others = {}
-        for name in variants:
-            precision, how = OPTIONS[name]
-            others[name] = OurSteps(channels, splits, batch_size, where, precision=precision, compile=how)
+        others: dict[str, OurSteps] = {}
+        for variant in variants:
+            precision, how = OPTIONS[variant]
+            others[variant] = OurSteps(channels, splits, batch_size, where, precision=precision, compile=how)
         calls: dict[str, Callable[[], Any]] = {"ours": ours, "gates open": before, "gates at 1": after, **others}
         times: dict[str, list[float]] = {name: [] for name in (*calls, *plain, "convolutions")}
         for number in range(rounds + 1):
@@ -245,8 +245,8 @@ def main(
             ("step / its bare convolutions", "ours", "convolutions"),
             ("images per second, ours / plain", best_plain, "ours"),
             ("four gated blocks, before / after their gates are at 1", "gates open", "gates at 1"),
-            *((f"{name} step / the bare convolutions in fp32", name, "convolutions") for name in variants),
-            *((f"images per second, {name} / ours", "ours", name) for name in variants),
+            *((f"{variant} step / the bare convolutions in fp32", variant, "convolutions") for variant in variants),
+            *((f"images per second, {variant} / ours", "ours", variant) for variant in variants),
         ):
             ratios = [a / b for a, b in zip(times[above], times[below], strict=True)]
             print(f"  {title}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)

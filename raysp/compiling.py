@@ -48,8 +48,8 @@ def check_compiler(compile: Compile, device: torch.device) -> None:  # noqa: A00
     except Exception as error:
         cause = f"{str(error).strip().splitlines()[0]:.200}"
         raise ValueError(
-            f"compile is {compile}, but torch can't compile on this machine ({cause}); expected a C++ compiler such as g++ on the "
-            "path, or compile off"
+            f"compile is {compile}, but torch can't compile on this machine ({cause}); expected a C++ compiler such as g++ on "
+            "the path, or compile off"
         ) from error
 
 

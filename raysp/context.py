@@ -76,6 +76,11 @@ class Context:
         return self.place.sync_batchnorm and bool(self.place.gpus) and self.workers.size > 1
 
     @property
+    def compile(self) -> Compile:
+        """How networks are compiled while they train."""
+        return self.place.compile
+
+    @property
     def device(self) -> torch.device:
         """The device that the stage computes on."""
         return torch.device("cuda" if self.place.gpus else "cpu")

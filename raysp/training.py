@@ -115,7 +115,7 @@ def train(task: Task, recipe: Recipe, seed: int, batches: Batches, context: Cont
     with ExitStack() as stack:
         if context.sync_batchnorm:
             stack.enter_context(synchronised_batchnorm(task.model))
-        stack.enter_context(compiled(task.networks(), context.place.compile, context.device))
+        stack.enter_context(compiled(task.networks(), context.compile, context.device))
         loop = _Loop(task, recipe, seed, batches, context, stack.enter_context(noticed()))
         return loop.run()
 
@@ -177,7 +177,7 @@ class _Loop:
         task.model.train()
         for images, labels, share in self.batches.train(self.recipe.batch_size, self.seed, epoch, workers, standing.step):
             self.notice.safe.clear()
-            begin_step(self.context.place.compile)
+            begin_step(self.context.compile)
             standing.loss_sum = standing.loss_sum + share * self.step(images, labels, share)
             standing.step += 1
             if self.notice.given and workers.size == 1:

@@ -63,7 +63,7 @@ class RunOptions:
     threads_per_stage: int = 1
     """CPU threads per stage, at least 1. Float sums depend on it, so it is fixed whatever else runs."""
     compile: Compile = "off"
-    """How networks are compiled while they train; float sums depend on it, as on the threads."""
+    """How networks are compiled while they train, with one worker per stage; float sums depend on it, as on the threads."""
     verbose: bool = False
     """Let Ray's own messages through."""
 
@@ -75,6 +75,11 @@ class RunOptions:
         if self.inline and self.workers_per_stage > 1:
             raise ValueError(
                 f"inline, and {self.workers_per_stage} workers_per_stage; expected one of them: inline is one process"
+            )
+        if self.compile != "off" and self.workers_per_stage > 1:
+            raise ValueError(
+                f"compile is {self.compile}, and {self.workers_per_stage} workers_per_stage; expected one of them: their results "
+                "together were not tested"
             )
         if self.retries < 0:
             raise ValueError(f"retries is {self.retries}; expected at least 0")

@@ -68,6 +68,7 @@ def test_compiled_networks_train_what_others_do(case, tmp_path):
 
 
 def test_a_gate_that_changes_every_epoch_needs_no_new_code():
+    torch.compiler.reset()
     model = parallel.network(0, gates=(0, 1)).train()
     expected = parallel.network(0, gates=(0, 1)).train()
     expected.load_state_dict(model.state_dict())
@@ -96,6 +97,11 @@ def test_cuda_graphs_without_a_gpu_are_refused_before_anything_is_written(tmp_pa
     with pytest.raises(ValueError, match="no GPU; expected on or off"):
         run(quick(), tmp_path / "r", compile="cuda-graphs")
     assert not (tmp_path / "r").exists()
+
+
+def test_several_workers_are_not_compiled():
+    with pytest.raises(ValueError, match="compile is on, and 2 workers_per_stage; expected one of them"):
+        RunOptions(compile="on", workers_per_stage=2)
 
 
 def test_a_machine_without_a_compiler_is_told_so(tmp_path):

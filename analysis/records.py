@@ -171,6 +171,7 @@ def mask_facts(record: Mapping[str, Any]) -> dict[str, Any]:
         "epochs": config["recipe"]["epochs"],
         "seed": experiment["seed"],
         "selection": data.selection,
+        "precision": config["recipe"].get("precision", "fp32"),  # likewise
         "mask_method": config["method"],
         "granularity": config.get("granularity", "pixel"),  # records from before there was a choice have none
         "mask_start": config.get("start"),

@@ -25,6 +25,7 @@ MASK_COLUMNS = (
     "epochs",
     "seed",
     "selection",
+    "precision",
     "mask_method",
     "granularity",
     "mask_start",
@@ -71,8 +72,8 @@ def results_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             "time_s": round(record["time_s"], 2),
         }
         for row in record["rows"]:
-            # Records from before there was a choice have no selection part, and a number for their one placement.
-            old = {"selection": row.get("selection", "val")}
+            # Records from before there was a choice have no selection part, no precision, and a number for their one placement.
+            old = {"selection": row.get("selection", "val"), "precision": row.get("precision", "fp32")}
             if row.get("ac_after") is not None:
                 old["ac_after"] = str(row["ac_after"])
             rows.append(row | known | old | _estimates(record, row))

@@ -25,8 +25,8 @@ class Spending:
 
     intent: Intent
     lines: pd.DataFrame
-    """A row per kind of stage and a last one for all: stages planned, done, stopped early (or paused), failed, skipped, waiting; epochs planned and trained,
-    device_hours."""
+    """A row per kind of stage and a last one for all: stages planned, done, stopped early (or paused), failed, skipped, waiting;
+    epochs planned and trained, device_hours."""
     growth: pd.DataFrame
     """Columns `dataset`, `selection`, `device_hours` and `hypervolume`."""
     failed: list[tuple[str, str, str]]

@@ -1,6 +1,6 @@
 """A step of fine-tuning against its bare convolutions, and against the plain way to write it (`plain_step.py`).
 
-    python benchmarks/step.py --width 16 64
+    python benchmarks/step.py --width 16 64 --variants bf16 compile
 
 Everything is timed in turns, round by round, so that whatever else the machine does falls on all alike; medians over the rounds
 and their spread are printed, and only the ratios mean anything. Images are random: time doesn't depend on them.
@@ -11,6 +11,8 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Annotated, Any, Literal
@@ -23,10 +25,12 @@ from torch import Tensor, nn
 from tyro.conf import arg
 
 from raysp.batches import Batches
+from raysp.compiling import Compile, begin_step, compiled
 from raysp.data import DataConfig, Part, Splits
 from raysp.memory import keep_freed_memory
+from raysp.models.layout import use_tensor_cores
 from raysp.models.network import Network
-from raysp.schedules import Recipe
+from raysp.schedules import Precision, Recipe
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches
 from raysp.step import Step
@@ -37,6 +41,16 @@ DATA = DataConfig(name="cifar100", num_classes=CLASSES, image_size=SIZE)
 NUM_IMAGES = 2048
 SHARE_KEPT = 0.1
 """Of every layer's ReLUs."""
+
+Variant = Literal["bf16", "compile", "compile-bf16", "cuda-graphs", "cuda-graphs-bf16"]
+OPTIONS: dict[Variant, tuple[Precision, Compile]] = {
+    "bf16": ("bf16", "off"),
+    "compile": ("fp32", "on"),
+    "compile-bf16": ("bf16", "on"),
+    "cuda-graphs": ("fp32", "cuda-graphs"),
+    "cuda-graphs-bf16": ("bf16", "cuda-graphs"),
+}
+"""What each variant of our step changes of it."""
 
 
 def random_images(number: int) -> Splits:
@@ -67,12 +81,24 @@ class OurSteps:
     """Steps as a stage makes them, batches included."""
 
     def __init__(
-        self, width: int, splits: Splits, batch_size: int, device: torch.device, *, gated: int = 0, gate: float = 0.0
+        self,
+        width: int,
+        splits: Splits,
+        batch_size: int,
+        device: torch.device,
+        *,
+        gated: int = 0,
+        gate: float = 0.0,
+        precision: Precision = "fp32",
+        compile: Compile = "off",  # noqa: A002 (the flag's word)
     ) -> None:
         config, student, teacher = networks(width, gated, device)
         task = FinetuneTask(student, teacher, config, any_gated=gated > 0)
         student.train().set_gates(gate)
-        self._step = Step(task, config.recipe, ALONE)
+        self._compile = compile
+        self._compiled = ExitStack()
+        self._compiled.enter_context(compiled(task.networks(), compile, device))
+        self._step = Step(task, replace(config.recipe, precision=precision), ALONE)
         self._batches = self._forever(Batches(DATA, splits, device), batch_size)
 
     @staticmethod
@@ -82,7 +108,12 @@ class OurSteps:
 
     def __call__(self) -> None:
         """Make one."""
+        begin_step(self._compile)
         self._step(*next(self._batches))
+
+    def end(self) -> None:
+        """Give the networks back as they were."""
+        self._compiled.close()
 
 
 def bare_convolutions(width: int, batch_size: int, device: torch.device) -> list[list[Callable[[], Any]]]:
@@ -172,11 +203,14 @@ def main(
     threads: Annotated[int, arg(help="on the CPU")] = 2,
     loader_workers: Annotated[tuple[int, ...], arg(help="of the plain way; the faster counts")] = (0, 2),
     device: Literal["cpu", "cuda"] = "cpu",
+    variants: Annotated[tuple[Variant, ...], arg(help="of our step, measured beside it")] = (),
 ) -> None:
     """Print the ratios."""
     keep_freed_memory()
     torch.set_num_threads(threads)
     where = torch.device(device)
+    if device == "cuda":
+        use_tensor_cores()
     splits = random_images(NUM_IMAGES)
     for channels in width:
         torch.manual_seed(0)
@@ -186,7 +220,11 @@ def main(
         ours = OurSteps(channels, splits, batch_size, where)
         before, after = (OurSteps(channels, splits, batch_size, where, gated=4, gate=gate) for gate in (0.5, 1.0))
         convolutions = bare_convolutions(channels, batch_size, where)
-        calls: dict[str, Callable[[], Any]] = {"ours": ours, "gates open": before, "gates at 1": after}
+        others: dict[str, OurSteps] = {}
+        for variant in variants:
+            precision, how = OPTIONS[variant]
+            others[variant] = OurSteps(channels, splits, batch_size, where, precision=precision, compile=how)
+        calls: dict[str, Callable[[], Any]] = {"ours": ours, "gates open": before, "gates at 1": after, **others}
         times: dict[str, list[float]] = {name: [] for name in (*calls, *plain, "convolutions")}
         for number in range(rounds + 1):
             bare = sum(min(seconds(way, where, 2) for way in ways) for ways in convolutions)
@@ -197,6 +235,8 @@ def main(
                     times[name].append(value)
         for process in plain.values():
             process.end()
+        for steps_of in (ours, before, after, *others.values()):
+            steps_of.end()
         best_plain = min(plain, key=lambda name: statistics.median(times[name]))
         print(f"ResNet18, width {channels}, batch {batch_size}, {device}, {threads} threads, {rounds} rounds of {steps} steps")
         for name, values in times.items():
@@ -205,6 +245,8 @@ def main(
             ("step / its bare convolutions", "ours", "convolutions"),
             ("images per second, ours / plain", best_plain, "ours"),
             ("four gated blocks, before / after their gates are at 1", "gates open", "gates at 1"),
+            *((f"{variant} step / the bare convolutions in fp32", variant, "convolutions") for variant in variants),
+            *((f"images per second, {variant} / ours", "ours", variant) for variant in variants),
         ):
             ratios = [a / b for a, b in zip(times[above], times[below], strict=True)]
             print(f"  {title}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)

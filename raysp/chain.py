@@ -7,7 +7,7 @@ Owns how the four stages hang together; every sweep builds its configurations he
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -18,7 +18,7 @@ from raysp.data import DataConfig
 from raysp.methods.positions import Granularity
 from raysp.models import architecture, build_model
 from raysp.presets import Preset
-from raysp.schedules import GammaSchedule
+from raysp.schedules import GammaSchedule, Precision
 from raysp.stage import Stage
 from raysp.stages.baseline import BaselineConfig, baseline_stage
 from raysp.stages.experiment import Experiment
@@ -69,6 +69,7 @@ class ChainBuilder:
         width: channels of the first stage; None takes the preset's, or for another model than the preset's the width that is as
             large a share of its own.
         epochs_scale: multiplies every stage's epochs, milestones and gate epochs with them; above 0.
+        precision: of every stage's steps.
         sensitivity: a user's own η_α for every ReLU layer, in forward order or by the layer's name; None trains the sensitivity
             stage.
 
@@ -84,6 +85,7 @@ class ChainBuilder:
         model: str | None = None,
         width: int | None = None,
         epochs_scale: float = 1.0,
+        precision: Precision = "fp32",
         sensitivity: Sequence[float] | Mapping[str, float] | None = None,
     ) -> None:
         self._preset, self._data = preset, data
@@ -92,7 +94,8 @@ class ChainBuilder:
         proportional = architecture(self._model).default_width * preset.width // architecture(preset.model).default_width
         self._width = proportional if width is None else width
         self._recipes = {
-            name: getattr(preset, name).scaled(epochs_scale) for name in ("baseline", "sensitivity", "mask", "snl", "finetune")
+            name: replace(getattr(preset, name).scaled(epochs_scale), precision=precision)
+            for name in ("baseline", "sensitivity", "mask", "snl", "finetune")
         }
         self._gate_epochs = min(round(preset.gate_epochs * epochs_scale), self._recipes["finetune"].epochs - 1)
         with torch.device("meta"):  # only its shape is asked for here

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from raysp.compiling import Compile
 from raysp.halving import Rows, rows_after
 from raysp.keys import Config, key_of
 from raysp.saving import metadata_of
@@ -54,6 +55,8 @@ class Place:
     """Of each of a stage's workers: a share when several stages are packed on one; 0 to run on the CPU."""
     sync_batchnorm: bool = True
     """Where a stage has several workers on GPUs, take batch norm's statistics over the whole batch, not each worker's part."""
+    compile: Compile = "off"
+    """How networks are compiled while they train. Like the number of threads it changes the rounding of sums alone."""
     labels: Mapping[str, Any] = field(default_factory=dict)
     """What the record keeps besides identity: preset, git commit."""
     splits: Mapping[str, "Splits"] = field(default_factory=dict)
@@ -88,6 +91,11 @@ class Context:
     def sync_batchnorm(self) -> bool:
         """Whether batch norms share their statistics over the workers while training."""
         return self.place.sync_batchnorm and bool(self.place.gpus) and self.workers.size > 1
+
+    @property
+    def compile(self) -> Compile:
+        """How networks are compiled while they train."""
+        return self.place.compile
 
     @property
     def device(self) -> torch.device:

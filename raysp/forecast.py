@@ -57,10 +57,7 @@ def print_seconds(plan: Plan, found: Survey, sources: Sequence[Source], options:
     Raises:
         ValueError: a GPU is asked for, and there is none here.
     """
-    gpus = options.gpus_per_stage
-    if gpus and not torch.cuda.is_available():
-        raise ValueError(f"gpus_per_stage is {gpus:g}, but torch finds no GPU here to try stages on; give 0, or leave --plan out")
-    gpus = (1.0 if gpus is None else gpus) * torch.cuda.is_available()
+    gpus = options.gpus_here()
     clock = time.monotonic()
     calibration = calibrate(plan, sources, num_threads=options.threads_per_stage, gpus=gpus)
     here = int(torch.cuda.device_count() / gpus + 1e-9) if gpus else (os.cpu_count() or 1) // options.threads_per_stage

@@ -21,6 +21,7 @@ import torch
 from raysp.context import Context, Paused, Place, Report, read_parents
 from raysp.location import Unreachable, exists
 from raysp.memory import keep_freed_memory
+from raysp.models.layout import use_tensor_cores
 from raysp.stage import Stage
 from raysp.store import NoLongerOwner
 from raysp.tensor_files import DamagedFile
@@ -67,6 +68,8 @@ def run_job(
             return record
         torch.set_num_threads(place.num_threads)
         keep_freed_memory()
+        if place.gpus:
+            use_tensor_cores()
         started = datetime.now(UTC)
         clock = time.monotonic()
         parents = read_parents(stage, store)
@@ -118,7 +121,7 @@ def run_job(
 
 def _host(place: Place, workers: Workers) -> dict[str, Any]:
     host: dict[str, Any] = {"name": socket.gethostname(), "cpus": os.cpu_count(), "machine": platform.machine()}
-    host |= {"threads": place.num_threads, "workers": workers.size}
+    host |= {"threads": place.num_threads, "workers": workers.size, "compile": place.compile}
     if place.gpus:
         host |= {"gpu": torch.cuda.get_device_name(), "gpus": place.gpus}
     return host

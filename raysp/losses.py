@@ -56,21 +56,25 @@ def _attention(x_nchw: Tensor) -> Tensor:
 
 
 class _MeanSquare(torch.autograd.Function):
-    """Mean over channels of the square, (n, c, h, w) to (n, h, w): one pass forward, one backward, in the map's own layout."""
+    """Mean over channels of the square, (n, c, h, w) to (n, h, w): one pass forward, one backward, in the map's own layout. Of a
+    bfloat16 map it is float32.
+    """
 
     @staticmethod
     def forward(ctx: Any, x_nchw: Tensor) -> Tensor:
         ctx.save_for_backward(x_nchw)
-        return torch.linalg.vector_norm(x_nchw, dim=1).square() / x_nchw.shape[1]
+        exact = torch.promote_types(x_nchw.dtype, torch.float32)
+        return torch.linalg.vector_norm(x_nchw, dim=1, dtype=exact).square() / x_nchw.shape[1]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (x_nchw,) = ctx.saved_tensors
-        return x_nchw * (grads[0] * (2.0 / x_nchw.shape[1])).unsqueeze(1)
+        return x_nchw * (grads[0] * (2.0 / x_nchw.shape[1])).to(x_nchw.dtype).unsqueeze(1)
 
 
 def _unit(x: Tensor) -> Tensor:
     flat = x.flatten(1)
+    flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
     norm = _norm(flat).unsqueeze(1)
     return flat / norm.masked_fill(norm == 0, 1.0)
 

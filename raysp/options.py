@@ -7,6 +7,9 @@ import math
 import os
 from dataclasses import dataclass
 
+import torch
+
+from raysp.compiling import Compile
 from raysp.halving import Stopping
 
 MAX_THREADS = 1024
@@ -38,10 +41,23 @@ class RunOptions:
     GPUs."""
     threads_per_stage: int = 1
     """CPU threads per stage, at least 1. Float sums depend on it, so it is fixed whatever else runs."""
+    compile: Compile = "off"
+    """How networks are compiled while they train, with one worker per stage; float sums depend on it, as on the threads."""
     stopping: Stopping = "none"
     """Whether half of the configurations is given up at each rung (`raysp.halving`)."""
     verbose: bool = False
     """Let Ray's own messages through."""
+
+    def gpus_here(self) -> float:
+        """GPUs of a stage in this process: those that were asked for, else 1 where there is one.
+
+        Raises:
+            ValueError: some were asked for, and there is none.
+        """
+        gpus = self.gpus_per_stage
+        if gpus and not torch.cuda.is_available():
+            raise ValueError(f"gpus_per_stage is {gpus:g}, but torch finds no GPU here; expected 0, or leave it out")
+        return (1.0 if gpus is None else gpus) * torch.cuda.is_available()
 
     def __post_init__(self) -> None:
         if self.max_concurrent is not None and self.max_concurrent < 1:
@@ -51,6 +67,11 @@ class RunOptions:
         if self.inline and self.workers_per_stage > 1:
             raise ValueError(
                 f"inline, and {self.workers_per_stage} workers_per_stage; expected one of them: inline is one process"
+            )
+        if self.compile != "off" and self.workers_per_stage > 1:
+            raise ValueError(
+                f"compile is {self.compile}, and {self.workers_per_stage} workers_per_stage; expected one of them: their results "
+                "together were not tested"
             )
         if self.retries < 0:
             raise ValueError(f"retries is {self.retries}; expected at least 0")

@@ -10,6 +10,7 @@ from raysp.keys import Config
 MAX_EPOCHS = 1_000_000
 
 GammaSchedule = Literal["linear", "cosine"]
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,9 @@ class Recipe(Config):
     """SGD momentum, in [0, 1); unused by Adam."""
     weight_decay: float = 5e-4
     """L2 penalty on all weights, at least 0."""
+    precision: Precision = "fp32"
+    """What a step's maps are computed in. `bf16` is autocast: weights, optimizer, running statistics, logits and losses stay in
+    float32, and so does every evaluation, because the saved weights are what is deployed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

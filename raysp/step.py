@@ -30,6 +30,7 @@ class Step:
         self._task, self._workers = task, workers
         channels_last(task.model)
         self.optimizer = _build_optimizer(task, recipe)
+        self._bf16 = recipe.precision == "bf16"
         self._loss = workers.parallel(task.model, task.loss)
         self._extra = [parameter for parameter, _ in task.extra_parameters().values()]
 
@@ -45,7 +46,8 @@ class Step:
             The loss before the step, a scalar on the device, without its graph.
         """
         self._task.share = share
-        loss = self._loss(images, labels)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._bf16):
+            loss = self._loss(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
         # The workers' gradients are averaged; so weighted, their mean is the gradient of the whole batch's mean loss.
         (loss * (share * self._workers.size)).backward()  # type: ignore[no-untyped-call]

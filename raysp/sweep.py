@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from raysp.compiling import check_compile, check_compiler
 from raysp.context import Place
 from raysp.data import Source, load_splits
 from raysp.forecast import print_plan
@@ -105,6 +106,7 @@ def run_sweep(
             num_threads=options.threads_per_stage,
             gpus=runner.gpus,
             sync_batchnorm=options.sync_batchnorm,
+            compile=options.compile,
             labels={**labels, "git": git_state()},
             splits=splits,
         )
@@ -187,16 +189,17 @@ class _Runner:
 @contextmanager
 def _runner(options: RunOptions) -> Iterator[_Runner]:
     """This process, or a connected Ray, ready to run stages."""
-    gpus = options.gpus_per_stage
     if options.inline:
-        if gpus and not torch.cuda.is_available():
-            raise ValueError(f"gpus_per_stage is {gpus:g}, but torch finds no GPU here; expected 0, or leave it out")
-        yield _Runner(gpus=(1.0 if gpus is None else gpus) * torch.cuda.is_available(), slots=lambda: 1, run=run_inline)
+        gpus = options.gpus_here()
+        check_compile(options.compile, gpus)
+        check_compiler(options.compile, torch.device("cuda" if gpus else "cpu"))
+        yield _Runner(gpus=gpus, slots=lambda: 1, run=run_inline)
         return
     from raysp import cluster, ray_tune  # Ray takes seconds to import, and may be absent where stages run inline
 
     with cluster.connect(options.address, verbose=options.verbose):
-        gpus = cluster.gpus_for(gpus)
+        gpus = cluster.gpus_for(options.gpus_per_stage)
+        check_compile(options.compile, gpus)
         request = cluster.Request(num_threads=options.threads_per_stage, gpus=gpus, workers=options.workers_per_stage)
         request.check()
         slots = cluster.Slots(request, options.max_concurrent)

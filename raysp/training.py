@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from raysp.batches import Batches
+from raysp.compiling import begin_step, compiled
 from raysp.context import Context
 from raysp.models.network import Network
 from raysp.schedules import Recipe
@@ -38,6 +39,10 @@ class Task:
         self.model = model
         self.share = 1.0
         """Of the whole batch, in [0, 1]: what `loss` gets of it. Where it is 0, another worker counts these images."""
+
+    def networks(self) -> list[Network]:
+        """All that `loss` passes images through."""
+        return [self.model]
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Scalar loss, a mean over this worker's images of a batch; the model is in training mode."""
@@ -109,11 +114,13 @@ def train(task: Task, recipe: Recipe, seed: int, batches: Batches, context: Cont
     Raises:
         FloatingPointError: an epoch's loss is NaN or infinite.
         Paused: the epoch is reached up to which the context lets it train.
+        ValueError: the networks are to be compiled, and this machine can't.
         Terminated: SIGTERM came, and a checkpoint was made.
     """
     with ExitStack() as stack:
         if context.sync_batchnorm:
             stack.enter_context(synchronised_batchnorm(task.model))
+        stack.enter_context(compiled(task.networks(), context.compile, context.device))
         loop = _Loop(task, recipe, seed, batches, context, stack.enter_context(noticed()))
         return loop.run()
 
@@ -177,6 +184,7 @@ class _Loop:
         task.model.train()
         for images, labels, share in self.batches.train(self.recipe.batch_size, self.seed, epoch, workers, standing.step):
             self.notice.safe.clear()
+            begin_step(self.context.compile)
             standing.loss_sum = standing.loss_sum + share * self.step(images, labels, share)
             standing.step += 1
             if self.notice.given and workers.size == 1:
@@ -208,7 +216,7 @@ def accuracy(model: Network, batches: Batches, part: str, workers: Workers = ALO
         # Of a part too small to share out all workers see all; their sums are multiples of the same numbers.
         for images, labels in batches.in_order(part, workers=workers):
             total += len(labels)
-            for name, logits in model(images).logits.items():
+            for name, logits in model.forward(images).logits.items():  # never compiled: its sizes come once per epoch
                 found = (logits.argmax(dim=1) == labels).sum()
                 correct[name] = correct.get(name, torch.zeros_like(found)) + found
         seen = torch.tensor(total, device=labels.device)

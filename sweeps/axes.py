@@ -110,6 +110,7 @@ def _work(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
         model=flags.model,
         width=flags.run.width,
         epochs_scale=flags.run.epochs_scale,
+        precision=flags.run.precision,
         sensitivity=None if flags.sensitivity is None else read_sensitivity(flags.sensitivity),
     )
     values = axis_values(flags, defaults, preset, builder.num_stages)

@@ -20,6 +20,7 @@ from tyro.conf import arg
 
 from analysis.report import Report, read_report, write_report
 from raysp import termination
+from raysp.compiling import Compile
 from raysp.data import Selection, Source, open_source
 from raysp.forecast import print_plan, print_seconds
 from raysp.halving import Stopping
@@ -29,6 +30,7 @@ from raysp.lock import StoreBusy
 from raysp.options import RunOptions
 from raysp.plan import Plan, survey
 from raysp.presets import Preset
+from raysp.schedules import Precision
 from raysp.search import Search, proposed
 from raysp.stage import Stage
 from raysp.store import NoLongerOwner, Store
@@ -62,6 +64,9 @@ class RunFlags:
     """Channels of the network's first stage."""
     epochs_scale: float = 1.0
     """Multiplies every stage's epochs, learning-rate milestones and gate epochs with them."""
+    precision: Precision = "fp32"
+    """What steps are computed in: `bf16` is autocast, with weights, sums and losses in float32; it trains other models than
+    `fp32`. Accuracies are always measured in float32."""
     seeds: Annotated[tuple[int, ...], arg(metavar="SEED ...", help_behavior_hint="(default: 0)")] = NOT_GIVEN
     """Each seed trains the whole chain once more."""
     storage: Annotated[str | None, arg(metavar="DIR|URL", help_behavior_hint="(default: runs/<preset>)")] = None
@@ -83,6 +88,9 @@ class RunFlags:
     threads_per_stage: int = 1
     """CPU threads of each stage (of each of its workers). More threads finish one stage sooner, but give (slightly) other
     results: float sums depend on it."""
+    compile: Compile = "off"
+    """Compile networks while they train: `on`, or with `cuda-graphs`, for GPUs. Needs a C++ compiler, and half a minute or more
+    per stage; like the number of threads it changes results in their last digits."""
     local_batchnorm: bool = False
     """With several workers on GPUs: take batch norm's statistics over each worker's part of a batch, not over the whole batch."""
     stopping: Stopping = "none"
@@ -182,6 +190,7 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
         sync_batchnorm=not flags.local_batchnorm,
         retries=flags.retries,
         stopping=flags.stopping,
+        compile=flags.compile,
         verbose=flags.verbose,
     )
     root = locate(flags.storage or Path("runs") / work.name)

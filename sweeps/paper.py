@@ -77,6 +77,7 @@ def prepare(flags: PaperFlags) -> Work:
             model=PRESETS[name].model,
             width=flags.run.width,
             epochs_scale=flags.run.epochs_scale,
+            precision=flags.run.precision,
         )
         seeds = flags.run.seeds or (0,)  # seed 0 where none was given
         leaves += [_leaf(flags.grid, builder, scaled_choice(choice, PRESETS[name].model, seed)) for seed in seeds]

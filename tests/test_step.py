@@ -1,6 +1,7 @@
 """The fast step against the plain way to write it (`benchmarks/plain_step.py`)."""
 
 import copy
+import dataclasses
 import importlib.util
 from itertools import islice
 from pathlib import Path
@@ -100,3 +101,32 @@ def test_a_step_leaves_no_map_in_another_layout():
     images, labels, share = next(Batches(DATA, random_splits(), torch.device("cpu")).train(32, 0, 0))
     Step(task, CONFIG.recipe, ALONE)(images, labels, share)
     assert len(layouts) == 40 and all(layouts)
+
+
+@pytest.mark.parametrize("gate", [None, 0.5])
+@pytest.mark.parametrize("pram", ["attention", "eq2"])
+def test_steps_in_bf16_are_near_those_in_fp32_and_keep_their_state_in_fp32(gate, pram):
+    torch.manual_seed(0)
+    teacher = used_network()
+    start = copy.deepcopy(teacher)
+    for layer in start.relu_layers():
+        layer.relu.set_mask(torch.rand(layer.relu.shape) < 0.3)
+    if gate is not None:
+        grow_shallow_branches(start, 0.5, 3)
+        start.set_gates(gate)
+    losses, steps = {}, {}
+    for precision in ("fp32", "bf16"):
+        config = dataclasses.replace(CONFIG, pram=pram, recipe=dataclasses.replace(CONFIG.recipe, precision=precision))
+        student, kinds = copy.deepcopy(start).train(), set()
+        student.stages[0][0].conv1.register_forward_hook(lambda m, i, output, kinds=kinds: kinds.add(output.dtype))
+        task = FinetuneTask(student, EXPERIMENT.teacher(teacher.state_dict(), torch.device("cpu")), config, any_gated=True)
+        steps[precision] = step = Step(task, config.recipe, ALONE)
+        batches = Batches(DATA, random_splits(), torch.device("cpu")).train(32, 0, 0)
+        losses[precision] = torch.stack([step(*batch) for batch in islice(batches, 20)])
+        state = [*student.state_dict().values(), *(p.grad for p in student.parameters() if p.grad is not None)]
+        state += [value for found in step.optimizer.state.values() for value in found.values() if isinstance(value, torch.Tensor)]
+        assert {tensor.dtype for tensor in state} <= {torch.float32, torch.bool, torch.int64}
+        assert losses[precision].dtype == torch.float32
+        assert kinds == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    torch.testing.assert_close(losses["bf16"], losses["fp32"], rtol=0.05, atol=0)
+    assert not torch.equal(losses["bf16"], losses["fp32"])

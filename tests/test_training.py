@@ -74,6 +74,8 @@ class _OneBatch:
 class _NoContext:
     workers = ALONE
     sync_batchnorm = False
+    compile = "off"
+    device = torch.device("cpu")
 
     def load_checkpoint(self):
         return None

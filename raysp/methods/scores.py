@@ -34,6 +34,10 @@ class TaughtTask(Task):
         self._teacher = teacher.eval().requires_grad_(False)
         self._rho = rho
 
+    def networks(self) -> list[Network]:
+        """The student and its teacher."""
+        return [self.model, self._teacher]
+
     def terms(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """CE of the student, and its KL from the teacher."""
         with torch.no_grad():
@@ -114,7 +118,7 @@ class ScoreTask(StudentTask):
         if self._updating and self.share:
             for score, (student, teacher) in zip(self._scores, self._pairs, strict=True):
                 if self._score == "senet":
-                    score += (self._maps[teacher] - self._maps[student]).abs().sum(dim=0)
+                    score += (self._maps[teacher] - self._maps[student]).abs().sum(dim=0, dtype=score.dtype)
                 else:
                     score += self._maps[student]
         self._maps.clear()
@@ -142,4 +146,4 @@ class ScoreTask(StudentTask):
 
     def _keep_negative(self, relu: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if self.model.training and self._updating:  # at once: the ReLU overwrites its input
-            self._maps[relu] = F.relu(-inputs[0].detach()).sum(dim=0)
+            self._maps[relu] = F.relu(-inputs[0].detach()).sum(dim=0, dtype=torch.float32)

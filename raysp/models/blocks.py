@@ -8,6 +8,7 @@ which blocks are gated and how γ grows (`raysp.stages.finetune`, `raysp.schedul
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from raysp.models.relu import MaskedReLU
@@ -64,13 +65,27 @@ class GatedBlock(Block):
     conv2: nn.Conv2d | None
     shallow: nn.Sequential | None
     inner_relu: MaskedReLU | None
+    _shares: Tensor
 
     def __init__(self, num_in: int, num_out: int, stride: int) -> None:
         super().__init__()
         self.num_in, self.num_out, self.stride = num_in, num_out, stride
         self.shallow = None
         self.shallow_kernel = 0
+        # γ and 1 − γ, and which branches that means: no compiled code depends on the number.
+        self.register_buffer("_shares", torch.zeros(2, dtype=torch.float64), persistent=False)
         self.gate = 0.0
+
+    @property
+    def gate(self) -> float:
+        """γ ∈ [0, 1]."""
+        return self._gate
+
+    @gate.setter
+    def gate(self, gamma: float) -> None:
+        self._gate, self._shallow_only, self._main_only = gamma, gamma == 1.0, gamma == 0.0
+        with torch.no_grad():
+            self._shares.copy_(torch.tensor((gamma, 1.0 - gamma), dtype=torch.float64))
 
     def main_path(self) -> list[tuple[str, nn.Conv2d]]:
         """See `Block`: two, or one when only the shallow branch is left."""
@@ -103,11 +118,11 @@ class GatedBlock(Block):
         self.gate = 1.0
 
     def _branches(self, x_nchw: Tensor) -> Tensor:
-        if self.gate == 0.0 or self.shallow is None:
+        if self._main_only or self.shallow is None:
             return self._main(x_nchw)
-        if self.gate == 1.0:
+        if self._shallow_only:
             return self.shallow(x_nchw)
-        return self.gate * self.shallow(x_nchw) + (1.0 - self.gate) * self._main(x_nchw)
+        return self._shares[0] * self.shallow(x_nchw) + self._shares[1] * self._main(x_nchw)
 
     def _main(self, x_nchw: Tensor) -> Tensor:
         raise NotImplementedError
@@ -133,7 +148,8 @@ class PostActivated(GatedBlock):
         self.outer_relu = MaskedReLU((num_out, size, size), inplace=True)
 
     def _main(self, x_nchw: Tensor) -> Tensor:
-        assert self.conv1 and self.bn1 and self.inner_relu and self.conv2 and self.bn2
+        assert self.conv1 is not None and self.bn1 is not None and self.inner_relu is not None
+        assert self.conv2 is not None and self.bn2 is not None
         return self.bn2(self.conv2(self.inner_relu(self.bn1(self.conv1(x_nchw)))))
 
     def main_ends(self) -> tuple[nn.Module, nn.Module]:

@@ -45,7 +45,7 @@ class Outputs:
     """What a forward pass gives."""
 
     logits: dict[str, Tensor]
-    """(n, classes) per exit, by the exit's name."""
+    """(n, classes) per exit, by the exit's name; in float32 under autocast, because softmaxes are taken of them."""
     features: list[Tensor]
     """Each stage's output after its ReLU (n, c, h, w): the PRAM loss's pairs. A pre-activated stage's ReLU stands behind it, in
     the next stage's first block or in the final classifier, and its map is missing where those were cut off."""
@@ -204,7 +204,7 @@ class Network(nn.Module):
                 features.append(x)
             name = exit_name(number)
             if name in self.heads:
-                logits[name] = self.heads[name](x)
+                logits[name] = _in_full(self.heads[name](x))
         if FINAL in self.heads:
             head = self.heads[FINAL]
             assert isinstance(head, nn.Sequential)
@@ -212,9 +212,13 @@ class Network(nn.Module):
                 x = head[:2](x)  # the batch norm and ReLU that the last stage still owes
                 features.append(x)
                 head = head[2:]
-            logits[FINAL] = head(x)
+            logits[FINAL] = _in_full(head(x))
         return Outputs(logits=logits, features=features)
 
     def example_input(self) -> Tensor:
         """One black image, (1, in_channels, image_size, image_size), on the CPU."""
         return torch.zeros(1, self.in_channels, self.image_size, self.image_size)
+
+
+def _in_full(logits_nk: Tensor) -> Tensor:
+    return logits_nk.float() if logits_nk.dtype == torch.bfloat16 else logits_nk

@@ -98,6 +98,10 @@ class MaskedReLU(nn.Module):
             return F.relu(x_nchw, inplace=self.inplace)
         if self._kept == 0:
             return x_nchw
+        if torch.compiler.is_compiling():
+            # What a compiler can join with its neighbours; the gradient at a kept 0 is 0 here too, and NaN stays NaN.
+            floor = self._floor.to(x_nchw.dtype)
+            return torch.where(x_nchw <= floor, floor, x_nchw)
         return cast(Tensor, _FlooredReLU.apply(x_nchw, self._floor.to(x_nchw.dtype), self.inplace))
 
     def extra_repr(self) -> str:

@@ -66,7 +66,8 @@ class WideBlock(GatedBlock):
         return self._branches(active).add_(skip)
 
     def _main(self, x_nchw: Tensor) -> Tensor:
-        assert self.conv1 and self.bn1 and self.inner_relu and self.conv2
+        assert self.conv1 is not None and self.bn1 is not None
+        assert self.inner_relu is not None and self.conv2 is not None
         return self.conv2(self.inner_relu(self.bn1(self.conv1(x_nchw))))
 
     def main_ends(self) -> tuple[nn.Module, nn.Module]:

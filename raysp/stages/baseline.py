@@ -56,7 +56,7 @@ def run(config: BaselineConfig, context: Context) -> StageResult:
         trained.val_accuracy,
         accuracy(model, batches, "test", context.workers),
         budget=model.num_relus(),
-        epochs=config.recipe.epochs,
+        recipe=config.recipe,
     )
     metrics = {"best_epoch": trained.best_epoch, "mean": splits.mean, "std": splits.std, "costs": {FINAL: costs.by_layer()}}
     return StageResult(metrics=metrics, history=trained.history, rows=rows)

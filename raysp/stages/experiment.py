@@ -17,6 +17,7 @@ from raysp.models import build_model
 from raysp.models.collapse import fold_batchnorm
 from raysp.models.layout import channels_last
 from raysp.models.network import Network
+from raysp.schedules import Recipe
 from raysp.training import seed_torch
 
 
@@ -69,7 +70,7 @@ def exit_rows(
     test_accuracy: dict[str, float],
     *,
     budget: int,
-    epochs: int,
+    recipe: Recipe,
     mask_method: str = "none",
     **choices: Any,
 ) -> list[dict[str, Any]]:
@@ -79,7 +80,8 @@ def exit_rows(
         experiment: what was trained.
         costs: per exit, with the chosen epoch's masks.
         val_accuracy, test_accuracy: percent per exit.
-        budget, epochs, mask_method, choices: the configuration's columns of results.csv; None where a choice means nothing.
+        recipe: how the stage trained.
+        budget, mask_method, choices: the configuration's columns of results.csv; None where a choice means nothing.
     """
     return [
         {
@@ -87,9 +89,10 @@ def exit_rows(
             "model": experiment.model,
             "width": experiment.width,
             "image_size": experiment.data.image_size,
-            "epochs": epochs,
+            "epochs": recipe.epochs,
             "seed": experiment.seed,
             "selection": experiment.data.selection,
+            "precision": recipe.precision,
             "mask_method": mask_method,
             "budget": budget,
             **choices,

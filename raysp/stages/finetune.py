@@ -161,7 +161,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
         ac_head=config.ac_head if config.ac_after else None,
         pram=config.pram if config.beta else None,
         beta=config.beta,
-        epochs=config.recipe.epochs,
+        recipe=config.recipe,
     )
     metrics["best_epoch"] = trained.best_epoch
     metrics["costs"] = {name: of_exit.by_layer() for name, of_exit in costs.items()}
@@ -210,6 +210,10 @@ class FinetuneTask(Task):
         self._config = config
         self._teacher = teacher.eval().requires_grad_(False)
         self._any_gated = any_gated
+
+    def networks(self) -> list[Network]:
+        """The student and its teacher."""
+        return [self.model, self._teacher]
 
     def begin_epoch(self, epoch: int) -> None:
         """Set γ for the epoch."""

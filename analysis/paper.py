@@ -15,7 +15,7 @@ from analysis.published import FULL_RELUS, IMAGE_SIZE, TABLE1, TABLE2, Published
 
 SAME_SHARE = 0.02
 FULL_WIDTH = {"resnet18": 64, "wrn22-8": 128}
-NETWORK = ["dataset", "selection", "model", "width", "image_size"]
+NETWORK = ["dataset", "selection", "model", "width", "image_size", "precision"]
 GATING = ["d_th", "gamma", "gate_epochs", "gb_init", "kernel_size"]
 """What a model without gated branching lacks."""
 TRAINING = ["pram", "beta", "epochs"]

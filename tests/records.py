@@ -10,6 +10,7 @@ from raysp.store import Store
 
 CHOICES = {
     "dataset": "digits", "model": "resnet18", "width": 4, "image_size": 8, "epochs": 3, "seed": 0, "selection": "val",
+    "precision": "fp32",
     "mask_method": "senet", "granularity": "pixel", "mask_start": "teacher", "sensitivity": "density 0.1", "budget": 100,
     "d_th": None, "gamma": None, "gate_epochs": None, "gb_init": None, "kernel_size": None, "ac_after": None, "ac_head": None,
     "pram": "attention", "beta": 10.0, "exit": "final",

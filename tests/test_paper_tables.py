@@ -50,6 +50,7 @@ def test_figure_2_is_of_the_blocks_layers():
         "model": "m",
         "width": 1,
         "image_size": 8,
+        "precision": "fp32",
         "granularity": "pixel",
         "mask_start": None,
         "sensitivity": None,
@@ -87,7 +88,7 @@ def test_figure_1_is_of_the_model_that_validation_chooses():
 
 def test_figure_2_takes_no_mean_over_different_sensitivities():
     shared = {"dataset": "c", "selection": "val", "model": "m", "width": 1, "image_size": 8, "granularity": "pixel", "epochs": 1}
-    shared |= {"mask_start": None, "mask_method": "senet", "layer": "stages.0.0.inner_relu"}
+    shared |= {"precision": "fp32", "mask_start": None, "mask_method": "senet", "layer": "stages.0.0.inner_relu"}
     masks = [("density 0.1", 10, 0.02), ("density 0.5", 10, 0.5), ("density 0.1", 20, 0.04)]
     lines = [shared | {"sensitivity": s, "budget": b, "d": d, "mask_key": f"{s}{b}"} for s, b, d in masks]
     assert figure2b(pd.DataFrame(lines))["d"].tolist() == [0.02, 0.04]

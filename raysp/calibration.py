@@ -28,7 +28,9 @@ from raysp.store import Store
 EPOCHS = 3
 """Of each trial: one that warms up, with closed gates; one with half-open gates; one with gates at 1."""
 TRIAL_S = 0.5
-"""Seconds that an epoch of a trial is to take."""
+"""Seconds that an epoch of a trial is to take, if `FEWEST` images don't take longer."""
+FEWEST = 16
+"""Images of a trial's epoch."""
 ALIKE = ("budget", "density", "gamma", "sensitivity")
 """Fields of a configuration that change next to nothing of what its epochs cost."""
 
@@ -68,13 +70,13 @@ def calibrate(plan: Plan, sources: Iterable[Source], *, num_threads: int, gpus: 
         kinds.setdefault(_kind(stage), stage)
     tried: dict[str, tuple[float, float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        share = 0.0
+        images = 0
         for kind, stage in kinds.items():
-            if not share:  # one batch of the first says how many of them take as long as they should
-                once = _try(stage, sizes, 0.0, Path(scratch) / "first", num_threads, gpus)[1]
-                data, size = stage.config.experiment.data, stage.config.recipe.batch_size  # type: ignore[attr-defined]
-                share = min(1.0, size / sizes[key_of(data)]["train"] * max(1.0, TRIAL_S / once))
-            tried[kind] = _try(stage, sizes, share, Path(scratch) / "all", num_threads, gpus)
+            if not images:  # few images tell how many take as long as they should
+                whole = sizes[key_of(stage.config.experiment.data)]["train"]  # type: ignore[attr-defined]
+                each = _try(stage, sizes, FEWEST, Path(scratch) / "first", num_threads, gpus)[1] / whole
+                images = max(FEWEST, round(TRIAL_S / each))
+            tried[kind] = _try(stage, sizes, images, Path(scratch) / "all", num_threads, gpus)
     return Calibration(seconds={key: _scaled(stage, tried[_kind(stage)]) for key, stage in plan.stages.items()})
 
 
@@ -91,22 +93,22 @@ def _scaled(stage: Stage, seconds: tuple[float, float]) -> float:
 
 
 def _try(
-    stage: Stage, sizes: Mapping[str, Mapping[str, int]], share: float, root: Path, num_threads: int, gpus: float
+    stage: Stage, sizes: Mapping[str, Mapping[str, int]], images: int, root: Path, num_threads: int, gpus: float
 ) -> tuple[float, float]:
-    """Seconds of a whole epoch before and after the gates are at 1, from epochs on a share of the data.
+    """Seconds of a whole epoch before and after the gates are at 1, from epochs of fewer images.
 
     Args:
         stage: to be tried.
         sizes: images per part, by the data's key.
-        share: of the data; at least one batch, and an image to validate, is taken.
+        images: to train on in an epoch, in smaller batches if need be; no more than there are.
         root: where the trials' results are; ancestors that are there already are found.
         num_threads, gpus: see `calibrate`.
     """
-    short = _shortened(stage, {})
+    short = _shortened(stage, images, {})
     config: Any = short.config
-    data, size = config.experiment.data, config.recipe.batch_size
+    data = config.experiment.data
     whole = sizes[key_of(data)]
-    num = min(whole["train"], max(size, round(share * whole["train"])))
+    num = min(whole["train"], images)
     counts = {"train": num, "val": max(1, round(whole["val"] * num / whole["train"])), "test": 1}
     with Store(root=root).lock() as store:
         splits = {key_of(data): _random_images(data, counts)}
@@ -121,14 +123,15 @@ def _try(
     return (before, after) if getattr(config, "gate_epochs", 0) else ((before + after) / 2,) * 2
 
 
-def _shortened(stage: Stage, known: dict[str, Stage]) -> Stage:
-    """The stage with `EPOCHS` epochs, and all its ancestors so."""
+def _shortened(stage: Stage, images: int, known: dict[str, Stage]) -> Stage:
+    """The stage with `EPOCHS` epochs of so many images, and all its ancestors so."""
     if stage.key not in known:
         config: Any = stage.config
-        changes: dict[str, Any] = {"recipe": dataclasses.replace(config.recipe, epochs=EPOCHS, milestones=())}
+        size = min(images, config.recipe.batch_size)
+        changes: dict[str, Any] = {"recipe": dataclasses.replace(config.recipe, epochs=EPOCHS, batch_size=size, milestones=())}
         if getattr(config, "gate_epochs", 0):
             changes["gate_epochs"] = EPOCHS - 1
-        parents = {role: _shortened(parent, known) for role, parent in stage.parents.items()}
+        parents = {role: _shortened(parent, images, known) for role, parent in stage.parents.items()}
         config = dataclasses.replace(config, **changes)
         known[stage.key] = dataclasses.replace(stage, config=config, epochs=EPOCHS, parents=parents)
     return known[stage.key]

@@ -59,7 +59,8 @@ def print_seconds(plan: Plan, found: Survey, sources: Sequence[Source], options:
     """
     gpus = options.gpus_here()
     clock = time.monotonic()
-    calibration = calibrate(plan, sources, num_threads=options.threads_per_stage, gpus=gpus)
+    with console.status("trying some steps of each kind of stage; Ctrl-C ends it, and the plan above stays"):
+        calibration = calibrate(plan, sources, num_threads=options.threads_per_stage, gpus=gpus)
     here = int(torch.cuda.device_count() / gpus + 1e-9) if gpus else (os.cpu_count() or 1) // options.threads_per_stage
     slots = 1 if options.inline else max(1, here if options.max_concurrent is None else min(here, options.max_concurrent))
     left, whole = calibration.of(found.missing), calibration.of(plan.stages.values())

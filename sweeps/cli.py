@@ -203,7 +203,8 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
         found = survey(plan, Store(root=root))
         if plan.leaves:
             print_plan(plan, found, console, options.stopping)
-            print_seconds(plan, found, work.sources, options, console)
+            if found.missing:
+                print_seconds(plan, found, work.sources, options, console)
         else:
             console.print(f"a search by {work.search and work.search.algorithm} plans as it goes: nothing is proposed yet")
         return 0

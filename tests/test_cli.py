@@ -146,10 +146,10 @@ def test_bad_sensitivity_files_are_refused(content, message, tmp_path, monkeypat
         ("ac_sweep", [], "16 configurations from 22 stages"),
         ("ac_sweep", ["--model", "wrn22-8"], "8 configurations from 14 stages"),
         ("mask_sweep", [], "16 configurations from 34 stages"),
-        ("paper", ["table1"], "8 configurations from 18 stages"),
-        ("paper", ["table2"], "2 configurations from 8 stages"),
-        ("paper", ["fig1"], "2 configurations from 5 stages"),
-        ("paper", ["fig2"], "4 configurations from 6 stages"),
+        ("paper", ["table1", "--width", "8"], "8 configurations from 18 stages"),
+        ("paper", ["table2", "--width", "8"], "2 configurations from 8 stages"),
+        ("paper", ["fig1", "--width", "8"], "2 configurations from 5 stages"),
+        ("paper", ["fig2", "--width", "8"], "4 configurations from 6 stages"),
         ("paper", ["table1", "--preset", "quick"], "8 configurations from 16 stages"),
         ("paper", ["fig2", "--preset", "quick", "--seeds", "0", "1"], "8 configurations from 12 stages"),
     ],
@@ -180,6 +180,7 @@ def test_plan_runs_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_another_model_takes_its_own_width_and_last_placement(tmp_path):
     done = sweep(
         "--plan", "--preset", "cifar100", "--model", "wrn22-8", "--budgets", "1392640", "--dataset", "cifar100", cwd=tmp_path
@@ -188,6 +189,7 @@ def test_another_model_takes_its_own_width_and_last_placement(tmp_path):
     assert "1 configuration from 4 stages" in done.stdout
 
 
+@pytest.mark.slow
 def test_plan_of_a_paper_preset_needs_no_data(tmp_path):
     done = sweep("--plan", "--preset", "paper-resnet18-cifar100", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -47,8 +47,8 @@ class Runs:
     """The sweeps' plans, each once."""
     failures: Mapping[str, str]
     """Tracebacks of planned stages that aren't done and have failed, by key."""
-    stopped: Mapping[str, int]
-    """Epochs after which planned stages have paused, or were given up, that aren't done, by key."""
+    stopped: Mapping[str, dict[str, Any]]
+    """Of planned stages that have paused, or were given up, and aren't done, by key: `epochs`, `time_s` and `host` so far."""
     damaged: list[DamagedFile]
     """What was left out."""
 
@@ -64,7 +64,7 @@ def read_runs(roots: Sequence[Location]) -> Runs:
     where: dict[str, Location] = {}
     intents: dict[str, Intent] = {}
     failures: dict[str, str] = {}
-    stopped: dict[str, int] = {}
+    stopped: dict[str, dict[str, Any]] = {}
     damaged: list[DamagedFile] = []
     for root in roots:
         check_root(root)
@@ -87,7 +87,8 @@ def read_runs(roots: Sequence[Location]) -> Runs:
                     failures[stage.key] = text
                 try:
                     rungs = read_rungs(root / "stages" / stage.label / RUNGS, stage.key)
-                    stopped |= {stage.key: max(rungs)} if rungs else {}
+                    if rungs:
+                        stopped[stage.key] = {"epochs": max(rungs), **rungs[max(rungs)]}
                 except DamagedFile as error:
                     damaged.append(error)
     return Runs(
@@ -95,7 +96,7 @@ def read_runs(roots: Sequence[Location]) -> Runs:
         roots=where,
         intents=list(intents.values()),
         failures={key: text for key, text in failures.items() if key not in records},
-        stopped={key: epoch for key, epoch in stopped.items() if key not in records},
+        stopped={key: rung for key, rung in stopped.items() if key not in records},
         damaged=damaged,
     )
 

@@ -75,14 +75,15 @@ def spending_of(intent: Intent, runs: Runs, table: pd.DataFrame, objectives: Seq
     rows = []
     for stage in intent.stages:
         record = records.get(stage.key)
+        spent = record or runs.stopped.get(stage.key)
         rows.append(
             {
                 "stage": stage.name,
                 "planned": 1,
                 **{name: int(state[stage.key] == name) for name in STATES},
                 "epochs_planned": stage.epochs,
-                "epochs_trained": len(record["history"]) if record else runs.stopped.get(stage.key, 0),
-                "device_hours": device_seconds(record) / 3600 if record else 0.0,
+                "epochs_trained": len(record["history"]) if record else spent["epochs"] if spent else 0,
+                "device_hours": device_seconds(spent) / 3600 if spent else 0.0,
             }
         )
     lines = pd.DataFrame(rows).groupby("stage", sort=False).sum().reset_index()

@@ -32,11 +32,12 @@ class Paused(Exception):
     Args:
         epoch: from 1.
         rows: see `raysp.halving.Rows`.
+        time_s: seconds of all epochs so far.
     """
 
-    def __init__(self, epoch: int, rows: Rows) -> None:
+    def __init__(self, epoch: int, rows: Rows, time_s: float) -> None:
         super().__init__(f"paused after epoch {epoch}")
-        self.epoch, self.rows = epoch, rows
+        self.epoch, self.rows, self.time_s = epoch, rows, time_s
 
 
 Report = Callable[[dict[str, Any]], None]
@@ -123,7 +124,8 @@ class Context:
             costs: gives ReLUs, MACs and depth by exit.
         """
         if self.until is not None and self.until <= len(history) < self.stage.epochs:
-            raise Paused(self.until, rows_after(self.until, history, costs()))
+            time_s = sum(figures["time_s"] for figures in history)
+            raise Paused(self.until, rows_after(self.until, history, costs()), time_s)
 
     def save_model(self, model: "Network", data: Config) -> None:
         """Write this stage's weights, for its children and for `raysp.load_model`.

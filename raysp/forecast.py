@@ -43,6 +43,9 @@ def print_plan(plan: Plan, found: Survey, console: Console, stopping: Stopping =
     if stopping == "pareto":
         halved = sum(s.epochs for s in plan.stages.values() if not s.stoppable)
         halved += Halving(leaf for leaf in plan.leaves.values() if leaf.stoppable).epochs
+        if halved == plan.epochs:
+            console.print("Early stopping changes nothing here: no last stage has epochs enough, or others to compete with.")
+            return
         console.print(
             f"With early stopping at most {halved} epochs are trained, {plan.separate_epochs / max(halved, 1):.1f}x fewer "
             "than by separate pipelines.",
@@ -52,23 +55,29 @@ def print_plan(plan: Plan, found: Survey, console: Console, stopping: Stopping =
 
 
 def print_seconds(plan: Plan, found: Survey, sources: Sequence[Source], options: RunOptions, console: Console) -> None:
-    """Try every kind of stage for some steps on this machine, and say how long the plan will take.
-
-    Raises:
-        ValueError: a GPU is asked for, and there is none here.
-    """
+    """Try every kind of stage for some steps on this machine, and say how long the plan will take; or why that can't be said."""
+    if options.gpus_per_stage and not torch.cuda.is_available():
+        console.print("How long that takes can't be tried here: stages are to have a GPU, and torch finds none.")
+        return
+    cores = os.cpu_count() or 1
+    if options.threads_per_stage > cores:
+        console.print(f"How long that takes can't be tried here: {options.threads_per_stage} threads per stage on {cores} cores.")
+        return
     gpus = options.gpus_here()
     clock = time.monotonic()
     with console.status("trying some steps of each kind of stage; Ctrl-C ends it, and the plan above stays"):
         calibration = calibrate(plan, sources, num_threads=options.threads_per_stage, gpus=gpus)
-    here = int(torch.cuda.device_count() / gpus + 1e-9) if gpus else (os.cpu_count() or 1) // options.threads_per_stage
+    here = int(torch.cuda.device_count() / gpus + 1e-9) if gpus else cores // options.threads_per_stage
     slots = 1 if options.inline else max(1, here if options.max_concurrent is None else min(here, options.max_concurrent))
     left, whole = calibration.of(found.missing), calibration.of(plan.stages.values())
     separate = sum(leaf.stands_for * calibration.of(leaf.lineage()) for leaf in plan.leaves.values())
     wall = max(left / slots, calibration.chain(found.missing))
+    left_out = {"early stopping": options.stopping != "none", "compiling": options.compile != "off"}
+    without = [what for what, is_asked in left_out.items() if is_asked]
     console.print(
-        f"About {clock_of(left)} of computing to train, {clock_of(wall)} on this machine ({slots} stages at once). The whole "
-        f"plan takes {clock_of(whole)}, separate pipelines {clock_of(separate)}, {separate / whole:.1f}x as long. Estimated in "
+        f"About {clock_of(left)} of computing to train{', without ' + ' or '.join(without) if without else ''}; "
+        f"{clock_of(wall)} on this machine ({slots} stage{'s' if slots > 1 else ''} at once). The whole plan takes "
+        f"{clock_of(whole)}, separate pipelines {clock_of(separate)}, {separate / whole:.1f}x as long. Estimated in "
         f"{time.monotonic() - clock:.0f} s, from some steps of each kind of stage on random images.",
         highlight=False,
         soft_wrap=True,

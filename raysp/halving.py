@@ -11,6 +11,7 @@ few ReLUs never has to be as accurate as one of many.
 
 import dataclasses
 import heapq
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -33,6 +34,15 @@ BEYOND = 1.1
 
 Rows = Sequence[Mapping[str, Any]]
 """One per exit of a stage after some epoch: `exit`, `val_accuracy` in percent, `relus`, `macs`, `depth`."""
+
+
+def check_rows(rows: Any) -> None:
+    """Raise ValueError, KeyError or TypeError unless these are `Rows`, at least one."""
+    if not rows or not isinstance(rows, list):
+        raise ValueError(f"rows {rows!r:.60}")
+    for row in rows:
+        if not isinstance(row["exit"], str) or not all(math.isfinite(row[name]) for name in ("val_accuracy", *COSTS)):
+            raise ValueError(f"a row {row!r:.120}")
 
 
 def rung_epochs(epochs: int, rungs: Sequence[float] = RUNGS) -> list[int]:
@@ -102,7 +112,7 @@ class Halving:
         """Note a stage that is done already: it takes part as it was at each rung, and is never given up."""
         if race := self._race_of.get(key):
             costs = {row["exit"]: row for row in rows}
-            for epoch in race.rungs_of[key]:
+            for epoch in race.unknown(key):
                 race.arrived(key, epoch, rows_after(epoch, history, costs))
 
     def dropped(self, key: str) -> None:
@@ -167,6 +177,9 @@ class _Race:
     def stopped_at(self, key: str) -> int | None:
         rung = self._unit_of[key].stopped_at
         return None if rung is None else self.rungs_of[key][rung]
+
+    def unknown(self, key: str) -> list[int]:
+        return [epoch for epoch in self.rungs_of[key] if (key, epoch) not in self._figures]
 
     def arrived(self, key: str, epoch: int, rows: Rows) -> None:
         self._figures[key, epoch] = rows

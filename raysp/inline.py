@@ -39,10 +39,10 @@ def run_inline(queue: JobQueue, place: Place, progress: Progress) -> Outcome:
             progress.failed(stage, str(error), queue.failed(stage, str(error)))
         else:
             if record is not None:
-                queue.done(stage, record["rows"])
+                queue.done(stage, record)
                 progress.finished(stage, record["rows"])
             elif until is not None:
-                queue.paused(stage, until, place.store.read_rungs(stage)[until])
-                progress.paused(stage)
+                queue.paused(stage, until, place.store.read_rungs(stage)[until]["rows"])
+                progress.paused(stage, until)
         progress.stopped(queue.settle())
     return queue.outcome

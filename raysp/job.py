@@ -74,7 +74,13 @@ def run_job(
         clock = time.monotonic()
         parents = read_parents(stage, store)
         context = Context(stage=stage, place=place, parents=parents, report=remember, workers=workers, until=until)
-        result = stage.run(stage.config, context)
+        try:
+            result = stage.run(stage.config, context)
+        except Paused as paused:
+            if workers.rank == 0:
+                rung = {"rows": [dict(row) for row in paused.rows], "time_s": paused.time_s, "host": _host(place, workers)}
+                store.save_rung(stage, paused.epoch, rung)
+            return None
         record = {
             "stage": stage.name,
             "version": stage.version,
@@ -94,10 +100,6 @@ def run_job(
         if workers.rank == 0:
             store.commit(stage, record, context.saved)
         return record
-    except Paused as paused:
-        if workers.rank == 0:
-            store.save_rung(stage, paused.epoch, paused.rows)
-        return None
     except (NoLongerOwner, Unreachable):
         raise
     except (Exception, SystemExit) as error:  # a stage that calls sys.exit has failed, whatever the status

@@ -6,10 +6,11 @@ longest chains come first.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from typing import Any
 
 from raysp.halving import Halving, Rows
 from raysp.location import is_remote
@@ -188,8 +189,9 @@ class JobQueue:
         """Whether every stage has been handed out, stopped or skipped; some may still run."""
         return not self._ready and not self._blocked and not self._held
 
-    def done(self, stage: Stage, rows: Rows = ()) -> None:
-        """Note that a stage has its record, which may make its children ready; `rows` are its models'."""
+    def done(self, stage: Stage, record: Mapping[str, Any]) -> None:
+        """Note that a stage has its record, which may make its children ready."""
+        self._halving.finished(stage.key, record["history"], record["rows"])
         self._waiting.pop(stage.key)
         self.outcome.done.append(stage.key)
         for child in self._children.get(stage.key, ()):

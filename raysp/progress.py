@@ -69,6 +69,7 @@ class Progress:
         front: draws the front of all models' rows.
         gpus: of each worker; 0 on CPUs.
         workers: of each stage.
+        bound: what the time left is: "at most" where stages may be given up, "at least" where more may come.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Progress:
         front: FrontSoFar | None = None,
         gpus: float = 0.0,
         workers: int = 1,
+        bound: str = "about",
     ) -> None:
         self._console = console
         self._slots = slots
@@ -97,6 +99,7 @@ class Progress:
         self._devices = (gpus or 1.0) * workers
         self._unit = "GPU-hours" if gpus else "worker-hours"
         self._spent_s = 0.0
+        self._bound = bound
         self._left = {stage.key: stage for stage in missing}
         self._total = len(missing)
         self._running: dict[str, _Job] = {}
@@ -150,12 +153,11 @@ class Progress:
         accuracy = f"  best val {best:.2f} %" if best is not None else ""
         self._say(f"[green]done[/]     {stage.label}{took}{accuracy}", stage.note)
 
-    def paused(self, stage: Stage) -> None:
+    def paused(self, stage: Stage, epoch: int) -> None:
         """A job waits at its rung, to see whether it is worth training on."""
         job = self._running.pop(stage.key, None)
-        if job:
-            self._trained[stage.key] = job.epochs_done
-            self._say(f"paused   {stage.label} after epoch {job.epochs_done}{_accuracy(job.figures)}", stage.note)
+        self._trained[stage.key] = epoch
+        self._say(f"paused   {stage.label} after epoch {epoch}{_accuracy(job.figures) if job else ''}", stage.note)
 
     def stopped(self, stages: Sequence[Stage]) -> None:
         """Jobs are given up for better ones."""
@@ -219,14 +221,14 @@ class Progress:
     def _say(self, line: str, note: str = "") -> None:
         left = self._estimate()
         finished = self._total - len(self._left)
-        tail = f", about {clock_of(left)} left" if left and self._left else ""
+        tail = f", {self._bound} {clock_of(left)} left" if left and self._left else ""
         self._console.print(f"{line}  [dim]({finished}/{self._total}{tail})[/]  {note}".rstrip(), highlight=False, soft_wrap=True)
 
     def _draw(self) -> Group:
         stages = Table("stage", "done", "of", "running", "stopped", "failed", box=None, pad_edge=False)
         running = list(self._running.values())  # the display has a thread of its own
         counts = Counter(job.stage.name for job in running)
-        for name, total in self._jobs.items():
+        for name, total in list(self._jobs.items()):
             failed = self._failed[name]
             stages.add_row(
                 name,
@@ -248,8 +250,8 @@ class Progress:
         left = self.seconds_left()
         spent, to_spend, unit = self.device_hours()
         text = f"{self._total - len(self._left)} of {self._total} stages done, {clock_of(time.monotonic() - self._begun)} gone"
-        text += f", about {clock_of(left)} left" if left is not None else ""
-        text += f"; {spent:.3g} {unit} spent" + (f", about {to_spend:.3g} left" if to_spend is not None else "")
+        text += f", {self._bound} {clock_of(left)} left" if left is not None else ""
+        text += f"; {spent:.3g} {unit} spent" + (f", {self._bound} {to_spend:.3g} left" if to_spend is not None else "")
         failures = self._failed.total()
         return text + (f"; {failures} failed" if failures else "")
 

@@ -14,8 +14,8 @@ from ray.tune.search import SEARCH_ALG_IMPORT, Searcher
 from raysp.halving import COSTS
 from raysp.search import Between, Search, Values
 
-ALGORITHMS = tuple(sorted(set(SEARCH_ALG_IMPORT) - {"random", "variant_generator"}))
-"""Names of those that learn from what they are told."""
+ALGORITHMS = tuple(sorted(set(SEARCH_ALG_IMPORT) - {"random", "variant_generator", "bohb", "zoopt"}))
+"""Names of those that learn from what they are told. BOHB needs a scheduler of its own, ZOOpt a number of trials beforehand."""
 
 SEVERAL_OBJECTIVES = ("optuna",)
 """Those that take several objectives; the others are told the score alone."""
@@ -57,7 +57,7 @@ class TuneAlgorithm:
                 logging.getLogger("optuna").setLevel(logging.WARNING)  # says that it began
                 self._searcher.set_search_properties(None if several else metric, None if several else mode, _space(search))
         except (ImportError, AssertionError, TypeError, ValueError) as error:
-            said = str(error).strip() or "its package is not installed"
+            said = " ".join(str(error).split()) or "its package is not installed"
             raise ValueError(f"search {search.algorithm!r} can't be used: {said:.300}") from error
 
     def ask(self, number: int) -> Values | None:

@@ -168,9 +168,9 @@ class GraphSearcher(Searcher):
         record: dict[str, Any] = {}
         if message is None and until is not None and (rows := self._rung(stage, until)):
             self.queue.paused(stage, until, rows)
-            self.progress.paused(stage)
+            self.progress.paused(stage, until)
         elif message is None and (message := self._why_not_done(stage, error, record)) is None:
-            self.queue.done(stage, record["rows"])
+            self.queue.done(stage, record)
             self.progress.finished(stage, record["rows"])
         else:
             skipped = self.queue.failed(stage, message)
@@ -180,7 +180,8 @@ class GraphSearcher(Searcher):
     def _rung(self, stage: Stage, epoch: int) -> list[dict[str, Any]]:
         """What a stage was worth at its rung; nothing if it didn't get there."""
         try:
-            return self._place.store.read_rungs(stage).get(epoch, [])
+            rungs = self._place.store.read_rungs(stage)
+            return rungs[epoch]["rows"] if epoch in rungs else []
         except (DamagedFile, OSError):
             return []
 

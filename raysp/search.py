@@ -10,22 +10,30 @@ same order, when the same search is given again; so the same command goes on, an
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from rich.markup import escape
 
 from raysp.costs import Costs
 from raysp.halving import BEYOND
 from raysp.halving import COSTS as COST_NAMES
 from raysp.keys import SHORT_KEY_DIGITS, key_of
-from raysp.location import Location
+from raysp.location import Location, exists
 from raysp.plan import JobQueue, inspect
+from raysp.progress import Progress
 from raysp.stage import Stage
 from raysp.store import Store
-from raysp.tensor_files import read_file
+from raysp.tensor_files import DamagedFile, read_file
 
 SEARCHES = "searches"
 DIGITS = 4
 """Of a value that lies between two."""
+
+STOPPED_SEARCH = "early stopping in a search; expected stopping none: a search's configurations come one after the other"
+ASKED_IN_VAIN = 100
+"""Times that an algorithm is asked while nothing is open that it could wait for."""
 
 Values = Mapping[str, Any]
 """One value per axis, by the axis' name; JSON."""
@@ -72,6 +80,8 @@ class Search:
     axes: Mapping[str, Axis]
     trials: int
     """Proposals in all, those of earlier runs counted."""
+    fixed: Values
+    """What all proposals share."""
     build: Callable[[Values], list[Stage]]
     """The leaves of a proposal, one per seed. Raises ValueError where there is no such configuration."""
     largest: Costs
@@ -82,15 +92,16 @@ class Search:
         """A hash of all but the number of trials."""
         example = {name: axis.lowest if isinstance(axis, Between) else axis[0] for name, axis in self.axes.items()}
         axes = {name: vars(axis) if isinstance(axis, Between) else axis for name, axis in self.axes.items()}
-        leaves = [leaf.key for leaf in self.build(example)]  # stand for data, network, recipes and seeds
-        return key_of({"algorithm": self.algorithm, "axes": axes, "leaves": tuple(leaves)})[:SHORT_KEY_DIGITS]
+        leaves = tuple(leaf.key for leaf in self.build(example))  # stand for data, network, recipes and seeds
+        identity = {"algorithm": self.algorithm, "axes": axes, "fixed": dict(self.fixed), "leaves": leaves}
+        return key_of(identity)[:SHORT_KEY_DIGITS]
 
 
 class Algorithm(Protocol):
     """What makes proposals."""
 
     def ask(self, number: int) -> Values | None:
-        """The proposal of this number, from 0; None when there are no more."""
+        """The proposal of this number, from 0; None when there is none now."""
 
     def tell(self, number: int, objectives: Mapping[str, float] | None) -> None:
         """Say what it came to, in the terms of `objectives_of`; None if it failed."""
@@ -135,7 +146,7 @@ class SearchQueue(JobQueue):
         earlier: from `read_proposals`.
         store: as its owner sees it.
         slots: so many proposals are open at once, at least one.
-        added: told of a proposal's stages: those found, and those missing.
+        progress: told of a proposal's stages.
     """
 
     def __init__(
@@ -146,34 +157,39 @@ class SearchQueue(JobQueue):
         store: Store,
         *,
         slots: Callable[[], int],
-        added: Callable[[Sequence[Stage], Sequence[Stage]], None],
+        progress: Progress,
     ) -> None:
         super().__init__([])
         self._search, self._algorithm, self._store = search, algorithm, store
-        self._slots, self._added = slots, added
+        self._slots, self._progress = slots, progress
         self._proposed = list(earlier)
         self._number = 0
         """Of the next proposal."""
         self._known: set[str] = set()
         self._open: dict[int, _Open] = {}
-        self.leaves: dict[str, Stage] = {}
-        """Of all proposals of this run, by key."""
+        self._unlike: set[int] = set()
+        """Earlier proposals that the algorithm would not repeat: it doesn't hear what became of them."""
+        self._asked_in_vain = 0
 
     def next(self) -> Stage | None:
         """See `JobQueue`; asks for proposals while nothing is ready and few enough are open."""
-        while (stage := super().next()) is None and len(self._open) < max(self._slots(), 1) and self._propose():
-            pass
+        while (stage := super().next()) is None and len(self._open) < max(self._slots(), 1) and not self._is_over():
+            if not self._propose() and self._open:
+                return None  # what it waits for may be told to it
         return stage
 
     @property
     def exhausted(self) -> bool:
         """See `JobQueue`."""
-        return super().exhausted and not self._open and self._number >= self._search.trials
+        return super().exhausted and not self._open and self._is_over()
 
-    def done(self, stage: Stage, rows: Sequence[Mapping[str, Any]] = ()) -> None:
+    def _is_over(self) -> bool:
+        return self._number >= self._search.trials or self._asked_in_vain >= ASKED_IN_VAIN
+
+    def done(self, stage: Stage, record: Mapping[str, Any]) -> None:
         """See `JobQueue`."""
-        super().done(stage, rows)
-        self._note(stage, rows)
+        super().done(stage, record)
+        self._note(stage, record["rows"])
 
     def failed(self, stage: Stage, message: str) -> list[Stage]:
         """See `JobQueue`."""
@@ -183,39 +199,49 @@ class SearchQueue(JobQueue):
         return skipped
 
     def _propose(self) -> bool:
-        """Take a proposal on; False when there are no more."""
+        """Take a proposal on; False if none is to be had now."""
         number = self._number
-        if number >= self._search.trials:
-            return False
         values = self._algorithm.ask(number)
-        if values is None:
-            self._number = self._search.trials
+        known = number < len(self._proposed)
+        if values is None and not known:
+            self._asked_in_vain = 0 if self._open else self._asked_in_vain + 1
+            if self._is_over():
+                self._progress.say(f"the search ends: nothing more is proposed after {number} of {self._search.trials}")
             return False
+        self._asked_in_vain = 0
+        if known and values != self._proposed[number]:
+            self._unlike.add(number)
+            values = self._proposed[number]
+        assert values is not None
         self._number += 1
-        if number >= len(self._proposed):
+        try:
+            leaves = self._search.build(values)
+        except ValueError as error:
+            self._progress.say(f"[yellow]left out[/] {escape(str(values))}: {escape(str(error))}")
+            leaves = []
+        if not known:
             self._proposed.append(values)
             write_proposals(self._store, self._search, self._proposed)
-        leaves = self._search.build(values)
-        self.leaves |= {leaf.key: leaf for leaf in leaves}
+        self._take_on(number, leaves)
+        return True
+
+    def _take_on(self, number: int, leaves: Sequence[Stage]) -> None:
         found: list[Stage] = []
         missing: list[Stage] = []
-        rows: list[Mapping[str, Any]] = []
         unknown = {s.key: s for leaf in leaves for s in leaf.lineage() if s.key not in self._known}
         self._known |= unknown.keys()
         for stage in unknown.values():
             is_done, problems = inspect(stage, self._store)
             for damage in problems:
-                self._store.set_aside(damage.path)
+                self._progress.say(set_aside(damage, self._store))
             (found if is_done else missing).append(stage)
         self.add(missing)
-        self._added(found, [stage for stage in missing if self.waits_for(stage)])
-        waiting = {leaf.key for leaf in leaves if self.waits_for(leaf)}
+        self._progress.added(found, [stage for stage in missing if self.waits_for(stage)])
+        proposal = self._open[number] = _Open(waiting={leaf.key for leaf in leaves if self.waits_for(leaf)}, rows=[])
         for leaf in leaves:
-            if leaf.key not in waiting and (record := self._store.read(leaf)):
-                rows += record["rows"]
-        self._open[number] = _Open(waiting=waiting, rows=rows)
+            if leaf.key not in proposal.waiting and (record := self._store.read(leaf)):
+                proposal.rows += record["rows"]
         self._tell_if_complete(number)
-        return True
 
     def _note(self, stage: Stage, rows: Sequence[Mapping[str, Any]]) -> None:
         for number, proposal in list(self._open.items()):
@@ -227,12 +253,25 @@ class SearchQueue(JobQueue):
     def _tell_if_complete(self, number: int) -> None:
         if not self._open[number].waiting:
             rows = self._open.pop(number).rows
-            self._algorithm.tell(number, objectives_of(rows, self._search.largest) if rows else None)
+            if number not in self._unlike:
+                self._algorithm.tell(number, objectives_of(rows, self._search.largest) if rows else None)
+
+
+def set_aside(damage: DamagedFile, store: Store) -> str:
+    """Keep a damaged file under another name, if it is there; what to say of it, as rich markup."""
+    line = f"[yellow]damaged[/]  {escape(str(damage))}"
+    if exists(damage.path):
+        line += f"; set aside as {escape(store.set_aside(damage.path).name)}"
+    return line
 
 
 def proposed(search: Search, root: Location) -> list[Stage]:
     """The leaves that a search has proposed in earlier runs. Raises ValueError if they can't be read."""
-    return [leaf for values in read_proposals(root, search) for leaf in search.build(values)]
+    leaves: list[Stage] = []
+    for values in read_proposals(root, search):
+        with suppress(ValueError):  # there is no such configuration, as was said when it was proposed
+            leaves += search.build(values)
+    return leaves
 
 
 def write_proposals(store: Store, search: Search, proposed: Sequence[Values]) -> None:
@@ -244,10 +283,10 @@ def write_proposals(store: Store, search: Search, proposed: Sequence[Values]) ->
 def read_proposals(root: Location, search: Search) -> list[dict[str, Any]]:
     """The proposals of earlier runs of a search, in order. Raises ValueError if they can't be read."""
     path = root / SEARCHES / f"{search.id}.json"
-    content = read_file(path)
-    if content is None:
-        return []
     try:
+        content = read_file(path)
+        if content is None:
+            return []
         found = [
             {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
             for values in json.loads(content)["proposals"]
@@ -259,7 +298,7 @@ def read_proposals(root: Location, search: Search) -> list[dict[str, Any]]:
                 value: Any = values[name]
                 if value != axis.rounded(value) if isinstance(axis, Between) else value not in axis:
                     raise ValueError(f"{name} {value!r:.60} is not on its axis")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (DamagedFile, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path}: no proposals of this search ({error!r:.160}); move it away, and the search begins anew"
         ) from error

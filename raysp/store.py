@@ -30,7 +30,7 @@ import safetensors.torch
 import torch
 
 from raysp import lock
-from raysp.halving import Rows
+from raysp.halving import check_rows
 from raysp.keys import SHORT_KEY_DIGITS
 from raysp.location import Location, clear, exists, is_remote, remove, rename, size, write_atomically
 from raysp.stage import Stage
@@ -144,19 +144,27 @@ class Store:
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
             raise DamagedFile(path, f"not a readable checkpoint ({error})") from error
 
-    def save_rung(self, stage: Stage, epoch: int, rows: Rows) -> None:
-        """Keep what the stage was worth after an epoch, beside what is kept of others."""
+    def save_rung(self, stage: Stage, epoch: int, rung: Mapping[str, Any]) -> None:
+        """Keep what the stage was worth after an epoch, beside what is kept of others, and drop an old error.
+
+        Args:
+            stage: which has paused.
+            epoch: from 1.
+            rung: `rows` (see `raysp.halving.Rows`), `time_s` of all epochs so far, and `host`.
+        """
         try:
             rungs = self.read_rungs(stage)
         except DamagedFile as error:
             self.set_aside(error.path)
             rungs = {}
-        rungs[epoch] = [dict(row) for row in rows]
+        rungs[epoch] = dict(rung)
         content = {"key": stage.key, "rungs": {str(at): rungs[at] for at in sorted(rungs)}}
         text = json.dumps({**content, "sha256": _record_digest(content)}, indent=1, allow_nan=False)
         self.write(self.directory(stage) / RUNGS, text.encode())
+        with suppress(OSError):
+            remove(self.directory(stage) / ERROR)
 
-    def read_rungs(self, stage: Stage) -> dict[int, list[dict[str, Any]]]:
+    def read_rungs(self, stage: Stage) -> dict[int, dict[str, Any]]:
         """Return what `save_rung` has kept, by epoch. Raises DamagedFile."""
         return read_rungs(self.directory(stage) / RUNGS, stage.key)
 
@@ -208,7 +216,7 @@ class Store:
                 reason = getattr(error, "strerror", None) or error
                 raise OSError(f"results can't be written to {self.root}: {reason}; give another --storage") from error
             if isinstance(self.root, Path):
-                for stray in (*self.root.glob(".tmp-*"), *self.root.glob("stages/*/.tmp-*")):
+                for stray in (*self.root.glob(".tmp-*"), *self.root.glob("*/.tmp-*"), *self.root.glob("stages/*/.tmp-*")):
                     with suppress(OSError):
                         stray.unlink(missing_ok=True)
                 clear(self.root / SCRATCH)
@@ -275,8 +283,12 @@ def read_record(path: Location) -> dict[str, Any] | None:
     return record
 
 
-def read_rungs(path: Location, key: str) -> dict[int, list[dict[str, Any]]]:
-    """What a stage's exits were worth at its rungs, by epoch; nothing where there is no file. Raises DamagedFile."""
+def read_rungs(path: Location, key: str) -> dict[int, dict[str, Any]]:
+    """What a stage was worth at its rungs, by epoch, as `Store.save_rung` has kept it; nothing where there is no file.
+
+    Raises:
+        DamagedFile: it is none of ours.
+    """
     content = read_file(path)
     if content is None:
         return {}
@@ -284,7 +296,11 @@ def read_rungs(path: Location, key: str) -> dict[int, list[dict[str, Any]]]:
         found = json.loads(content)
         if found.pop("sha256") != _record_digest(found) or found["key"] != key:
             raise ValueError("its content doesn't match its digest, or its stage")
-        return {int(epoch): rows for epoch, rows in found["rungs"].items()}
+        rungs = {int(epoch): rung for epoch, rung in found["rungs"].items()}
+        for rung in rungs.values():
+            check_rows(rung["rows"])
+            float(rung["time_s"])
+        return rungs
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedFile(path, f"no rungs of ours ({error!r:.120})") from error
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 
 from raysp.compiling import check_compile, check_compiler
 from raysp.context import Place
@@ -25,11 +24,11 @@ from raysp.halving import Halving
 from raysp.inline import run_inline
 from raysp.intent import intent_of, write_intent
 from raysp.keys import key_of
-from raysp.location import Location, exists
+from raysp.location import Location
 from raysp.options import RunOptions
 from raysp.plan import JobQueue, Outcome, Plan, Survey, inspect, survey
 from raysp.progress import FrontSoFar, Progress
-from raysp.search import Algorithm, Search, SearchQueue, Values, read_proposals
+from raysp.search import STOPPED_SEARCH, Algorithm, Search, SearchQueue, Values, read_proposals, set_aside
 from raysp.stage import Stage
 from raysp.store import CHECKPOINT, READERS, RECORD, Store, read_record
 from raysp.tensor_files import DamagedFile
@@ -72,7 +71,7 @@ def run_sweep(
     if not leaves and search is None:
         raise ValueError("the sweep has no configuration; expected at least one value on every axis")
     if search is not None and options.stopping != "none":
-        raise ValueError(f"stopping {options.stopping} in a search; expected none: its configurations come one after the other")
+        raise ValueError(STOPPED_SEARCH)
     earlier = read_proposals(root, search) if search else []
     plan = Plan(leaves)
     reader = Store(root=root)
@@ -100,7 +99,7 @@ def run_sweep(
     with _runner(options) as runner, reader.lock(tell=partial(console.print, soft_wrap=True)) as store:
         if leaves:
             write_intent(store, intent_of(plan, labels.get("preset", ""), command))
-        _tidy(found, store, console)
+        _tidy(found, queue, store, console)
         place = Place(
             store=store,
             num_threads=options.threads_per_stage,
@@ -119,9 +118,10 @@ def run_sweep(
             front=front,
             gpus=runner.gpus,
             workers=options.workers_per_stage,
+            bound="at least" if search else "about" if halving is None else "at most",
         )
         if search and algorithm:
-            queue = SearchQueue(search, algorithm, earlier, store, slots=runner.slots, added=shown.added)
+            queue = SearchQueue(search, algorithm, earlier, store, slots=runner.slots, progress=shown)
         with shown.show() as progress:
             return runner.run(queue, place, progress)
 
@@ -151,8 +151,8 @@ def start_halving(plan: Plan, found: Survey, store: Store) -> Halving:
             if stage.key in done and content:
                 halving.finished(stage.key, content["history"], content["rows"])
             elif content:
-                for epoch, rows in content.items():
-                    halving.arrived(stage.key, epoch, rows)
+                for epoch, rung in content.items():
+                    halving.arrived(stage.key, epoch, rung["rows"])
     return halving
 
 
@@ -163,18 +163,15 @@ def _rows(stages: Sequence[Stage], store: Store) -> list[dict[str, Any]]:
         return [row for record in records if record for row in record["rows"]]
 
 
-def _tidy(found: Survey, store: Store, console: Console) -> None:
+def _tidy(found: Survey, queue: JobQueue, store: Store, console: Console) -> None:
     """Set damaged files aside, say what resumes, and drop what a kill left beside a record."""
     for stage in found.damaged:
         for damage in inspect(stage, store)[1]:  # looked at again: another driver may have mended it before we held the lock
-            line = f"[yellow]damaged[/]  {escape(str(damage))}"
-            if exists(damage.path):
-                line += f"; set aside as {escape(store.set_aside(damage.path).name)}"
-            console.print(line, highlight=False, soft_wrap=True)
+            console.print(set_aside(damage, store), highlight=False, soft_wrap=True)
     with ThreadPoolExecutor(READERS) as pool:
         begun = pool.map(lambda stage: (store.directory(stage) / CHECKPOINT).exists(), found.missing)
         for stage, is_begun in zip(found.missing, begun, strict=True):
-            if is_begun:
+            if is_begun and queue.waits_for(stage):
                 console.print(f"resumes  {stage.label}  [dim]{stage.note}[/]", highlight=False, soft_wrap=True)
         list(pool.map(store.drop_leftovers, found.found))
 

@@ -17,6 +17,7 @@ from raysp.chain import ChainBuilder, Choice
 from raysp.methods.positions import Granularity
 from raysp.presets import PRESETS, Preset, PresetName
 from raysp.schedules import GammaSchedule
+from raysp.search import STOPPED_SEARCH
 from raysp.stages.finetune import AcHead, GateStart, Pram
 from raysp.stages.mask import MaskMethod, MaskStart
 from sweeps.cli import NOT_GIVEN, THE_PRESETS, RunFlags, Work, main
@@ -119,6 +120,8 @@ def _work(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
     if flags.sensitivity is not None and all(choice.mask_method == "snl" for choice in combinations):
         raise ValueError("--sensitivity with no mask method but snl, which shares the budget out itself; leave one of them out")
     if search is not None:
+        if flags.run.stopping != "none":
+            raise ValueError(STOPPED_SEARCH)
         return Work(leaves=[], sources=[source], name=flags.preset, search=search)
     if flags.search == "random":
         assert flags.trials is not None

@@ -3,6 +3,7 @@
 Owns which axes may lie between two values, random draws, and the checks of a search's flags.
 """
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,9 @@ from raysp.stage import Stage
 
 FIELD_OF = {"budgets": "budget", "d-th": "d_th", "beta": "beta"}
 """Fields of `Choice` by the names that `--between` takes."""
+
+MOST_TRIALS = 100_000
+"""More is taken for a slip."""
 
 LOGARITHMIC = ("budget", "beta")
 
@@ -44,8 +48,11 @@ def read_search(
 
         if name not in ALGORITHMS:
             raise ValueError(f"search {name!r}; expected grid, random, or one of Ray Tune's searchers: {', '.join(ALGORITHMS)}")
-    if trials is None or trials < 1:
-        raise ValueError(f"--search {name} with {trials or 'no'} --trials; expected how many configurations, at least 1")
+    if trials is None or not 1 <= trials <= MOST_TRIALS:
+        raise ValueError(
+            f"--search {name} with {'no' if trials is None else trials} --trials; expected how many configurations, at least 1 "
+            f"and at most {MOST_TRIALS}"
+        )
     axes = axes_of(values, between)
     if not axes:
         raise ValueError(f"--search {name} with one value on every axis; expected several on one, or --between")
@@ -57,16 +64,21 @@ def read_search(
         choice = Choice(**{**fixed, **proposal})
         return [builder.chain(replace(choice, seed=seed)) for seed in values["seed"]]
 
-    search = Search(algorithm=name, axes=axes, trials=trials, build=build, largest=builder.largest_costs())
-    for corner in (0, -1):  # what can't be built is found before anything trains
-        build({field: (axis.at(-corner) if isinstance(axis, Between) else axis[corner]) for field, axis in axes.items()})
-    return search
+    # What can't be built is found before anything trains: each value of each axis, beside the others' first.
+    first: dict[str, Any] = {field: axis.highest if isinstance(axis, Between) else axis[0] for field, axis in axes.items()}
+    for field, axis in axes.items():
+        for value in (axis.lowest, axis.highest) if isinstance(axis, Between) else axis:
+            build(first | {field: value})
+    return Search(algorithm=name, axes=axes, trials=trials, fixed=fixed, build=build, largest=builder.largest_costs())
 
 
 def axes_of(values: Mapping[str, tuple[Any, ...]], between: Sequence[str]) -> dict[str, Axis]:
     """What is searched: the axes of several values, and those between two. Raises ValueError."""
     axes: dict[str, Axis] = {}
     continuous = {FIELD_OF[name]: name for name in between}
+    for field, flag in continuous.items():
+        if field not in values:
+            raise ValueError(f"--between {flag} without --{flag}; expected two numbers there")
     for field, held in values.items():
         if field in continuous:
             numbers = [value for value in held if value is not None]
@@ -88,8 +100,10 @@ def draw(values: Mapping[str, tuple[Any, ...]], between: Sequence[str], trials: 
     fixed = {field: held[0] for field, held in values.items() if field != "seed" and field not in axes}
     generator = random.Random(0)  # noqa: S311 (not for secrets)
     drawn: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for _ in range(100 * trials):  # a small grid may have fewer
-        if len(drawn) == trials:
+    grid = math.prod(len(axis) if not isinstance(axis, Between) else MOST_TRIALS for axis in axes.values())
+    most = min(trials, grid)
+    for _ in range(100 * most):  # between two values there may be few
+        if len(drawn) == most:
             break
         one = {
             field: axis.at(generator.random()) if isinstance(axis, Between) else generator.choice(axis)

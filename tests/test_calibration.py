@@ -68,5 +68,6 @@ def test_what_is_said(tmp_path, monkeypatch):
     print_seconds(made, survey(made, Store(root=tmp_path)), [], options, console)
     text = console.export_text()
     # 24 + 12 + 2 * 16 + 8 * 16 = 196 epochs; apart 4 + 2 * 4 networks (two with two auxiliary classifiers) of 68 each.
-    assert "About 32:40 of computing" in text and "separate pipelines 2:16:00, 4.2x as long" in text
+    assert "About 32:40 of computing to train; 32:40 on this machine (1 stage at once)" in text
+    assert "separate pipelines 2:16:00, 4.2x as long" in text
     assert made.separate_epochs == 12 * 68

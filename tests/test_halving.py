@@ -101,7 +101,7 @@ class Race:
             until = self.queue.until(stage)
             self.handed.append((stage.config.number, until))
             if until is None:
-                self.queue.done(stage)
+                self.queue.done(stage, {"history": [], "rows": []})
             else:
                 self.queue.paused(stage, until, self.row(stage))
             stopped += [s.config.number for s in self.queue.settle()]
@@ -118,6 +118,16 @@ def test_eight_run_to_the_first_rung_four_to_the_second_two_to_the_third_one_to_
     assert sorted(stopped) == list(range(7))
     assert race.queue.exhausted and race.queue.outcome.ok and len(race.queue.outcome.stopped) == 7
     assert Halving(race.stages).epochs == 8 * 2 + 4 * 2 + 2 * 4 + 1 * 8
+
+
+def test_a_stage_that_finishes_instead_of_pausing_holds_nobody_up():
+    """As one does that had trained all its epochs in an earlier run, and was killed before its record."""
+    race = Race(4)
+    first = race.queue.next()
+    history = [{"val_by_exit": {"final": 50.0}}] * 16
+    race.queue.done(first, {"history": history, "rows": race.row(first)})
+    race.run()
+    assert race.queue.exhausted and len(race.queue.outcome.done) == 1 and len(race.queue.outcome.stopped) == 3
 
 
 def test_nobody_waits_for_a_stage_that_failed():
@@ -236,6 +246,46 @@ def test_interrupted_anywhere_it_ends_the_same(stopped_root, tmp_path, monkeypat
             continue
     root, first = stopped_root
     assert accuracies(tmp_path) == accuracies(root) and sorted(outcome.stopped) == sorted(first.stopped)
+
+
+def test_killed_between_checkpoint_and_rung_or_record_it_ends_the_same(stopped_root, tmp_path, monkeypatch):
+    from raysp.store import Store as Kept
+
+    class Died(BaseException):
+        pass
+
+    real = {name: getattr(Kept, name) for name in ("save_rung", "commit")}
+    calls = []
+
+    def dying(name):
+        def call(*args, **options):
+            calls.append(name)
+            if len(calls) % 3 == 1:
+                raise Died
+            return real[name](*args, **options)
+
+        return call
+
+    for name in real:
+        monkeypatch.setattr(Kept, name, dying(name))
+    outcome = None
+    for _ in range(40):
+        try:
+            outcome = swept(tmp_path)
+            break
+        except Died:
+            continue
+    root, first = stopped_root
+    assert accuracies(tmp_path) == accuracies(root) and sorted(outcome.stopped) == sorted(first.stopped)
+
+
+def test_a_rung_that_cannot_be_written_is_the_stages_failure(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Store, "save_rung", full)
+    outcome = swept(tmp_path)
+    assert len(outcome.failed) == 6 and "No space left" in next(iter(outcome.failed.values()))
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"key": "x", "rungs": {}, "sha256": ""}', '{"rungs": 3}'])

@@ -3,6 +3,9 @@ from toy import diamond, toy
 
 from raysp.plan import JobQueue, Plan
 
+EMPTY = {"history": [], "rows": []}
+"""Of a record, what a queue looks at."""
+
 
 def test_shared_ancestors_count_once():
     plan = Plan(diamond(epochs=3, leaves=4))
@@ -25,9 +28,9 @@ def test_jobs_wait_for_their_parents_and_longest_chains_come_first():
     assert queue.next() is long
     assert queue.next() is short
     assert queue.next() is None
-    queue.done(short)
+    queue.done(short, EMPTY)
     assert queue.next() is None
-    queue.done(long)
+    queue.done(long, EMPTY)
     assert queue.next() is child
     assert queue.exhausted
 
@@ -43,7 +46,7 @@ def test_a_failure_skips_all_descendants_and_nothing_else():
     stages = Plan([*leaves, other]).stages
     queue = JobQueue(list(stages.values()))
     handed = {stage.name: stage for stage in (queue.next(), queue.next())}
-    queue.done(handed["root"])
+    queue.done(handed["root"], EMPTY)
     left = {stage.name: stage for stage in (queue.next(), queue.next())}["left"]
     assert queue.failed(left, "broken") == leaves
     assert queue.outcome.skipped == {leaf.key: f"{left.label} failed" for leaf in leaves}

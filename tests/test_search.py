@@ -13,6 +13,7 @@ from toy import toy
 from raysp.chain import Choice
 from raysp.data import open_source
 from raysp.options import RunOptions
+from raysp.progress import Progress
 from raysp.ray_search import ALGORITHMS, TuneAlgorithm
 from raysp.search import Between, Search, SearchQueue, objectives_of, proposed, read_proposals
 from raysp.store import Store
@@ -27,13 +28,17 @@ ROWS = [
 ]
 
 
+EMPTY = {"history": [], "rows": []}
+
+
 class Scripted:
     """Proposes what it is told to, and notes what it is told."""
 
     def __init__(self, *values):
-        self.values, self.told = values, {}
+        self.values, self.told, self.asked = values, {}, 0
 
     def ask(self, number):
+        self.asked += 1
         return self.values[number] if number < len(self.values) else None
 
     def tell(self, number, objectives):
@@ -53,7 +58,7 @@ def toy_search(trials=4, seeds=1, behaviour=""):
         root = roots[values["n"] % 2]
         return [toy("leaf", {"root": root}, number=10 * values["n"] + seed) for seed in range(seeds)]
 
-    return Search(algorithm="toy", axes={"n": tuple(range(10))}, trials=trials, build=build, largest=largest())
+    return Search(algorithm="toy", axes={"n": tuple(range(10))}, trials=trials, fixed={}, build=build, largest=largest())
 
 
 def queue_of(tmp_path, search, algorithm, slots=2):
@@ -61,8 +66,9 @@ def queue_of(tmp_path, search, algorithm, slots=2):
     store = Store(root=tmp_path)
     held = store.lock()
     owner = held.__enter__()
-    queue = SearchQueue(search, algorithm, [], owner, slots=lambda: slots, added=lambda f, m: added.append((f, m)))
-    return queue, added, held
+    progress = Progress([], lambda: slots, Console(quiet=True))
+    progress.added = lambda found, missing: added.append((found, missing))
+    return SearchQueue(search, algorithm, [], owner, slots=lambda: slots, progress=progress), added, held
 
 
 def test_asks_only_when_a_slot_would_be_idle_and_tells_what_came_of_it(tmp_path):
@@ -72,15 +78,15 @@ def test_asks_only_when_a_slot_would_be_idle_and_tells_what_came_of_it(tmp_path)
     assert root.name == "root" and len(added) == 1
     assert queue.next() is None and len(added) == 2  # both of the open ones wait for the root
     assert queue.next() is None and len(added) == 2
-    queue.done(root)
+    queue.done(root, EMPTY)
     first, second = queue.next(), queue.next()
     assert {first.config.number, second.config.number} == {0, 20}
     assert not queue.exhausted and not algorithm.told
-    queue.done(first, ROWS)
+    queue.done(first, EMPTY | {"rows": ROWS})
     assert algorithm.told == {0 if first.config.number == 0 else 1: objectives_of(ROWS, largest())}
     third = queue.next()
     assert third.config.number == 40 and queue.next() is None
-    queue.done(third, ROWS)
+    queue.done(third, EMPTY | {"rows": ROWS})
     queue.failed(second, "told to")
     assert queue.exhausted and queue.next() is None
     assert sorted(algorithm.told) == [0, 1, 2] and None in algorithm.told.values()
@@ -143,6 +149,74 @@ def test_given_again_it_goes_on(tmp_path, monkeypatch):
     assert len(outcome.done) == 1 and sorted(second.told) == [0, 1, 2, 3]
     assert second.told | first.told == second.told
     assert not swept(tmp_path, search, monkeypatch, Scripted(*values)).done
+
+
+class Hesitant(Scripted):
+    """Has nothing to propose the first time that it is asked for a number, and after its last."""
+
+    def ask(self, number):
+        first = number not in self.__dict__.setdefault("seen", set())
+        self.seen.add(number)
+        return None if first else super().ask(number)
+
+
+def test_a_proposal_that_comes_later_is_waited_for(tmp_path, monkeypatch):
+    outcome = swept(tmp_path, toy_search(trials=3), monkeypatch, Hesitant({"n": 2}, {"n": 4}, {"n": 6}))
+    assert len(outcome.done) == 4 and len(read_proposals(tmp_path, toy_search())) == 3
+
+
+def test_an_algorithm_that_has_no_more_ends_the_search(tmp_path, monkeypatch):
+    algorithm = Scripted({"n": 2}, {"n": 4})
+    assert len(swept(tmp_path, toy_search(trials=9), monkeypatch, algorithm).done) == 3
+    assert algorithm.asked < 1000
+
+
+def test_a_proposal_that_cannot_be_built_is_left_out(tmp_path, monkeypatch):
+    search = toy_search(trials=3)
+    build = search.build
+
+    def picky(values):
+        if values["n"] == 5:
+            raise ValueError("there is no 5")
+        return build(values)
+
+    search = dataclasses.replace(search, build=picky)
+    algorithm = Scripted({"n": 2}, {"n": 5}, {"n": 4})
+    outcome = swept(tmp_path, search, monkeypatch, algorithm)
+    assert len(outcome.done) == 3 and algorithm.told[1] is None and sorted(algorithm.told) == [0, 1, 2]
+    again = swept(tmp_path, dataclasses.replace(search, trials=4), monkeypatch, Scripted(*algorithm.values, {"n": 6}))
+    assert len(again.done) == 1
+
+
+def test_earlier_proposals_are_kept_whatever_the_algorithm_says(tmp_path, monkeypatch):
+    swept(tmp_path, toy_search(trials=2), monkeypatch, Scripted({"n": 2}, {"n": 4}))
+    other = Scripted({"n": 6}, {"n": 4}, {"n": 8})
+    outcome = swept(tmp_path, toy_search(trials=3), monkeypatch, other)
+    assert len(outcome.done) == 1 and sorted(other.told) == [1, 2]
+    assert [values["n"] for values in read_proposals(tmp_path, toy_search())] == [2, 4, 8]
+
+
+@pytest.mark.parametrize("make", [lambda p: p.mkdir(), lambda p: p.symlink_to("nowhere")])
+def test_proposals_that_are_no_file_are_named(tmp_path, make):
+    search = toy_search()
+    path = tmp_path / "searches" / f"{search.id}.json"
+    path.parent.mkdir()
+    make(path)
+    with pytest.raises(ValueError, match=r"move it away"):
+        proposed(search, tmp_path)
+
+
+def test_every_value_of_an_axis_is_tried_before_anything_trains():
+    with pytest.raises(ValueError, match="after stage 9"):
+        read_search("optuna", 3, [], values_of(ac_after=((2,), (9,), (3,))), builder())
+
+
+def test_what_all_proposals_share_tells_searches_apart():
+    """Even where it means nothing to the first of them."""
+    one, other = (
+        read_search("optuna", 3, [], values_of(d_th=(None, 0.3), gamma=(gamma,)), builder(1.0)) for gamma in ("linear", "cosine")
+    )
+    assert one.id != other.id
 
 
 def test_another_search_has_its_own_proposals(tmp_path):
@@ -222,7 +296,8 @@ def test_an_unknown_or_missing_algorithm_is_refused_before_anything_trains(monke
     with pytest.raises(ValueError, match="expected grid, random, or one of"):
         read_search("annealing", 3, [], values_of(), builder())
     missing = [name for name in ALGORITHMS if not _is_usable(name)]
-    assert "bayesopt" in missing or "hyperopt" in missing, "with all packages installed this shows nothing"
+    if not missing:
+        pytest.skip("all of Ray Tune's searchers are installed")
 
 
 def _is_usable(name):
@@ -241,6 +316,8 @@ def _is_usable(name):
         (("random", None, []), "with no --trials"),
         (("random", 0, []), "at least 1"),
         (("optuna", -1, []), "at least 1"),
+        (("optuna", 10**9, []), "at most"),
+        (("random", 3, ["beta"]), "expected two numbers"),
         (("random", 3, ["d-th"]), "expected two numbers"),
     ],
 )
@@ -250,6 +327,10 @@ def test_flags_that_do_not_go_together(arguments, said):
 
 
 def test_axes_between_values():
+    given = values_of()
+    del given["beta"]
+    with pytest.raises(ValueError, match="without --beta"):
+        axes_of(given, ["beta"])
     with pytest.raises(ValueError, match="no none"):
         axes_of(values_of(d_th=(None, 0.1, 0.3)), ["d-th"])
     with pytest.raises(ValueError, match="not both"):
@@ -273,3 +354,4 @@ def test_random_draws_are_distinct_repeatable_and_grow():
     assert five == draw(values, [], 5) and draw(values, [], 7)[:5] == five
     assert len({json.dumps(one) for one in draw(values, [], 100)}) == len(draw(values, [], 100)) == 8
     assert len(draw(values, ["budgets"], 30)) == 30
+    assert len(draw(values_of(budget=(20, 22)), ["budgets"], 30)) == 3

@@ -45,8 +45,10 @@ def test_plan_against_spent_with_failures_and_skips(tmp_path):
     early = toy(number=104, parents={"p": other})
     with Store(root=tmp_path).lock() as store:
         write_intent(store, intent_of(Plan([child, done, early]), "quick", "sweep"))
-        store.save_rung(early, 1, [])
-        store.save_rung(early, 2, [])
+        rung = {"rows": [{"exit": "final", "val_accuracy": 1.0, "relus": 1, "macs": 1, "depth": 1}], "host": {"workers": 1}}
+        store.write_error(early, "an old one")
+        store.save_rung(early, 1, rung | {"time_s": 360.0})
+        store.save_rung(early, 2, rung | {"time_s": 720.0})
         store.write_error(parent, "Traceback\nValueError: <script>alert(1)</script>")
     commit(tmp_path, [row()], of=done, time_s=3600.0, history=[{"epoch": 1}], host={"workers": 2, "gpu": "x", "gpus": 0.25})
     report = write_report([tmp_path], tmp_path / "out")
@@ -54,7 +56,7 @@ def test_plan_against_spent_with_failures_and_skips(tmp_path):
     total = sweep.lines.iloc[-1]
     assert [int(total[name]) for name in ("planned", "done", "stopped", "failed", "skipped", "waiting")] == [5, 1, 1, 1, 1, 1]
     assert total["epochs_trained"] == 1 + 2
-    assert total["device_hours"] == pytest.approx(0.5)
+    assert total["device_hours"] == pytest.approx(0.5 + 0.2)
     assert sweep.failed[0][0] == parent.label and sweep.skipped[0][2] == parent.label
     page = (tmp_path / "out" / "report.html").read_text()
     assert "&lt;script&gt;alert(1)" in page and "<script>alert(1)" not in page

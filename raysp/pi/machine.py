@@ -1,0 +1,52 @@
+"""The machine that measures: one measurement at a time, and what it is."""
+
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+LOCK = "raysp-pi.lock"
+"""In the directory for temporary files; the kernel gives it back when its holder ends."""
+PACKAGES = ("raysp", "spu", "jax", "jaxlib", "torch", "numpy")
+
+
+@contextmanager
+def alone(tell: Callable[[str], None] = lambda message: None) -> Iterator[None]:
+    """Hold this machine for a measurement; waits while another measures.
+
+    Args:
+        tell: told, once, that it waits.
+    """
+    lock = FileLock(Path(tempfile.gettempdir()) / LOCK, mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tell("another measurement runs on this machine; waiting for its end, because two at once would slow each other")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def describe() -> dict[str, Any]:
+    """What a measured time depends on: processor, cores, memory, system."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"processor": model, "machine": platform.machine(), "cpus": os.cpu_count(), "memory_bytes": memory,
+            "system": platform.system()}  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of all that a measured figure depends on."""
+    return {"python": platform.python_version()} | {package: metadata.version(package) for package in PACKAGES}

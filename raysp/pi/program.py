@@ -4,7 +4,6 @@ Owns the layout (maps are height, width, channels; kernels height, width, in, ou
 Contract: masks are public and part of the program; weights are the server's secret inputs, the image is the client's.
 """
 
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from raysp.models.relu import MaskedReLU
 from raysp.pi.graph import Graph, Operation
 from raysp.pi.protocols import runtime_config
 
-SERVER, CLIENT = 0, 1
+SERVER, CLIENT, NOBODY = 0, 1, -1
 """Ranks of the parties: the first has the weights, the second the image."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -30,22 +29,21 @@ Apply = Callable[[Sequence[Any], Sequence[Any]], Any]
 class Program:
     """What both parties are given."""
 
-    name: str
     code: bytes
     """The compiled program, with the names of its inputs and its output."""
     output: str
     """The output's name."""
     inputs: Mapping[str, tuple[Array, int]]
-    """Values by name, and which party each is the secret of."""
+    """Values by name, and which party each is the secret of; `NOBODY` where both have a random share."""
 
 
-def compile_program(graph: Graph, image_chw: Tensor, name: str = "network") -> Program:
+def compile_program(graph: Graph, image_chw: Tensor, *, shared: bool = False) -> Program:
     """Make the program that computes a graph for one image.
 
     Args:
         graph: what is computed.
         image_chw: of the graph's input shape.
-        name: of the program.
+        shared: give each party a random share of the image, as of a map between two layers, and neither the whole.
     """
     import jax
 
@@ -71,9 +69,8 @@ def compile_program(graph: Graph, image_chw: Tensor, name: str = "network") -> P
     executable, _ = frontend.compile(
         frontend.Kind.JAX, network, specs, {}, names, visibility, lambda outputs: [f"out{n}" for n in range(len(outputs))]
     )
-    owners = [SERVER] * len(weights) + [CLIENT]
+    owners = [SERVER] * len(weights) + [NOBODY if shared else CLIENT]
     return Program(
-        name=name,
         code=executable.SerializeToString(),
         output=executable.output_names[0],
         inputs=dict(zip(names, zip(values, owners, strict=True), strict=True)),
@@ -101,11 +98,6 @@ def reconstruct(shares: Sequence[tuple[bytes, Sequence[bytes]]], protocol: str) 
         share.meta, share.share_chunks = meta, list(chunks)
         built.append(share)
     return np.asarray(spu.Io(2, runtime_config(protocol)).reconstruct(built))
-
-
-def fingerprint_of(program: Program) -> str:
-    """Tells programs apart that compute different things, whatever the weights are."""
-    return f"{zlib.crc32(program.code):08x}"
 
 
 def _nhwc(dimensions: int) -> tuple[int, ...]:

@@ -26,6 +26,8 @@ from raysp.pi.stored import exit_of, measure_stored
 from raysp.saving import load_model
 from raysp.store import NoLongerOwner
 
+BUSY = 0.1
+"""Cores that others may use before a time is called disturbed."""
 Heads = Literal["pool", "bottleneck"]
 
 
@@ -46,7 +48,7 @@ class Measure:
     image: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: noise)")] = None
     """A picture; costs don't depend on it."""
     calibration: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """Compare with what this calibration predicts; by default pi-calibration-<protocol>.json in the results directory, if there."""
+    """Compare with what this calibration predicts; by default pi-calibration-<protocol>.json in the results directory."""
     host: str = "127.0.0.1"
     """Address that both parties listen on. Who can reach it can reach them."""
     ports: Annotated[tuple[int, int] | None, arg(metavar="PORT PORT", help_behavior_hint="(default: free ones)")] = None
@@ -135,6 +137,10 @@ def _measure(flags: Measure, console: Console) -> None:
     console.print(f"warm  {found['time_s']:.3g} s (median of {found['warm_runs']}, {low:.3g} to {high:.3g}), "
                   f"{found['bytes'] / 1e6:.4g} MB, {found['messages']:.0f} messages")  # fmt: skip
     console.print(f"cold  {found['cold']['time_s']:.3g} s, {found['cold']['bytes'] / 1e6:.4g} MB")
+    if (found["others_cores"] or 0) > BUSY:
+        console.print(
+            f"[yellow]note[/] other processes kept {found['others_cores']:.2g} cores busy meanwhile; these times are too long"
+        )
     if found["predicted"]:
         console.print(f"predicted  {found['predicted']['time_s']:.3g} s, {found['predicted']['bytes'] / 1e6:.4g} MB (warm)")
     console.print(f"largest error {found['max_error']:.2g}, class {'agrees' if found['same_class'] else 'DIFFERS'}")
@@ -143,7 +149,9 @@ def _measure(flags: Measure, console: Console) -> None:
         table.add_column(heading, justify="right")
     for row in found["operations"]:
         if row["bytes"] or row["time_s"] > 0.01 * found["time_s"]:
-            table.add_row(row["operation"], str(row["times"]), f"{row['time_s']:.3g}", f"{row['bytes']:,.0f}", f"{row['messages']:.0f}")
+            table.add_row(
+                row["operation"], str(row["times"]), f"{row['time_s']:.3g}", f"{row['bytes']:,.0f}", f"{row['messages']:.0f}"
+            )
     console.print(table)
     console.print(str(path), soft_wrap=True)
 

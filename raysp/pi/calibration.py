@@ -92,7 +92,14 @@ def read_calibration(path: Location) -> Calibration:
 
 
 def family(
-    model: str, *, num_classes: int, image_size: int, in_channels: int, width: int | None, kernels: Iterable[int], heads: Iterable[str]
+    model: str,
+    *,
+    num_classes: int,
+    image_size: int,
+    in_channels: int,
+    width: int | None,
+    kernels: Iterable[int],
+    heads: Iterable[str],
 ) -> list[Network]:
     """Networks that together have every layer of a family's collapsed members: the plain one, one with all blocks shallow for
     each kernel, and one per auxiliary head and stage. Their weights mean nothing.
@@ -105,8 +112,7 @@ def family(
         raise ValueError(f"{bad[0]!r}; expected kernels of 3 or 5, heads of {', '.join(AC_HEADS)}")
 
     def build() -> Network:
-        size = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels, "width": width}
-        return build_model(model, **size).eval()
+        return build_model(model, num_classes=num_classes, image_size=image_size, in_channels=in_channels, width=width).eval()
 
     members = [collapse(build(), FINAL)]
     for kernel in kernels:
@@ -260,7 +266,5 @@ def _fit(counted: Sequence[tuple[int, int, list[_Point]]]) -> ReLUCosts:
         layer=PartCosts(time_s=float(layer_s), bytes=layer_b, messages=layer_m, round_trips=layer_r),
         relu=PartCosts(time_s=float(relu_s), bytes=relu_b, messages=relu_m, round_trips=relu_r),
         position_s=float(position_s),
-        renewal=PartCosts(
-            time_s=float(extra[0]), bytes=float(extra[1]), messages=float(extra[2]), round_trips=float(extra[3])
-        ),
+        renewal=PartCosts(time_s=float(extra[0]), bytes=float(extra[1]), messages=float(extra[2]), round_trips=float(extra[3])),
     )

@@ -1,7 +1,7 @@
 """Measurements as files beside a model's record: `pi-<exit>-<protocol>.json`.
 
-Owns their names, and reading them with mistrust; needs no extra. Contract: a file is about the very weights whose digest it names;
-one about others, or with numbers that can't be, is named and left out.
+Owns their names, and reading them with mistrust; needs no extra. Contract: a file is about the very weights whose digest it
+names; one about others, or with numbers that can't be, is named and left out.
 """
 
 import json

@@ -76,7 +76,9 @@ def graph_of(model: Network) -> Graph:
         ValueError: it has several exits, gated blocks with both branches, or an operation that isn't known.
     """
     if len(model.heads) != 1 or any(block.shallow is not None and block.conv1 is not None for _, block in model.gated_blocks()):
-        raise ValueError(f"a network with exits {', '.join(model.heads)}; expected a collapsed one: raysp.collapse(model, {FINAL!r})")
+        raise ValueError(
+            f"a network with exits {', '.join(model.heads)}; expected a collapsed one: raysp.collapse(model, {FINAL!r})"
+        )
     wrapped = _Logits(model)
     traced = _Tracer().trace(wrapped)
     modules = dict(wrapped.named_modules())

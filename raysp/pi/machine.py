@@ -35,6 +35,15 @@ def alone(tell: Callable[[str], None] = lambda message: None) -> Iterator[None]:
         lock.release()
 
 
+def busy_s() -> float | None:
+    """Processor seconds that all processes of this machine have used since it was started; None where the system doesn't say."""
+    try:
+        user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
 def describe() -> dict[str, Any]:
     """What a measured time depends on: processor, cores, memory, system."""
     try:

@@ -1,10 +1,11 @@
 """Measuring one network under private inference: what is run, how often, and what comes out.
 
-Owns the figures and their meaning. Needs the extra `pi`. Contract: cold and warm are told apart; times are wall time of the slower
-party unless they say whose; the result is compared with torch's, so that nothing wrong is timed.
+Owns the figures and their meaning. Needs the extra `pi`. Contract: cold and warm are told apart; times are wall time of the
+slower party unless they say whose; the result is compared with torch's, so that nothing wrong is timed.
 """
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -91,7 +92,11 @@ def measure(
         session(options.protocol, host=options.host, ports=options.ports, limit_s=options.limit_s) as parties,
     ):
         parties.load(program)
-        runs, results = zip(*(parties.run() for _ in range(1 + options.warm)), strict=True)
+        first = parties.run()
+        began, busy_before = time.monotonic(), machine.busy_s()
+        later = [parties.run() for _ in range(options.warm)]
+        took, busy_after = time.monotonic() - began, machine.busy_s()
+        runs, results = zip(first, *later, strict=True)
     error = max(float((torch.from_numpy(result.copy()) - wanted).abs().max()) for result in results)
     cold, warm = runs[0], runs[1:]
     return {
@@ -101,6 +106,7 @@ def measure(
         "meaning": MEANING[options.protocol],
         **count_costs(plain, exit).totals(),
         **summary(warm),
+        "others_cores": _others(warm, took, busy_before, busy_after),
         "cold": {"time_s": wall_s(cold), "bytes": sent_bytes(cold)},
         "parties": {role: _party(cold[rank], [run[rank] for run in warm]) for rank, role in enumerate(ROLES)},
         "operations": operations(warm),
@@ -113,6 +119,13 @@ def measure(
         "listened_on": options.host,
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _others(warm: Sequence[Sequence[Run]], took_s: float, before: float | None, after: float | None) -> float | None:
+    """How many cores whatever else ran on this machine kept busy meanwhile: what that does to the times nobody knows."""
+    if before is None or after is None:
+        return None
+    return max(0.0, (after - before - sum(party.cpu_s for run in warm for party in run)) / took_s)
 
 
 def wall_s(run: Sequence[Run]) -> float:
@@ -128,8 +141,8 @@ def sent_bytes(run: Sequence[Run]) -> int:
 def summary(warm: Sequence[Sequence[Run]]) -> dict[str, Any]:
     """Time, bytes and messages of warm runs.
 
-    The median of the times, and their range. The mean of the bytes: under CHEETAH the stock of correlated randomness is renewed in
-    some runs and not in others (266,259 bytes each time).
+    The median of the times, and their range. The mean of the bytes: under CHEETAH the stock of correlated randomness is renewed
+    in some runs and not in others (266,259 bytes each time).
     """
     times, traffic = [wall_s(run) for run in warm], [sent_bytes(run) for run in warm]
     messages = [sum(party.statistics.messages for party in run) for run in warm]

@@ -1,7 +1,7 @@
 """What a collapsed network will take under private inference, from a calibration of its family.
 
-Owns the sum, and the model of a network between the parties. Needs no extra. Contract: what is predicted for the calibration's own
-machine was measured part by part; what is said of a LAN or a WAN is modelled, and named so.
+Owns the sum, and the model of a network between the parties. Needs no extra. Contract: what is predicted for the calibration's
+own machine was measured part by part; what is said of a LAN or a WAN is modelled, and named so.
 """
 
 from collections.abc import Sequence
@@ -31,10 +31,12 @@ class Link:
 
     def __post_init__(self) -> None:
         if not (self.bits_per_s > 0 and self.round_trip_s >= 0):
-            raise ValueError(f"{self.bits_per_s:g} bit/s and a round trip of {self.round_trip_s:g} s; expected more than 0, and at least 0")
+            raise ValueError(
+                f"{self.bits_per_s:g} bit/s and a round trip of {self.round_trip_s:g} s; expected more than 0, and at least 0"
+            )
 
     def modelled_s(self, *, time_s: float, num_bytes: float, round_trips: float) -> float:
-        """Time over this link, modelled, of what took `time_s` on one machine: the traffic, and a wait for each round trip, on top.
+        """Time over this link, modelled, of what took `time_s` on one machine: traffic, and a wait for each round trip, on top.
 
         An upper bound: engines send while they compute, and not every message is waited for.
         """
@@ -68,7 +70,12 @@ class Prediction:
         return {name: value for name, value in asdict(self).items() if name != "layers"}
 
 
-def predict(model: Network, exit: str, calibration: Calibration, links: Sequence[tuple[str, Link]] = (("LAN", LAN), ("WAN", WAN))) -> Prediction:  # noqa: A002, E501
+def predict(
+    model: Network,
+    exit: str,  # noqa: A002 (the field's word)
+    calibration: Calibration,
+    links: Sequence[tuple[str, Link]] = (("LAN", LAN), ("WAN", WAN)),
+) -> Prediction:
     """Add up what a network's parts take.
 
     Args:
@@ -90,8 +97,8 @@ def predict(model: Network, exit: str, calibration: Calibration, links: Sequence
             costs = calibration.layers.get(shape)
             if costs is None:
                 raise ValueError(
-                    f"{operation.layer}: {shape} is not in the calibration of {calibration.family}; calibrate its family, with its "
-                    "kernels and heads"
+                    f"{operation.layer}: {shape} is not in the calibration of {dict(calibration.family)}; calibrate its "
+                    "family, with its kernels and heads"
                 )
         if costs is not None:
             layers.append({"layer": operation.layer, **asdict(costs)})

@@ -1,7 +1,7 @@
 """From a graph of operations to what the engine runs: a JAX function, its secret inputs, and the compiled program.
 
-Owns the layout (maps are height, width, channels; kernels height, width, in, out) and the masked ReLU's form. Needs the extra `pi`.
-Contract: masks are public and part of the program; weights are the server's secret inputs, the image is the client's.
+Owns the layout (maps are height, width, channels; kernels height, width, in, out) and the masked ReLU's form. Needs the extra
+`pi`. Contract: masks are public and part of the program; weights are the server's secret inputs, the image is the client's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,20 +47,7 @@ def compile_program(graph: Graph, image_chw: Tensor, *, shared: bool = False) ->
     """
     import jax
 
-    steps: list[tuple[Operation, Apply, slice]] = []
-    weights: list[Array] = []
-    for operation in graph.operations:
-        apply, own = _step(operation)
-        steps.append((operation, apply, slice(len(weights), len(weights) + len(own))))
-        weights += own
-
-    def network(*values: Any) -> Any:
-        *given, image = values
-        results = {graph.input_name: image}
-        for operation, apply, own in steps:
-            results[operation.name] = apply([results[input_name] for input_name in operation.inputs], given[own])
-        return results[graph.operations[-1].name]
-
+    network, weights = function_of(graph)
     image = np.ascontiguousarray(image_chw.numpy().transpose(_nhwc(image_chw.ndim)))
     names = [*(f"weight{number}" for number in range(len(weights))), "image"]
     values = [*weights, image]
@@ -75,6 +62,29 @@ def compile_program(graph: Graph, image_chw: Tensor, *, shared: bool = False) ->
         output=executable.output_names[0],
         inputs=dict(zip(names, zip(values, owners, strict=True), strict=True)),
     )
+
+
+def function_of(graph: Graph) -> tuple[Callable[..., Any], list[Array]]:
+    """The JAX function that computes a graph, and its weights.
+
+    Returns:
+        The function, whose arguments are the weights and then the image (height, width, channels), and the weights.
+    """
+    steps: list[tuple[Operation, Apply, slice]] = []
+    weights: list[Array] = []
+    for operation in graph.operations:
+        apply, own = _step(operation)
+        steps.append((operation, apply, slice(len(weights), len(weights) + len(own))))
+        weights += own
+
+    def network(*values: Any) -> Any:
+        *given, image = values
+        results = {graph.input_name: image}
+        for operation, apply, own in steps:
+            results[operation.name] = apply([results[input_name] for input_name in operation.inputs], given[own])
+        return results[graph.operations[-1].name]
+
+    return network, weights
 
 
 def shares_of(program: Program, protocol: str) -> list[dict[str, tuple[bytes, list[bytes]]]]:

@@ -87,7 +87,7 @@ class Session:
                 for key, _ in ready:
                     party = self.parties[key.data]
                     try:
-                        header, parts = wire.receive(party.stdout)  # type: ignore[arg-type]
+                        header, parts = wire.receive(party.stdout)
                     except EOFError:
                         raise self._died(party) from None
                     if "error" in header:

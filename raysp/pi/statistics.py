@@ -49,7 +49,9 @@ def parse(log: str) -> Statistics:
     """
     totals = list(_LINK.finditer(log))
     if len(totals) != 1:
-        raise ValueError(f"{len(totals)} runs in the engine's log; expected one (is this the version of spu that raysp's extra names?)")
+        raise ValueError(
+            f"{len(totals)} runs in the engine's log; expected one (is this the version of spu that raysp's extra names?)"
+        )
     operations = tuple(
         OperationStatistics(
             operation=found["operation"],

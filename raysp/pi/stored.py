@@ -118,7 +118,9 @@ def read_image(path: Path, model: Network) -> Tensor:
             sized = picture.convert("RGB" if model.in_channels == 3 else "L").resize((model.image_size, model.image_size))
     except OSError as error:
         raise ValueError(f"{path}: not a picture that can be read ({error})") from None
-    pixels = torch.from_numpy(np.array(sized, dtype=np.float32) / 255).view(model.image_size, model.image_size, -1).permute(2, 0, 1)
+    pixels = (
+        torch.from_numpy(np.array(sized, dtype=np.float32) / 255).view(model.image_size, model.image_size, -1).permute(2, 0, 1)
+    )
     mean, std = (torch.tensor(values)[:, None, None] for values in (model.input_mean, model.input_std))
     return ((pixels - mean) / std).contiguous()
 

@@ -102,8 +102,9 @@ def test_cheetah_computes_the_network_and_its_bytes_follow_the_relus_kept(cheeta
         # What convolutions send is compressed ciphertext, whose length depends on random numbers, by some hundred bytes.
         assert sent(runs[1]) == pytest.approx(sent(runs[0]), rel=1e-3)
     base = sent(found[0.0][0][0], *RELUS)
-    per_relu = [(sent(runs[0], *RELUS) - base) / relus for runs, _, _, relus in found.values() if relus]
-    assert per_relu == pytest.approx([98.5] * 3, rel=0.03)
+    for runs, _, _, relus in found.values():
+        beyond = sent(runs[0], *RELUS) - base - 98.5 * relus
+        assert -1 <= beyond <= 250 * len(tiny().relu_layers())  # a count that is no multiple of 8 is filled up to one
 
 
 def test_a_gated_block_s_removal_is_seen(cheetah):

@@ -3,8 +3,8 @@
     python benchmarks/pi.py --keep DIR                                  # width 16, the cost model on models that it never saw
     python benchmarks/pi.py --keep DIR --width 64 --models baseline ... # the real size, some minutes and 2.6 GB a party each
 
-Needs the extra `pi`. Weights are random: costs don't depend on them. What lies in DIR already is not measured again; a measurement
-that other processes disturbed (by more than a tenth of a core) is marked, and wants its file removed and the command again.
+Needs the extra `pi`. Weights are random: costs don't depend on them. What lies in DIR already is not measured again. The
+last columns say how many cores other processes kept busy meanwhile: where that is more than a tenth, remove the file and try again.
 """
 
 import json
@@ -115,7 +115,7 @@ def _row(name: str, case: Case, flags: Flags, found: dict[str, Any], calibration
     model = case.build(flags.width)
     costs = count_costs(model, case.exit)
     low, high = found["time_s_range"]
-    delphi = estimate_delphi(costs.relus, costs.macs, sum(layer.relus > 0 for layer in costs.layers))
+    delphi = {k: v or 0.0 for k, v in estimate_delphi(costs.relus, costs.macs, None).items()}
     row = {
         "model": case.says,
         "ReLUs": f"{costs.relus:,}",
@@ -130,7 +130,7 @@ def _row(name: str, case: Case, flags: Flags, found: dict[str, Any], calibration
         "error": f"{found['max_error_relative']:.0e}",
         "messages": round(found["messages"]),
         "DELPHI est. s on/offline": f"{delphi['est_delphi_online_lan_s']:.1f} / {delphi['est_delphi_offline_lan_s']:.0f}",
-        "MB on/offline": f"{(delphi['est_delphi_online_bytes'] or 0) / 1e6:.0f} / {(delphi['est_delphi_offline_bytes'] or 0) / 1e6:.0f}",
+        "est. MB": f"{delphi['est_delphi_online_bytes'] / 1e6:.0f} / {delphi['est_delphi_offline_bytes'] / 1e6:.0f}",
         "others' cores": f"{found['others_cores']:.2f}",
     }
     if calibration.exists():
@@ -151,7 +151,7 @@ def _mask(model: Network, budget: int) -> None:
     for layer in model.relu_layers():
         if id(layer.relu) in off:
             layer.relu.set_mask(torch.zeros(layer.relu.shape, dtype=torch.bool))
-    for relu, mask in zip(relus, order.split([relu.size for relu in relus]), strict=True):
+    for relu, mask in zip(relus, torch.split(order, [relu.size for relu in relus]), strict=True):
         relu.set_mask(mask.view(relu.shape))
 
 

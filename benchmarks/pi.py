@@ -4,7 +4,7 @@
     python benchmarks/pi.py --keep DIR --width 64 --models baseline ... # the real size, some minutes and 2.6 GB a party each
 
 Needs the extra `pi`. Weights are random: costs don't depend on them. What lies in DIR already is not measured again. The
-last columns say how many cores other processes kept busy meanwhile: where that is more than a tenth, remove the file and try again.
+last columns say how many cores others kept busy meanwhile: where that is more than a tenth, remove the file and try again.
 """
 
 import json

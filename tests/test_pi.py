@@ -143,7 +143,9 @@ def test_the_function_computes_what_the_network_computes(name, exit_name):
     function, weights = function_of(graph_of(plain))
     image = torch.randn(3, 16, 16)
     wanted = plain(image[None]).logits[exit_name].detach().numpy()
-    assert function(*weights, image.permute(1, 2, 0).numpy()) == pytest.approx(wanted, rel=1e-4, abs=1e-4 * float(abs(wanted).max()))
+    assert function(*weights, image.permute(1, 2, 0).numpy()) == pytest.approx(
+        wanted, rel=1e-4, abs=1e-4 * float(abs(wanted).max())
+    )
 
 
 # ---- files

@@ -18,11 +18,12 @@ from tyro.conf import Positional, arg
 from raysp import termination
 from raysp.location import locate, write_atomically
 from raysp.lock import StoreBusy
+from raysp.models.exits import exit_of
 from raysp.pi import require_engine
 from raysp.pi.calibration import calibrate, family, read_calibration
 from raysp.pi.prediction import LAN, WAN, Link, predict
 from raysp.pi.protocols import MEANING, Protocol
-from raysp.pi.stored import exit_of, measure_stored
+from raysp.pi.stored import measure_stored
 from raysp.saving import load_model
 from raysp.store import NoLongerOwner
 
@@ -185,7 +186,7 @@ def _predict(flags: Predict, console: Console) -> None:
         links.append(("yours", Link(bits_per_s=flags.bandwidth_mbit * 1e6, round_trip_s=flags.round_trip_ms / 1e3)))
     calibration = read_calibration(locate(flags.calibration))
     model = load_model(flags.model)
-    found = predict(model, exit_of(model, flags.exit), calibration, links)
+    found = predict(model, exit_of(model.heads, flags.exit), calibration, links)
     console.print(f"{calibration.protocol} ({MEANING[calibration.protocol]}), one warm image on the calibration's machine:")
     console.print(f"{found.time_s:.3g} s, {found.bytes / 1e6:.4g} MB, {found.messages:.0f} messages")
     for name, seconds in found.modelled_s.items():

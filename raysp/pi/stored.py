@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from raysp.location import Location, exists, locate, write_atomically
-from raysp.models.exits import FINAL
+from raysp.models.exits import exit_of
 from raysp.models.network import Network
 from raysp.pi import require_engine
 from raysp.pi.calibration import read_calibration
@@ -33,15 +33,6 @@ Write = Callable[[Location, bytes], None]
 def calibration_name(protocol: str) -> str:
     """Where in a results root a calibration is looked for."""
     return f"pi-calibration-{protocol}.json"
-
-
-def exit_of(model: Network, wanted: str | None) -> str:
-    """The exit that is meant: the one named, else the final one, else the only one. Raises ValueError."""
-    if wanted is None:
-        return FINAL if FINAL in model.heads else next(iter(model.heads))
-    if wanted not in model.heads:
-        raise ValueError(f"no exit {wanted!r}; the model has {', '.join(model.heads)}: name one of them as exit")
-    return wanted
 
 
 def measure_stored(
@@ -77,7 +68,7 @@ def measure_stored(
 
     place = locate(directory) if isinstance(directory, str) else directory
     model = load_model(str(place))
-    name = exit_of(model, exit)
+    name = exit_of(model.heads, exit)
     picture = None if image is None else read_image(image, model)
     root = _root_of(place)
     chosen: Location | None = calibration

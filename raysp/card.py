@@ -29,8 +29,8 @@ def card_of(
     """Collect what is known of a model.
 
     Args:
-        model: collapsed to the exit.
-        exit: its only one.
+        model: as it was saved.
+        exit: one of its exits.
         directory: where it came from: a finished stage's, or one that `save_model` wrote.
         data_licence: the user's words; None leaves it open.
 

@@ -97,7 +97,7 @@ def export(
     model = load_model(directory)
     name = exit_of(model.heads, exit)
     plain = fold_batchnorm(collapse(model, name))
-    card = card_of(plain, name, place, data_licence=data_licence)
+    card = card_of(model, name, place, data_licence=data_licence)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tmp-export-", dir=target.parent) as beside:
         scratch = Path(beside) / "export"

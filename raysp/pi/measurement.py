@@ -104,7 +104,7 @@ def measure(
         "exit": exit,
         "protocol": options.protocol,
         "meaning": MEANING[options.protocol],
-        **count_costs(plain, exit).totals(),
+        **count_costs(model, exit).totals(),
         **summary(warm),
         "others_cores": _others(warm, took, busy_before, busy_after),
         "cold": {"time_s": wall_s(cold), "bytes": sent_bytes(cold)},

@@ -12,7 +12,7 @@ from rich.markup import escape
 from analysis.report import Report
 from raysp.location import Location
 from raysp.lock import StoreBusy
-from raysp.pi import Protocol
+from raysp.pi import MeasureOptions, PartyFault, Protocol
 from raysp.pi.stored import measure_stored
 from raysp.store import label_of
 
@@ -32,9 +32,6 @@ def measure_models(which: Which, report: Report, root: Location, console: Consol
     Returns:
         Whether nothing failed.
     """
-    from raysp.pi.measurement import MeasureOptions
-    from raysp.pi.session import PartyFault
-
     rows = (
         (report.front if which == "front" else report.table)[["key", "exit", "relus"]]
         .dropna()

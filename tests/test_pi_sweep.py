@@ -10,6 +10,8 @@ from test_cli import TINY, sweep
 from test_pi_report import finished
 
 from analysis.report import read_report
+from raysp.pi import PartyFault
+from sweeps import private
 
 HERE = importlib.util.find_spec("spu") is not None
 NEEDED = "private inference needs the extra pi: pip install -e '.[pi]'"
@@ -41,12 +43,7 @@ def test_a_sweep_measures_its_models_once(tmp_path):
     assert f"private inference: {len(table)} models, {len(table)} of them measured already" in again.stdout
 
 
-@pytest.mark.skipif(not HERE, reason=NEEDED)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the engine's own imports
 def test_a_measurement_that_fails_is_told_and_the_rest_goes_on(tmp_path, monkeypatch):
-    from raysp.pi.session import PartyFault
-    from sweeps import private
-
     for number in range(4):
         measured = finished(tmp_path, number, relus=100 + number, val_accuracy=50.0 + number)
     measured(1.0, 10.0)

@@ -6,10 +6,26 @@ all else works without them. What was measured lies beside a model's record (`ra
 
 import importlib.util
 
+from raysp.pi.calibration import calibrate, read_calibration
 from raysp.pi.files import MeasuredFile, read_measurements
+from raysp.pi.measurement import MeasureOptions, measure
+from raysp.pi.prediction import predict
 from raysp.pi.protocols import MEANING, Protocol
+from raysp.pi.session import PartyFault
 
-__all__ = ["MEANING", "MeasuredFile", "Protocol", "read_measurements", "require_engine"]
+__all__ = [
+    "MEANING",
+    "MeasureOptions",
+    "MeasuredFile",
+    "PartyFault",
+    "Protocol",
+    "calibrate",
+    "measure",
+    "predict",
+    "read_calibration",
+    "read_measurements",
+    "require_engine",
+]
 
 
 def require_engine() -> None:

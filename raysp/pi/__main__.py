@@ -19,7 +19,7 @@ from raysp import termination
 from raysp.location import locate, write_atomically
 from raysp.lock import StoreBusy
 from raysp.models.exits import exit_of
-from raysp.pi import require_engine
+from raysp.pi import MeasureOptions, PartyFault, require_engine
 from raysp.pi.calibration import calibrate, family, read_calibration
 from raysp.pi.prediction import LAN, WAN, Link, predict
 from raysp.pi.protocols import MEANING, Protocol
@@ -106,13 +106,10 @@ def main() -> None:
             _predict(command, console)
         else:
             require_engine()
-            from raysp.pi.session import PartyFault
-
-            try:
-                _measure(command, console) if isinstance(command, Measure) else _calibrate(command, console)
-            except PartyFault as error:
-                errors.print(f"[bold red]failed:[/] {escape(str(error))}", soft_wrap=True)
-                status = 1
+            _measure(command, console) if isinstance(command, Measure) else _calibrate(command, console)
+    except PartyFault as error:
+        errors.print(f"[bold red]failed:[/] {escape(str(error))}", soft_wrap=True)
+        status = 1
     except KeyboardInterrupt as error:
         status = 143 if termination.told() or isinstance(error, termination.Terminated) else 130
     except (ValueError, OSError, StoreBusy, NoLongerOwner) as error:
@@ -124,8 +121,6 @@ def main() -> None:
 
 
 def _measure(flags: Measure, console: Console) -> None:
-    from raysp.pi.measurement import MeasureOptions
-
     options = MeasureOptions(
         protocol=flags.protocol, warm=flags.warm, host=flags.host, ports=flags.ports, limit_s=flags.time_limit_s
     )

@@ -19,7 +19,10 @@ from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.exits import AC_HEADS, FINAL, exit_name
 from raysp.models.network import Network
 from raysp.models.relu import MaskedReLU
+from raysp.pi import machine
 from raysp.pi.graph import Graph, Operation, graph_of
+from raysp.pi.program import compile_program
+from raysp.pi.session import Session, session
 from raysp.pi.shapes import alone, shape_of
 from raysp.tensor_files import read_file
 
@@ -161,10 +164,6 @@ def calibrate(
         limit_s: seconds after which it is given up.
         tell: told what is being measured.
     """
-    from raysp.pi import machine
-    from raysp.pi.program import compile_program
-    from raysp.pi.session import Session, session
-
     random = torch.Generator().manual_seed(0)
 
     def measure(parties: Session, graph: Graph, *, shared: bool) -> "list[_Point]":

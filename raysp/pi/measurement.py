@@ -1,6 +1,6 @@
 """Measuring one network under private inference: what is run, how often, and what comes out.
 
-Owns the figures and their meaning. Needs the extra `pi`. Contract: cold and warm are told apart; times are wall time of the
+Owns the figures and their meaning. Contract: cold and warm are told apart; times are wall time of the
 slower party unless they say whose; the result is compared with torch's, so that nothing wrong is timed.
 """
 

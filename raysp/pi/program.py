@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import spu
-import spu.utils.frontend as frontend
 from torch import Tensor, nn
 
 from raysp.models.relu import MaskedReLU
@@ -46,6 +44,8 @@ def compile_program(graph: Graph, image_chw: Tensor, *, shared: bool = False) ->
         shared: give each party a random share of the image, as of a map between two layers, and neither the whole.
     """
     import jax
+    import spu
+    from spu.utils import frontend
 
     network, weights = function_of(graph)
     image = np.ascontiguousarray(image_chw.numpy().transpose(_nhwc(image_chw.ndim)))
@@ -92,6 +92,8 @@ def shares_of(program: Program, protocol: str) -> list[dict[str, tuple[bytes, li
 
     Each party's is all that it is ever given: what is the other's secret it can't see.
     """
+    import spu
+
     io = spu.Io(2, runtime_config(protocol))
     parties: list[dict[str, tuple[bytes, list[bytes]]]] = [{}, {}]
     for name, (value, owner) in program.inputs.items():
@@ -102,6 +104,8 @@ def shares_of(program: Program, protocol: str) -> list[dict[str, tuple[bytes, li
 
 def reconstruct(shares: Sequence[tuple[bytes, Sequence[bytes]]], protocol: str) -> Array:
     """Put both parties' shares of a result together."""
+    import spu
+
     built = []
     for meta, chunks in shares:
         share = spu.libspu.Share()

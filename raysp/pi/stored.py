@@ -18,7 +18,7 @@ from torch import Tensor
 from raysp.location import Location, exists, locate, write_atomically
 from raysp.models.exits import exit_of
 from raysp.models.network import Network
-from raysp.pi import require_engine
+from raysp.pi import MeasureOptions, measure, require_engine
 from raysp.pi.calibration import read_calibration
 from raysp.pi.files import name_of
 from raysp.pi.prediction import LAN, WAN, predict
@@ -39,7 +39,7 @@ def measure_stored(
     directory: str | Path | Location,
     *,
     exit: str | None,  # noqa: A002 (the field's word)
-    options: Any,
+    options: MeasureOptions,
     image: Path | None = None,
     calibration: Path | None = None,
     tell: Tell = lambda message: None,
@@ -49,7 +49,7 @@ def measure_stored(
     Args:
         directory: a finished stage's, or one that `save_model` wrote.
         exit: which; None takes the final one, or the only one.
-        options: a `raysp.pi.measurement.MeasureOptions`.
+        options: how.
         image: a picture for it to look at; None takes noise.
         calibration: says what was to be expected; None looks for one in the results root.
         tell: told when it has to wait.
@@ -64,8 +64,6 @@ def measure_stored(
         OSError: the file can't be written.
     """
     require_engine()
-    from raysp.pi.measurement import measure
-
     place = locate(directory) if isinstance(directory, str) else directory
     model = load_model(str(place))
     name = exit_of(model.heads, exit)

@@ -103,7 +103,9 @@ def test_measurements_are_read_with_mistrust(change, reason, tmp_path):
 def calibration(networks_, relu=PART):
     layers, _ = parts_of(networks_)
     costs = ReLUCosts(layer=PART, relu=relu, position_s=0.0, renewal=NOTHING)
-    return Calibration(protocol="cheetah", family={}, layers=dict.fromkeys(layers, PART), relu=costs, versions={}, machine={})
+    return Calibration(
+        protocol="cheetah", family={}, layers=dict.fromkeys(layers, PART), relu=costs, versions={}, machine={}, others_cores=0.0
+    )
 
 
 def members(kernels=(3,), heads=("pool",)):

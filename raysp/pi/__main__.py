@@ -133,10 +133,7 @@ def _measure(flags: Measure, console: Console) -> None:
     console.print(f"warm  {found['time_s']:.3g} s (median of {found['warm_runs']}, {low:.3g} to {high:.3g}), "
                   f"{found['bytes'] / 1e6:.4g} MB, {found['messages']:.0f} messages")  # fmt: skip
     console.print(f"cold  {found['cold']['time_s']:.3g} s, {found['cold']['bytes'] / 1e6:.4g} MB")
-    if (found["others_cores"] or 0) > BUSY:
-        console.print(
-            f"[yellow]note[/] other processes kept {found['others_cores']:.2g} cores busy meanwhile; these times are too long"
-        )
+    _warn(found["others_cores"], console)
     if found["predicted"]:
         console.print(f"predicted  {found['predicted']['time_s']:.3g} s, {found['predicted']['bytes'] / 1e6:.4g} MB (warm)")
     console.print(f"largest error {found['max_error']:.2g}, class {'agrees' if found['same_class'] else 'DIFFERS'}")
@@ -170,7 +167,13 @@ def _calibrate(flags: Calibrate, console: Console) -> None:
         tell=lambda line: console.print(escape(line), soft_wrap=True),
     )  # fmt: skip
     write_atomically(flags.out.absolute(), json.dumps(found.to_json(), indent=1, allow_nan=False).encode())
+    _warn(found.others_cores, console)
     console.print(f"{len(found.layers)} layers: {flags.out}", soft_wrap=True)
+
+
+def _warn(others_cores: float | None, console: Console) -> None:
+    if (others_cores or 0) > BUSY:
+        console.print(f"[yellow]note[/] other processes kept {others_cores:.2g} cores busy meanwhile; these times are too long")
 
 
 def _predict(flags: Predict, console: Console) -> None:

@@ -6,6 +6,7 @@ protocol, one machine and the versions that it names.
 
 import json
 import statistics
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -68,6 +69,8 @@ class Calibration:
     relu: ReLUCosts
     versions: Mapping[str, str]
     machine: Mapping[str, Any]
+    others_cores: float | None
+    """That other processes kept busy meanwhile; where it is more than a tenth, the times are too long."""
 
     def to_json(self) -> dict[str, Any]:
         """As a file keeps it."""
@@ -165,11 +168,14 @@ def calibrate(
         tell: told what is being measured.
     """
     random = torch.Generator().manual_seed(0)
+    own_s: list[float] = []
 
     def measure(parties: Session, graph: Graph, *, shared: bool) -> "list[_Point]":
         image = torch.randn(graph.input_shape, generator=random)
         parties.load(compile_program(graph, image, shared=shared))
-        return [_Point.of(parties.run()[0]) for _ in range(runs)]
+        points = [_Point.of(parties.run()[0]) for _ in range(runs)]
+        own_s.extend(point.cpu_s for point in points)
+        return points
 
     layers, relus = parts_of(networks)
     measured: dict[str, list[_Point]] = {}
@@ -178,6 +184,8 @@ def calibrate(
         first = next(iter(relus.values()))
         measure(parties, alone(first), shared=True)  # the parties' first runs are cold, whatever they run
         measure(parties, alone(next(iter(layers.values()))[0]), shared=True)
+        watch, before_s = machine.Watch(), time.process_time()
+        own_s.clear()
         for name, (operation, reads_image) in layers.items():
             tell(name)
             measured[name] = measure(parties, alone(operation), shared=not reads_image)
@@ -189,6 +197,7 @@ def calibrate(
                 tell(f"{kept} ReLUs of {'x'.join(map(str, shape))}")
                 operation.module.set_mask((torch.randperm(size, generator=random) < kept).view(operation.module.shape))
                 counted.append((kept, size, measure(parties, alone(operation), shared=True)))
+        others = watch.others_cores(sum(own_s) + time.process_time() - before_s)
     return Calibration(
         protocol=protocol,
         family=dict(described),
@@ -196,6 +205,7 @@ def calibrate(
         relu=_fit(counted),
         versions=machine.versions(),
         machine=machine.describe(),
+        others_cores=others,
     )
 
 
@@ -207,12 +217,13 @@ class _Point:
     bytes: int
     messages: int
     round_trips: int
+    cpu_s: float
 
     @classmethod
     def of(cls, run: Sequence[Any]) -> "_Point":
         messages = [party.statistics.messages for party in run]
         sent = sum(party.statistics.sent_bytes for party in run)
-        return cls(max(party.wall_s for party in run), sent, sum(messages), min(messages))
+        return cls(max(party.wall_s for party in run), sent, sum(messages), min(messages), sum(party.cpu_s for party in run))
 
     def values(self) -> tuple[float, ...]:
         return self.time_s, self.bytes, self.messages, self.round_trips

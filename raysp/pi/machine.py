@@ -3,6 +3,7 @@
 import os
 import platform
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -35,7 +36,25 @@ def alone(tell: Callable[[str], None] = lambda message: None) -> Iterator[None]:
         lock.release()
 
 
-def busy_s() -> float | None:
+class Watch:
+    """Tells how busy whatever else runs on this machine was meanwhile: what that does to measured times nobody knows."""
+
+    def __init__(self) -> None:
+        self._began, self._busy = time.monotonic(), _busy_s()
+
+    def others_cores(self, own_cpu_s: float) -> float | None:
+        """Cores that others kept busy since this was made; None where the system doesn't say.
+
+        Args:
+            own_cpu_s: processor seconds of the measurement itself.
+        """
+        busy = _busy_s()
+        if busy is None or self._busy is None:
+            return None
+        return max(0.0, (busy - self._busy - own_cpu_s) / (time.monotonic() - self._began))
+
+
+def _busy_s() -> float | None:
     """Processor seconds that all processes of this machine have used since it was started; None where the system doesn't say."""
     try:
         user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])

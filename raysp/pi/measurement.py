@@ -5,7 +5,6 @@ slower party unless they say whose; the result is compared with torch's, so that
 """
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -93,9 +92,9 @@ def measure(
     ):
         parties.load(program)
         first = parties.run()
-        began, busy_before = time.monotonic(), machine.busy_s()
+        watch = machine.Watch()
         later = [parties.run() for _ in range(options.warm)]
-        took, busy_after = time.monotonic() - began, machine.busy_s()
+        others = watch.others_cores(sum(party.cpu_s for run, _ in later for party in run))
         runs, results = zip(first, *later, strict=True)
     error = max(float((torch.from_numpy(result.copy()) - wanted).abs().max()) for result in results)
     cold, warm = runs[0], runs[1:]
@@ -106,7 +105,7 @@ def measure(
         "meaning": MEANING[options.protocol],
         **count_costs(model, exit).totals(),
         **summary(warm),
-        "others_cores": _others(warm, took, busy_before, busy_after),
+        "others_cores": others,
         "cold": {"time_s": wall_s(cold), "bytes": sent_bytes(cold)},
         "parties": {role: _party(cold[rank], [run[rank] for run in warm]) for rank, role in enumerate(ROLES)},
         "operations": operations(warm),
@@ -119,13 +118,6 @@ def measure(
         "listened_on": options.host,
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _others(warm: Sequence[Sequence[Run]], took_s: float, before: float | None, after: float | None) -> float | None:
-    """How many cores whatever else ran on this machine kept busy meanwhile: what that does to the times nobody knows."""
-    if before is None or after is None:
-        return None
-    return max(0.0, (after - before - sum(party.cpu_s for run in warm for party in run)) / took_s)
 
 
 def wall_s(run: Sequence[Run]) -> float:

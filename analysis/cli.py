@@ -118,7 +118,9 @@ def _run(flags: ReportFlags, console: Console) -> int:
     while True:
         report = read_report(roots, question)
         runs = report.runs
-        now = (set(runs.roots), runs.failures, set(map(str, runs.damaged)), [intent.id for intent in runs.intents])
+        now = (
+            set(runs.roots), runs.failures, set(map(str, runs.damaged)), [intent.id for intent in runs.intents], runs.measurements
+        )  # fmt: skip
         if now != seen:
             for error in runs.damaged:
                 console.print(f"[yellow]left out[/] {escape(str(error))}", soft_wrap=True)

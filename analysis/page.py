@@ -105,6 +105,7 @@ def _columns(points: pd.DataFrame, objectives: Sequence[Objective]) -> list[dict
     first = [column("group", "group", shown=False), column("key", "record", shown=True), column("exit", "exit", shown=True)]
     rare = ("params", "est_delphi_off")
     costs = [column(o.column, o.short, shown=not o.column.startswith(rare)) for o in objectives]
+    costs += [column("pi_protocol", "PI protocol", shown=True)] if "pi_protocol" in points else []
     middle = [column("rank", "rank", shown=True), column("seeds", "seeds", shown=several)]
     names = [name for name in WHICH if name not in ("configuration", "exit")]
     which = [column(name, SHORT.get(name, name), shown=differs(points[name])) for name in names]

@@ -8,7 +8,8 @@ import hashlib
 import json
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from raysp.data import DataConfig, Selection
 from raysp.intent import Intent, read_intents
 from raysp.keys import SHORT_KEY_DIGITS
 from raysp.location import Location, NotAFile, exists, read
-from raysp.store import ERROR, RECORD, RUNGS, Store, label_of, read_rungs
+from raysp.pi import MeasuredFile, read_measurements
+from raysp.store import ERROR, READERS, RECORD, RUNGS, Store, label_of, read_rungs
 from raysp.tensor_files import DamagedFile
 
 MOST_OF_AN_ERROR = 20_000
@@ -51,6 +53,8 @@ class Runs:
     """Of planned stages that have paused, or were given up, and aren't done, by key: `epochs`, `time_s` and `host` so far."""
     damaged: list[DamagedFile]
     """What was left out."""
+    measurements: Mapping[str, list[MeasuredFile]] = field(default_factory=dict)
+    """What was run under private inference, by key."""
 
 
 def read_runs(roots: Sequence[Location]) -> Runs:
@@ -91,14 +95,27 @@ def read_runs(roots: Sequence[Location]) -> Runs:
                         stopped[stage.key] = {"epochs": max(rungs), **rungs[max(rungs)]}
                 except DamagedFile as error:
                     damaged.append(error)
+    measurements, bad = _measurements(records, where)
     return Runs(
         records=list(records.values()),
         roots=where,
         intents=list(intents.values()),
         failures={key: text for key, text in failures.items() if key not in records},
         stopped={key: rung for key, rung in stopped.items() if key not in records},
-        damaged=damaged,
+        damaged=damaged + bad,
+        measurements=measurements,
     )
+
+
+def _measurements(
+    records: Mapping[str, dict[str, Any]], where: Mapping[str, Location]
+) -> tuple[dict[str, list[MeasuredFile]], list[DamagedFile]]:
+    """What lies beside each record of a model."""
+    keys = [key for key, record in records.items() if record["rows"]]
+    with ThreadPoolExecutor(READERS) as pool:
+        directories = (where[key] / "stages" / label_of(records[key]) for key in keys)
+        read = list(pool.map(read_measurements, directories, (records[key] for key in keys)))
+    return {key: found for key, (found, _) in zip(keys, read, strict=True) if found}, [error for _, bad in read for error in bad]
 
 
 def why_not(record: Mapping[str, Any]) -> str:

@@ -25,13 +25,14 @@ from analysis.records import Runs, read_runs
 from analysis.results import layers_table, results_table
 from analysis.seeds import points_of
 from analysis.spending import Spending, spending_of
-from analysis.tables import Table, front_tables, latex, markdown, models_table, paper_table, spending_table
+from analysis.tables import Table, front_tables, latex, markdown, measured_table, models_table, paper_table, spending_table
 from raysp.location import Location, write_atomically
 from raysp.tensor_files import DamagedFile
 
 QUALIFIES = "What qualifies"
 FRONT = "The front in numbers"
-"""Sections that the command prints."""
+MEASURED = "Measured private inference"
+"""Sections; the command prints the first two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ def read_report(roots: Sequence[Location], question: Question | None = None) -> 
     """
     question = question or Question()
     runs = read_runs(roots)
-    table = results_table(runs.records)
+    table = results_table(runs.records, runs.measurements)
     for name in (*question.objectives, *question.limits):
         if name not in table:
             raise ValueError(f"no model here has {name}, which it would be compared by; leave that out")
@@ -197,6 +198,8 @@ def tables_of(report: Report) -> dict[str, list[Table]]:
     compared = [paper_table(title, rows) for title, rows in printed if rows["accuracy"].notna().any()]
     if compared:
         sections["The paper's tables"] = compared
+    if any(report.runs.measurements.values()):
+        sections[MEASURED] = [measured_table(report.table, report.runs.measurements)]
     if report.sweeps:
         sections["Sweeps"] = [spending_table(sweep) for sweep in report.sweeps]
     return sections

@@ -7,12 +7,15 @@ import pandas as pd
 
 from analysis.records import configurations, mask_facts
 from raysp.costs import estimate_delphi
+from raysp.pi import MEANING, MeasuredFile
 
 ESTIMATED = tuple(estimate_delphi(0, 0, 0))
 """Columns of published estimates (`raysp.costs`), whose names say so."""
 
-MEASURED_PI = ("measured_pi_s", "measured_pi_bytes")
-"""Columns that a table has only if one of its models was run under private inference."""
+MEASURED_PI = ("pi_time_s", "pi_bytes", "pi_protocol")
+"""Columns that a table has only if one of its models was run under private inference (`raysp.pi`): seconds of a warm image, bytes
+that both parties send, and what kind of run it was. Kinds can't be compared: a table has one, CHEETAH's where there is any.
+"""
 
 MEASURED = ("relus", "macs", "depth", "params", "val_accuracy", "test_accuracy", *ESTIMATED, "time_s")
 """Columns that a configuration doesn't have but gets."""
@@ -59,9 +62,17 @@ WHICH = tuple(name for name in COLUMNS if name not in ("key", "mask_key", "prese
 """Columns that say which model a row is about, whatever its seed."""
 
 
-def results_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The rows of these records in `COLUMNS`, in an order that depends on their content alone."""
+def results_table(
+    records: Sequence[Mapping[str, Any]], measurements: Mapping[str, Sequence[MeasuredFile]] | None = None
+) -> pd.DataFrame:
+    """The rows of these records in `COLUMNS`, in an order that depends on their content alone.
+
+    Args:
+        records: of finished stages.
+        measurements: their models under private inference, by key.
+    """
     rows = []
+    measured = _measured(measurements or {})
     configuration = configurations(records)
     for record in records:
         known = {
@@ -76,13 +87,25 @@ def results_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             old = {"selection": row.get("selection", "val"), "precision": row.get("precision", "fp32")}
             if row.get("ac_after") is not None:
                 old["ac_after"] = str(row["ac_after"])
-            rows.append(row | known | old | _estimates(record, row))
+            rows.append(row | known | old | _estimates(record, row) | measured.get((record["key"], row.get("exit")), {}))
     more = [name for name in MEASURED_PI if any(row.get(name) is not None for row in rows)]
     table = pd.DataFrame(rows, columns=[*COLUMNS, *more])
     table[["kernel_size", "gate_epochs"]] = table[["kernel_size", "gate_epochs"]].astype("Int64")
     table["ac_after"] = table["ac_after"].astype("string")
     order = [name for name in COLUMNS if name not in ("key", "mask_key", "configuration", "preset", "exit", *MEASURED)]
     return table.sort_values([*order, "key", "exit"], kind="stable", ignore_index=True)
+
+
+def _measured(measurements: Mapping[str, Sequence[MeasuredFile]]) -> dict[tuple[str, Any], dict[str, Any]]:
+    """The columns of `MEASURED_PI`, by key and exit, of the one protocol that a table has."""
+    protocols = {m.protocol for found in measurements.values() for m in found}
+    chosen = next((protocol for protocol in MEANING if protocol in protocols), "")
+    return {
+        (key, m.exit): {"pi_time_s": m.time_s, "pi_bytes": m.bytes, "pi_protocol": f"{chosen}: {MEANING[chosen]}"}
+        for key, found in measurements.items()
+        for m in found
+        if m.protocol == chosen
+    }
 
 
 def _estimates(record: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, float | None]:

@@ -15,6 +15,7 @@ from analysis.objectives import ACCURACIES, COSTS, OBJECTIVES, Objective, presen
 from analysis.pareto import GROUP
 from analysis.results import MEASURED_PI, WHICH
 from analysis.spending import STATES, Spending
+from raysp.pi import MEANING, MeasuredFile
 
 ALWAYS = ("dataset", "model", "budget", "d_th", "exit")
 """Columns of a table of models that are shown even if all agree."""
@@ -96,6 +97,34 @@ def paper_table(title: str, rows: pd.DataFrame) -> Table:
     cells = [["-" if pd.isna(row[n]) else formats.get(n, "{}").format(row[n]) for n in used] for row in _records(rows)]
     note = "Test accuracy in percent. The paper's figures are those that it prints."
     return Table(title=title, headings=used, cells=cells, note=note)
+
+
+def measured_table(table: pd.DataFrame, measurements: Mapping[str, Sequence[MeasuredFile]]) -> Table:
+    """What was run under private inference, of every protocol, beside what a calibration had foretold.
+
+    Args:
+        table: the results.
+        measurements: by key.
+    """
+    costs = {(row["key"], row["exit"]): row for row in _records(table)}
+    seconds, traffic, relus = OBJECTIVES["pi_time_s"], OBJECTIVES["pi_bytes"], OBJECTIVES["relus"]
+    cells = []
+    for key, found in measurements.items():
+        for m in found:
+            row = costs.get((key, m.exit))
+            expected = ["-", "-"]
+            if m.predicted_s is not None and m.predicted_bytes is not None:
+                expected = [
+                    f"{number(seconds, m.predicted_s)} ({m.predicted_s / max(m.time_s, 1e-9) - 1:+.0%})",
+                    f"{number(traffic, m.predicted_bytes)} ({m.predicted_bytes / max(m.bytes, 1e-9) - 1:+.1%})",
+                ]
+            line = [m.exit, "-" if row is None else number(relus, row["relus"]), f"{m.protocol}: {MEANING[m.protocol]}"]
+            cells.append([*line, number(seconds, m.time_s), number(traffic, m.bytes), *expected, key[:12]])
+    headings = ["exit", "ReLUs", "protocol", "s", "bytes", "predicted s", "predicted bytes", "key"]
+    note = "One warm image, both parties on one machine; bytes are what both send."
+    return Table(
+        title="Measured private inference", headings=headings, cells=sorted(cells, key=lambda c: (c[2], c[-1], c[0])), note=note
+    )
 
 
 def spending_table(sweep: Spending) -> Table:

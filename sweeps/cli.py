@@ -28,6 +28,7 @@ from raysp.intent import Intent, intent_of, write_intent
 from raysp.location import Location, Unreachable, locate
 from raysp.lock import StoreBusy
 from raysp.options import RunOptions
+from raysp.pi import require_engine
 from raysp.plan import Plan, survey
 from raysp.presets import Preset
 from raysp.schedules import Precision
@@ -36,6 +37,7 @@ from raysp.stage import Stage
 from raysp.store import NoLongerOwner, Store
 from raysp.sweep import run_sweep
 from sweeps.ending import front_so_far, print_failures, print_report
+from sweeps.private import Which, measure_models
 
 THE_PRESETS = "(default: the preset's)"
 
@@ -98,6 +100,8 @@ class RunFlags:
     quarter, and half of those after a half: those that add least to the front of accuracy, ReLUs, MACs and depth."""
     retries: int = 1
     """How often a stage is tried again when its worker or machine dies; what its own code raises is not."""
+    measure_pi: Annotated[Which | None, arg(metavar="front|all", help_behavior_hint="")] = None
+    """When all is trained, run the models on the front (or all) under private inference, here; needs the extra `pi`."""
     verbose: bool = False
     """Show Ray's own messages, and the traceback of an error."""
 
@@ -193,6 +197,8 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
         compile=flags.compile,
         verbose=flags.verbose,
     )
+    if flags.measure_pi:
+        require_engine()
     root = locate(flags.storage or Path("runs") / work.name)
     _check_storage(root)
     if work.note:
@@ -224,7 +230,11 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
     report, written = _report(root, intent_of(plan, work.name, command), console)
     print_report(report, plan, root if written else None, console)
     print_failures(outcome, console)
-    return 0 if outcome.ok else 1
+    measured = True
+    if flags.measure_pi:
+        measured = measure_models(flags.measure_pi, report, root, console)
+        _report(root, intent_of(plan, work.name, command), console)  # with what was measured
+    return 0 if outcome.ok and measured else 1
 
 
 def _report(root: Location, intent: Intent, console: Console) -> tuple[Report, bool]:

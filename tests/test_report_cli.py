@@ -44,7 +44,7 @@ def test_nothing_is_written_where_there_is_nothing(tmp_path):
         (["empty", "--max-relus=-5"], "--max-relus '-5'; expected a number"),
         (["empty", "--costs", "speed"], "objective 'speed'; expected of: val_accuracy"),
         (["empty", "--costs", "val_accuracy"], "expected columns that are to be small"),
-        (["empty", "--costs", "relus", "measured_pi_s"], "no model here has measured_pi_s"),
+        (["empty", "--costs", "relus", "pi_time_s"], "no model here has pi_time_s"),
         (["empty", "--out", ""], "--out is empty"),
         (["empty", "--every", "0"], "--every 0; expected seconds"),
         (["foo://x"], "foo:// can't be written"),

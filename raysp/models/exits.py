@@ -4,7 +4,7 @@ Owns what a head is made of. The paper places an AC as in self-distillation but 
 Table 2 leaves room for next to no ReLU in it. So an auxiliary head has none where it can, and few where it needs some.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -80,6 +80,24 @@ AC_HEADS: dict[str, Callable[[HeadShape], nn.Sequential]] = {"pool": pool_head, 
 def exit_name(after_stage: int) -> str:
     """Name of the auxiliary classifier after a stage, counted from 1."""
     return f"ac{after_stage}"
+
+
+def exit_of(exits: Iterable[str], wanted: str | None) -> str:
+    """The exit that a user means: the one named, else the final one, else the first.
+
+    Args:
+        exits: those of a model.
+        wanted: its name, or None.
+
+    Raises:
+        ValueError: the model has none of this name.
+    """
+    names = list(exits)
+    if wanted is None:
+        return FINAL if FINAL in names else names[0]
+    if wanted not in names:
+        raise ValueError(f"no exit {wanted!r}; the model has {', '.join(names)}: name one of them as exit")
+    return wanted
 
 
 def stage_of(exit: str) -> int:  # noqa: A002 (the field's word)

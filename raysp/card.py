@@ -1,0 +1,136 @@
+"""A model's card: what it is, what it was trained on and how, how good it is, what it costs; as JSON and as Markdown.
+
+Owns the card's content. Refuses to guess: what isn't recorded stands there as not known. Contract: what was estimated and
+what was measured is told apart.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from raysp.costs import count_costs, estimate_delphi
+from raysp.location import Location, exists
+from raysp.models.network import Network
+from raysp.pi import MEANING
+from raysp.pi.files import read_measurements
+from raysp.store import RECORD, label_of, read_record
+
+NOT_KNOWN = "not known"
+
+
+def card_of(
+    model: Network,
+    exit: str,  # noqa: A002 (the field's word)
+    directory: Location,
+    *,
+    data_licence: str | None,
+) -> dict[str, Any]:
+    """Collect what is known of a model.
+
+    Args:
+        model: as it was saved.
+        exit: one of its exits.
+        directory: where it came from: a finished stage's, or one that `save_model` wrote.
+        data_licence: the user's words; None leaves it open.
+
+    Raises:
+        DamagedFile: the record can't be trusted.
+    """
+    record = read_record(directory / RECORD) or {}
+    row: Mapping[str, Any] = next((row for row in record.get("rows", ()) if row.get("exit") == exit), {})
+    costs = count_costs(model, exit)
+    layers = sum(layer.relus > 0 for layer in costs.layers)
+    measured, _ = read_measurements(directory, record)
+    chain = _chain(record, directory)
+    return {
+        "model": {
+            "architecture": model.name,
+            "width": model.width,
+            "exit": exit,
+            "classes": model.num_classes,
+            "input": {
+                "shape": ["images", model.in_channels, model.image_size, model.image_size],
+                "normalisation": "images in [0, 1], minus mean, divided by std, per channel",
+                "mean": list(model.input_mean),
+                "std": list(model.input_std),
+            },
+        },
+        "data": {"name": row.get("dataset", NOT_KNOWN), "licence": data_licence or "not stated"},
+        "accuracy_percent": {
+            "validation": row.get("val_accuracy", NOT_KNOWN),
+            "test": row.get("test_accuracy", NOT_KNOWN),
+            "selected_on": row.get("selection", NOT_KNOWN),
+        },
+        "costs_per_image": {
+            "counted": costs.totals(),
+            "estimated": estimate_delphi(costs.relus, costs.macs, layers),
+            "measured": [
+                {"protocol": f"{m.protocol}: {MEANING[m.protocol]}", "time_s": m.time_s, "bytes": m.bytes}
+                for m in measured
+                if m.exit == exit
+            ],
+        },
+        "recipe": {
+            "preset": record.get("labels", {}).get("preset", NOT_KNOWN),
+            "choices": {name: value for name, value in row.items() if name not in costs.totals() and "accuracy" not in name},
+            "stages": chain,
+        },
+        "origin": {
+            "key": record.get("key", NOT_KNOWN),
+            "git": record.get("labels", {}).get("git", NOT_KNOWN),
+            "versions": record.get("versions", NOT_KNOWN),
+            "trained": record.get("finished", NOT_KNOWN),
+            "exported": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    }
+
+
+def _chain(record: Mapping[str, Any], directory: Location) -> dict[str, Any]:
+    """Configuration of the stage and of all that it stands on, as far as their records are there, by stage."""
+    if not record:
+        return {}
+    found = {record["stage"]: record["config"]}
+    for parent in record.get("parents", {}).values():
+        path = directory.parent / label_of(parent) / RECORD
+        if exists(path) and (of_parent := read_record(path)):
+            found |= _chain(of_parent, path.parent)
+    return found
+
+
+def markdown(card: Mapping[str, Any]) -> str:
+    """The card for people."""
+    model, accuracy = card["model"], card["accuracy_percent"]
+    flattered = " These flatter: the test part chose the model." if accuracy["selected_on"] == "test" else ""
+    relus = card["costs_per_image"]["counted"]["relus"]
+    lines = [
+        f"# {model['architecture']}, width {model['width']}, {relus:,} ReLUs, exit {model['exit']}",
+        "",
+        "Trained for private inference with raysp.",
+        "",
+        *_section("Input", {**model["input"], "classes": model["classes"]}),
+        *_section("Data", card["data"]),
+        *_section("Accuracy in percent", accuracy),
+        *([flattered.strip(), ""] if flattered else []),
+        *_section("Costs per image, counted", card["costs_per_image"]["counted"]),
+        *_section("Costs per image, estimated from DELPHI's published constants", card["costs_per_image"]["estimated"]),
+    ]
+    for measured in card["costs_per_image"]["measured"]:
+        lines += _section("Costs per image, measured", measured)
+    lines += _section("Check", card["check"])
+    lines += _section("Recipe", {**card["recipe"]["choices"], "preset": card["recipe"]["preset"]})
+    for stage, config in card["recipe"]["stages"].items():
+        lines += [f"### Stage {_plain(stage)}", "", "```json", json.dumps(config, indent=1), "```", ""]
+    lines += _section("Origin", card["origin"])
+    return "\n".join(lines)
+
+
+def _section(title: str, values: Mapping[str, Any]) -> list[str]:
+    return [f"## {title}", "", *(f"- {name.replace('_', ' ')}: {_plain(value)}" for name, value in values.items()), ""]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return " ".join(text.split()).replace("<", "&lt;")

@@ -1,0 +1,198 @@
+"""Taking a model away: one exit, collapsed and folded, as ONNX or as torch's own exported program, with its card.
+
+Owns the exported form and its check. Contract: what is written computes what the network computes, to 1e-4 of its largest logit,
+or nothing is written; nothing that exists is overwritten; masks are constants in it.
+
+    <out>/model.onnx or model.pt2     from normalised images (n, channels, height, width) to logits (n, classes), for any n
+    <out>/card.json, card.md          see `raysp.card`
+"""
+
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from torch import Tensor, nn
+from tyro.conf import Positional, arg
+
+from raysp.card import card_of, markdown
+from raysp.location import locate
+from raysp.models.collapse import collapse, fold_batchnorm
+from raysp.models.exits import exit_of
+from raysp.models.network import Network
+from raysp.models.relu import MaskedReLU
+from raysp.saving import load_model
+from raysp.tensor_files import DamagedFile, fingerprint
+
+Format = Literal["onnx", "torch"]
+TOLERANCE = 1e-4
+"""Of the largest logit."""
+CHECKED_IMAGES = 4
+
+
+class _FixedReLU(nn.Module):
+    """ReLU at the positions of a mask, for good."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask.clone())
+
+    def forward(self, x_nchw: Tensor) -> Tensor:
+        return torch.where(self.mask, torch.relu(x_nchw), x_nchw)
+
+
+class _Exported(nn.Module):
+    """From images to logits."""
+
+    def __init__(self, model: Network) -> None:
+        super().__init__()
+        self.model = model
+        (self.exit,) = model.heads
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model(image).logits[self.exit]
+
+
+def export(
+    directory: str | Path,
+    out: str | Path,
+    *,
+    format: Format,  # noqa: A002 (the flag's word)
+    exit: str | None = None,  # noqa: A002 (the field's word)
+    data_licence: str | None = None,
+) -> dict[str, Any]:
+    """Export a trained model with its card.
+
+    Args:
+        directory: a finished stage's, or one that `save_model` wrote.
+        out: a directory that doesn't exist yet.
+        format: "onnx" (needs the extra `export`) or "torch".
+        exit: which; None takes the final one, or the only one.
+        data_licence: what the card says of the training data's licence, in the user's words.
+
+    Returns:
+        The card.
+
+    Raises:
+        ValueError: no such model or exit, or the packages for ONNX are missing.
+        FileExistsError: `out` exists.
+        RuntimeError: the exported model computes something else; nothing was written.
+    """
+    place, target = locate(directory), Path(out).expanduser().absolute()
+    if os.path.lexists(target):
+        raise FileExistsError(f"{target} exists; give another directory, so that nothing is overwritten")
+    if format == "onnx":
+        missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ValueError(f"ONNX needs {', '.join(missing)}: pip install 'raysp[export]'")
+    model = load_model(directory)
+    name = exit_of(model.heads, exit)
+    plain = fold_batchnorm(collapse(model, name))
+    card = card_of(model, name, place, data_licence=data_licence)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tmp-export-", dir=target.parent) as beside:
+        scratch = Path(beside) / "export"
+        scratch.mkdir()
+        path = scratch / ("model.onnx" if format == "onnx" else "model.pt2")
+        error = _write_checked(plain, path, format)
+        by = "onnxruntime" if format == "onnx" else "torch.export.load"
+        card["check"] = {"against": "torch", "by": by, "relative_error": error}
+        card["file"] = {"name": path.name, "format": format, **fingerprint(path.read_bytes())}
+        (scratch / "card.json").write_text(json.dumps(card, indent=1))
+        (scratch / "card.md").write_text(markdown(card))
+        if os.path.lexists(target):  # whoever came first
+            raise FileExistsError(f"{target} exists; give another directory, so that nothing is overwritten")
+        scratch.rename(target)
+    return card
+
+
+def _write_checked(plain: Network, path: Path, format: Format) -> float:  # noqa: A002 (the flag's word)
+    """Write the model; returns how far what was written is from torch."""
+    images = torch.randn(CHECKED_IMAGES, *plain.example_input().shape[1:], generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = _Exported(plain)(images)
+    fixed = _Exported(_fix_masks(plain)).eval().requires_grad_(False)
+    batch = {"image": {0: torch.export.Dim("images")}}
+    if format == "torch":
+        torch.export.save(torch.export.export(fixed, (images[:2],), dynamic_shapes=batch), path)
+        again: Callable[[Tensor], Tensor] = torch.export.load(path).module()
+    else:
+        again = _to_onnx(fixed, images[:2], batch, path)
+    several = (1, CHECKED_IMAGES)
+    error = max(float((again(images[:n]) - wanted[:n]).abs().max()) for n in several) / float(wanted.abs().max())
+    if not error <= TOLERANCE:
+        raise RuntimeError(f"the exported model is off by {error:.1e} of its largest logit; expected at most {TOLERANCE:.0e}")
+    return error
+
+
+def _to_onnx(fixed: nn.Module, images: Tensor, batch: Any, path: Path) -> Callable[[Tensor], Tensor]:
+    import onnxruntime
+
+    names = {"input_names": ["image"], "output_names": ["logits"]}
+    program = torch.onnx.export(fixed, (images,), dynamo=True, dynamic_shapes=batch, verbose=False, **names)  # type: ignore[arg-type]
+    assert program is not None
+    program.save(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda given: torch.from_numpy(session.run(None, {"image": given.numpy()})[0])
+
+
+def _fix_masks(model: Network) -> Network:
+    """A copy whose masked ReLUs are constants."""
+    fixed = collapse(model, next(iter(model.heads)))
+    for parent in list(fixed.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, MaskedReLU):
+                plain = nn.Identity() if child.kept == 0 else nn.ReLU() if child.kept == child.size else _FixedReLU(child.mask)
+                setattr(parent, name, plain)
+    return fixed
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFlags:
+    """Take a trained model away: collapsed, batch norms folded, masks as constants, with a card of what it is."""
+
+    model: Annotated[Positional[str], arg(metavar="MODEL_DIR")]
+    """A finished stage's directory (runs/.../stages/finetune-<key>), or one that raysp.save_model wrote."""
+    format: Format
+    """`onnx`, or `torch` for torch.export."""
+    exit: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: final, or the only one)")] = None
+    """Which classifier: final, or ac<s>."""
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: <MODEL_DIR's name>-<exit>-<format>, here)")] = (
+        None
+    )
+    """Where to write; must not be there yet."""
+    data_licence: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
+    """What the card says of the training data's licence."""
+
+
+def main() -> None:
+    """Parse, export, print, exit: 0 done, 1 the exported model computed something else, 2 bad input, 130 interrupted."""
+    flags = tyro.cli(ExportFlags, prog="python -m raysp.export", config=(tyro.conf.FlagCreatePairsOff,))
+    status = 0
+    try:
+        out = flags.out or Path(f"{locate(flags.model).name}-{flags.exit or 'final'}-{flags.format}")
+        card = export(flags.model, out, format=flags.format, exit=flags.exit, data_licence=flags.data_licence)
+        error = card["check"]["relative_error"]
+        print(f"{out / card['file']['name']}, off by {error:.1e} of the largest logit; card.json and card.md beside it")
+    except KeyboardInterrupt:
+        status = 130
+    except RuntimeError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        status = 1
+    except (ValueError, OSError, DamagedFile) as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Measured private inference: a trained network run under real two-party computation, and what that costs.
+
+The engine is SecretFlow's SPU, its front end JAX; both come with the extra `pi` and are imported when something is run, so that
+all else works without them. What was measured lies beside a model's record (`raysp.pi.files`).
+"""
+
+import importlib.util
+
+from raysp.pi.calibration import calibrate, read_calibration
+from raysp.pi.files import MeasuredFile, read_measurements
+from raysp.pi.measurement import MeasureOptions, measure
+from raysp.pi.prediction import predict
+from raysp.pi.protocols import MEANING, Protocol
+from raysp.pi.session import PartyFault
+
+__all__ = [
+    "MEANING",
+    "MeasureOptions",
+    "MeasuredFile",
+    "PartyFault",
+    "Protocol",
+    "calibrate",
+    "measure",
+    "predict",
+    "read_calibration",
+    "read_measurements",
+    "require_engine",
+]
+
+
+def require_engine() -> None:
+    """Raise ValueError, with what to install, where the engine is missing."""
+    if missing := [name for name in ("spu", "jax") if importlib.util.find_spec(name) is None]:
+        raise ValueError(f"private inference needs {' and '.join(missing)}: pip install 'raysp[pi]' (Python 3.11 or 3.12)")

@@ -1,0 +1,178 @@
+"""From a graph of operations to what the engine runs: a JAX function, its secret inputs, and the compiled program.
+
+Owns the layout (maps are height, width, channels; kernels height, width, in, out) and the masked ReLU's form. Needs the extra
+`pi`. Contract: masks are public and part of the program; weights are the server's secret inputs, the image is the client's.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from raysp.models.relu import MaskedReLU
+from raysp.pi.graph import Graph, Operation
+from raysp.pi.protocols import runtime_config
+
+SERVER, CLIENT, NOBODY = 0, 1, -1
+"""Ranks of the parties: the first has the weights, the second the image."""
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Apply = Callable[[Sequence[Any], Sequence[Any]], Any]
+"""From an operation's inputs and its weights to its result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """What both parties are given."""
+
+    code: bytes
+    """The compiled program, with the names of its inputs and its output."""
+    output: str
+    """The output's name."""
+    inputs: Mapping[str, tuple[Array, int]]
+    """Values by name, and which party each is the secret of; `NOBODY` where both have a random share."""
+
+
+def compile_program(graph: Graph, image_chw: Tensor, *, shared: bool = False) -> Program:
+    """Make the program that computes a graph for one image.
+
+    Args:
+        graph: what is computed.
+        image_chw: of the graph's input shape.
+        shared: give each party a random share of the image, as of a map between two layers, and neither the whole.
+    """
+    import jax
+    import spu
+    from spu.utils import frontend
+
+    network, weights = function_of(graph)
+    image = np.ascontiguousarray(image_chw.numpy().transpose(_nhwc(image_chw.ndim)))
+    names = [*(f"weight{number}" for number in range(len(weights))), "image"]
+    values = [*weights, image]
+    specs = [jax.ShapeDtypeStruct(value.shape, value.dtype) for value in values]
+    visibility = [spu.Visibility.VIS_SECRET] * len(values)
+    executable, _ = frontend.compile(
+        frontend.Kind.JAX, network, specs, {}, names, visibility, lambda outputs: [f"out{n}" for n in range(len(outputs))]
+    )
+    owners = [SERVER] * len(weights) + [NOBODY if shared else CLIENT]
+    return Program(
+        code=executable.SerializeToString(),
+        output=executable.output_names[0],
+        inputs=dict(zip(names, zip(values, owners, strict=True), strict=True)),
+    )
+
+
+def function_of(graph: Graph) -> tuple[Callable[..., Any], list[Array]]:
+    """The JAX function that computes a graph, and its weights.
+
+    Returns:
+        The function, whose arguments are the weights and then the image (height, width, channels), and the weights.
+    """
+    steps: list[tuple[Operation, Apply, slice]] = []
+    weights: list[Array] = []
+    for operation in graph.operations:
+        apply, own = _step(operation)
+        steps.append((operation, apply, slice(len(weights), len(weights) + len(own))))
+        weights += own
+
+    def network(*values: Any) -> Any:
+        *given, image = values
+        results = {graph.input_name: image}
+        for operation, apply, own in steps:
+            results[operation.name] = apply([results[input_name] for input_name in operation.inputs], given[own])
+        return results[graph.operations[-1].name]
+
+    return network, weights
+
+
+def shares_of(program: Program, protocol: str) -> list[dict[str, tuple[bytes, list[bytes]]]]:
+    """Split a program's inputs into the two parties' shares: per party, by name, the share's description and its chunks.
+
+    Each party's is all that it is ever given: what is the other's secret it can't see.
+    """
+    import spu
+
+    io = spu.Io(2, runtime_config(protocol))
+    parties: list[dict[str, tuple[bytes, list[bytes]]]] = [{}, {}]
+    for name, (value, owner) in program.inputs.items():
+        for party, share in zip(parties, io.make_shares(value, spu.Visibility.VIS_SECRET, owner), strict=True):
+            party[name] = (share.meta, list(share.share_chunks))
+    return parties
+
+
+def reconstruct(shares: Sequence[tuple[bytes, Sequence[bytes]]], protocol: str) -> Array:
+    """Put both parties' shares of a result together."""
+    import spu
+
+    built = []
+    for meta, chunks in shares:
+        share = spu.libspu.Share()
+        share.meta, share.share_chunks = meta, list(chunks)
+        built.append(share)
+    return np.asarray(spu.Io(2, runtime_config(protocol)).reconstruct(built))
+
+
+def _nhwc(dimensions: int) -> tuple[int, ...]:
+    return (1, 2, 0) if dimensions == 3 else tuple(range(dimensions))
+
+
+def _step(operation: Operation) -> tuple[Apply, list[Array]]:
+    """An operation as a function on JAX's arrays, with its weights."""
+    import jax.numpy as jnp
+    from jax import lax
+
+    module = operation.module
+    if module is None:
+        return lambda x, w: x[0] + x[1], []
+    if isinstance(module, nn.Conv2d):
+        weights = [_array(module.weight.permute(2, 3, 1, 0)), *([] if module.bias is None else [_array(module.bias)])]
+        (pad_h, pad_w), stride = (int(p) for p in module.padding), module.stride
+
+        def convolve(x: Sequence[Any], w: Sequence[Any]) -> Any:
+            y = lax.conv_general_dilated(
+                x[0][None], w[0], stride, [(pad_h, pad_h), (pad_w, pad_w)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )[0]
+            return y + w[1] if len(w) > 1 else y
+
+        return convolve, weights
+    if isinstance(module, nn.Linear):
+        return lambda x, w: x[0][None] @ w[0] + w[1], [_array(module.weight.T), _array(module.bias)]
+    if isinstance(module, nn.BatchNorm2d):
+        assert module.running_mean is not None and module.running_var is not None
+        scale = module.weight / (module.running_var + module.eps).sqrt()
+        return lambda x, w: x[0] * w[0] + w[1], [_array(scale), _array(module.bias - module.running_mean * scale)]
+    if isinstance(module, MaskedReLU):
+        return _masked_relu(module), []
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        return lambda x, w: jnp.mean(x[0], axis=(0, 1), keepdims=True), []
+    if isinstance(module, nn.AvgPool2d):
+        k = int(module.kernel_size) if isinstance(module.kernel_size, int) else module.kernel_size[0]
+        channels, height, width = operation.shape
+        return lambda x, w: jnp.mean(x[0].reshape(height, k, width, k, channels), axis=(1, 3)), []
+    assert isinstance(module, nn.Flatten)
+    return lambda x, w: x[0].transpose(2, 0, 1).reshape(-1), []
+
+
+def _masked_relu(module: MaskedReLU) -> Apply:
+    import jax.numpy as jnp
+
+    if module.kept == module.size:
+        return lambda x, w: jnp.maximum(x[0], 0)
+    mask = module.mask.permute(1, 2, 0).reshape(-1).cpu().numpy()
+    kept = np.flatnonzero(mask).astype(np.int32)
+    # Where each position's value lies in what comes after the ReLU: the whole map, and behind it the kept positions again.
+    restore = np.arange(module.size, dtype=np.int32)
+    restore[kept] = module.size + np.arange(len(kept), dtype=np.int32)
+
+    def relu(x: Sequence[Any], w: Sequence[Any]) -> Any:
+        # A select by the mask would compute every position's ReLU; an indexed assignment becomes a loop.
+        flat = x[0].reshape(-1)
+        return jnp.take(jnp.concatenate([flat, jnp.maximum(jnp.take(flat, kept), 0)]), restore).reshape(x[0].shape)
+
+    return relu
+
+
+def _array(tensor: Tensor) -> Array:
+    return np.ascontiguousarray(tensor.detach().cpu().float().numpy())

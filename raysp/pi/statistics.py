@@ -1,0 +1,65 @@
+"""What the engine says of a run, from its log: traffic, messages and time, in all and per operation.
+
+The engine gives its statistics nowhere else. Contract: a log without them raises, rather than count as nothing.
+"""
+
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+_OPERATION = re.compile(
+    r"- pphlo\.(?P<operation>\w+), executed (?P<times>\d+) times, duration (?P<wall_s>[-+.\de]+)s, "
+    r"send bytes (?P<sent_bytes>\d+) recv bytes \d+, send actions (?P<messages>\d+)"
+)
+_LINK = re.compile(r"Link details: total send bytes (?P<sent_bytes>\d+), recv bytes \d+, send actions (?P<messages>\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperationStatistics:
+    """All of a run's operations of one kind, as one party sees them."""
+
+    operation: str
+    """The engine's name for it: convolution, dot, less (a ReLU's comparison), multiply (its selection), add, ..."""
+    times: int
+    wall_s: float
+    sent_bytes: int
+    messages: int
+    """That this party has sent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """A run, as one party sees it."""
+
+    sent_bytes: int
+    messages: int
+    """That this party has sent."""
+    operations: tuple[OperationStatistics, ...] = field(default=())
+
+    def table(self) -> list[dict[str, Any]]:
+        """The operations that took part, as plain values."""
+        return [asdict(operation) for operation in self.operations]
+
+
+def parse(log: str) -> Statistics:
+    """Read one run's statistics.
+
+    Raises:
+        ValueError: they are not there, or there twice.
+    """
+    totals = list(_LINK.finditer(log))
+    if len(totals) != 1:
+        raise ValueError(
+            f"{len(totals)} runs in the engine's log; expected one (is this the version of spu that raysp's extra names?)"
+        )
+    operations = tuple(
+        OperationStatistics(
+            operation=found["operation"],
+            times=int(found["times"]),
+            wall_s=float(found["wall_s"]),
+            sent_bytes=int(found["sent_bytes"]),
+            messages=int(found["messages"]),
+        )
+        for found in _OPERATION.finditer(log)
+    )
+    return Statistics(sent_bytes=int(totals[0]["sent_bytes"]), messages=int(totals[0]["messages"]), operations=operations)

@@ -1,0 +1,128 @@
+"""Measuring a model where it lies, and keeping the result beside it.
+
+Owns the way from a directory to its `pi-<exit>-<protocol>.json`. Contract: while a model of a results root is measured, nothing
+trains in that root; an older measurement of the same exit and protocol is replaced, as a whole; nothing else is written.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from raysp.location import Location, exists, locate, write_atomically
+from raysp.models.exits import exit_of
+from raysp.models.network import Network
+from raysp.pi import MeasureOptions, measure, require_engine
+from raysp.pi.calibration import read_calibration
+from raysp.pi.files import name_of
+from raysp.pi.prediction import LAN, WAN, predict
+from raysp.saving import load_model
+from raysp.store import WEIGHTS, Store
+from raysp.tensor_files import fingerprint, read_listed
+
+Tell = Callable[[str], None]
+Write = Callable[[Location, bytes], None]
+
+
+def calibration_name(protocol: str) -> str:
+    """Where in a results root a calibration is looked for."""
+    return f"pi-calibration-{protocol}.json"
+
+
+def measure_stored(
+    directory: str | Path | Location,
+    *,
+    exit: str | None,  # noqa: A002 (the field's word)
+    options: MeasureOptions,
+    image: Path | None = None,
+    calibration: Path | None = None,
+    tell: Tell = lambda message: None,
+) -> tuple[Location, dict[str, Any]]:
+    """Measure a model, and write what came out into its directory.
+
+    Args:
+        directory: a finished stage's, or one that `save_model` wrote.
+        exit: which; None takes the final one, or the only one.
+        options: how.
+        image: a picture for it to look at; None takes noise.
+        calibration: says what was to be expected; None looks for one in the results root.
+        tell: told when it has to wait.
+
+    Returns:
+        The file, and its content.
+
+    Raises:
+        ValueError: the engine is missing, or there is no such model, exit, image or calibration.
+        StoreBusy: something trains in the results root.
+        raysp.pi.session.PartyFault: the run failed.
+        OSError: the file can't be written.
+    """
+    require_engine()
+    place = locate(directory) if isinstance(directory, str) else directory
+    model = load_model(str(place))
+    name = exit_of(model.heads, exit)
+    picture = None if image is None else read_image(image, model)
+    root = _root_of(place)
+    chosen: Location | None = calibration
+    if chosen is None and root is not None and exists(root / calibration_name(options.protocol)):
+        chosen = root / calibration_name(options.protocol)
+    expected = None
+    if chosen is not None:
+        known = read_calibration(chosen)
+        if known.protocol != options.protocol:
+            raise ValueError(f"{chosen} is of {known.protocol}; expected one of {options.protocol}")
+        expected = predict(model, name, known).summary()
+    with _writing(root, tell) as write:
+        content = {
+            **measure(model, name, options, picture, tell),
+            "weights": fingerprint(read_listed(place / WEIGHTS)),
+            "predicted": expected,
+            "modelled": None,
+        }
+        trips = min(content["parties"][role]["messages"] for role in content["parties"])
+        content["modelled"] = {
+            "what": "modelled, not measured: traffic and at most so many round trips on top of the measured time",
+            **{
+                where: link.modelled_s(time_s=content["time_s"], num_bytes=content["bytes"], round_trips=trips)
+                for where, link in (("LAN", LAN), ("WAN", WAN))
+            },
+        }
+        path = place / name_of(name, options.protocol)
+        write(path, json.dumps(content, indent=1, allow_nan=False).encode())
+    return path, content
+
+
+def read_image(path: Path, model: Network) -> Tensor:
+    """A picture as a network wants it: resized, and normalised as in its training. Raises ValueError."""
+    if model.in_channels not in (1, 3):
+        raise ValueError(f"{path}: the model's images have {model.in_channels} channels; expected 1 or 3 for a picture")
+    try:
+        with Image.open(path) as picture:
+            sized = picture.convert("RGB" if model.in_channels == 3 else "L").resize((model.image_size, model.image_size))
+    except OSError as error:
+        raise ValueError(f"{path}: not a picture that can be read ({error})") from None
+    pixels = (
+        torch.from_numpy(np.array(sized, dtype=np.float32) / 255).view(model.image_size, model.image_size, -1).permute(2, 0, 1)
+    )
+    mean, std = (torch.tensor(values)[:, None, None] for values in (model.input_mean, model.input_std))
+    return ((pixels - mean) / std).contiguous()
+
+
+def _root_of(directory: Location) -> Location | None:
+    """The results root that a stage's directory lies in; None for one that stands alone."""
+    return directory.parent.parent if directory.parent.name == "stages" else None
+
+
+@contextmanager
+def _writing(root: Location | None, tell: Tell) -> Iterator[Write]:
+    if root is None:
+        yield write_atomically
+    else:
+        with Store(root=root).lock(tell) as store:
+            yield store.write

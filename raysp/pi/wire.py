@@ -1,0 +1,34 @@
+"""How a measurement and its two parties' processes talk: messages of a JSON header and binary parts over a pipe.
+
+Nothing is unpickled.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+
+def send(pipe: IO[bytes], header: Mapping[str, Any], parts: Sequence[bytes] = ()) -> None:
+    """Write a message, whole. Raises BrokenPipeError when nobody reads any more."""
+    text = json.dumps({**header, "parts": [len(part) for part in parts]}).encode()
+    pipe.write(b"%d\n" % len(text))
+    pipe.write(text)
+    for part in parts:
+        pipe.write(part)
+    pipe.flush()
+
+
+def receive(pipe: IO[bytes]) -> tuple[dict[str, Any], list[bytes]]:
+    """Wait for a message. Raises EOFError when the other side has ended."""
+    line = pipe.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError("the other side has ended")
+    header = json.loads(_read(pipe, int(line)))
+    return header, [_read(pipe, length) for length in header.pop("parts")]
+
+
+def _read(pipe: IO[bytes], length: int) -> bytes:
+    content = pipe.read(length)
+    if len(content) < length:
+        raise EOFError("the other side has ended in the middle of a message")
+    return content

@@ -1,0 +1,122 @@
+"""Models taken away: what is exported computes what the network computes, and its card says what is known."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import networks
+import pytest
+import torch
+from records import record_of, row
+from toy import toy
+
+from raysp.costs import count_costs
+from raysp.export import export
+from raysp.models.collapse import collapse
+from raysp.saving import metadata_of, save_model
+from raysp.store import Store
+
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+FORMATS = [
+    pytest.param(
+        "onnx", marks=pytest.mark.skipif(not HAS_ONNX, reason="ONNX needs the extra export: pip install -e '.[export]'")
+    ),
+    "torch",
+]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch's exporter
+
+
+def logits(directory, images):
+    if (directory / "model.onnx").exists():
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(directory / "model.onnx", providers=["CPUExecutionProvider"])
+        return torch.from_numpy(session.run(["logits"], {"image": images.numpy()})[0])
+    return torch.export.load(directory / "model.pt2").module()(images)
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("name", networks.NAMES)
+@pytest.mark.parametrize("exit_name", ["final", "ac2"])
+def test_what_is_exported_computes_what_the_network_computes(format_name, name, exit_name, tmp_path):
+    model = networks.gated(name, ac_after=2, head="bottleneck", in_channels=3)
+    model.gated_blocks()[1][1].outer_relu.set_mask(torch.zeros(model.gated_blocks()[1][1].outer_relu.shape, dtype=torch.bool))
+    save_model(model, tmp_path / "model")
+    card = export(tmp_path / "model", tmp_path / "out", format=format_name, exit=exit_name)
+    images = torch.randn(3, 3, 16, 16)
+    wanted = collapse(model, exit_name)(images).logits[exit_name].detach()
+    found = logits(tmp_path / "out", images)
+    assert float((found - wanted).abs().max()) <= 1e-4 * float(wanted.abs().max())
+    assert card["check"]["relative_error"] <= 1e-4
+    assert json.loads((tmp_path / "out" / "card.json").read_text()) == card
+    assert card["costs_per_image"]["counted"] == count_costs(model, exit_name).totals()
+    assert card["accuracy_percent"]["test"] == "not known"
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "out"}
+
+
+def test_a_finished_stage_s_card_says_all_that_the_records_say(tmp_path):
+    model = networks.gated("resnet18", ac_after=2, in_channels=3)
+    mask, stage = toy(name="mask", number=1), toy(name="finetune", number=2)
+    rows = [row(exit=name, selection="test", test_accuracy=71.25) for name in ("final", "ac2")]
+    with Store(root=tmp_path / "run").lock() as store:
+        store.commit(mask, record_of(mask, config={"budget": 4321}), {})
+        files = {"weights.safetensors": store.save_weights(stage, model.state_dict(), metadata_of(model))}
+        parents = {"mask": {"stage": "mask", "key": mask.key}}
+        store.commit(stage, record_of(stage, rows, parents=parents, labels={"preset": "quick"}), files)
+    measured = {
+        "format": 1,
+        "exit": "ac2",
+        "protocol": "semi2k",
+        "weights": files["weights.safetensors"],
+        "time_s": 1.5,
+        "bytes": 7,
+    }
+    (store.directory(stage) / "pi-ac2-semi2k.json").write_text(json.dumps(measured))
+    card = export(store.directory(stage), tmp_path / "out", format="torch", exit="ac2", data_licence="mine")
+    assert card["data"] == {"name": "digits", "licence": "mine"}
+    assert card["accuracy_percent"] == {"validation": 80.0, "test": 71.25, "selected_on": "test"}
+    assert card["recipe"]["preset"] == "quick"
+    assert card["recipe"]["stages"]["mask"] == {"budget": 4321}
+    assert card["origin"]["key"] == stage.key
+    assert card["costs_per_image"]["measured"] == [
+        {"protocol": "semi2k: online phase, trusted dealer", "time_s": 1.5, "bytes": 7.0}
+    ]
+    text = (tmp_path / "out" / "card.md").read_text()
+    assert "- test: 71.25" in text
+    assert "These flatter: the test part chose the model." in text
+    assert "4321" in text
+
+
+@pytest.mark.parametrize("there", ["directory", "file", "link"])
+def test_nothing_is_overwritten(there, tmp_path):
+    save_model(networks.gated("resnet18", in_channels=3), tmp_path / "model")
+    out = tmp_path / "out"
+    {"directory": out.mkdir, "file": out.touch, "link": lambda: out.symlink_to("nowhere")}[there]()
+    with pytest.raises(FileExistsError, match="so that nothing is overwritten"):
+        export(tmp_path / "model", out, format="torch")
+
+
+def test_an_export_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
+    save_model(networks.gated("resnet18", in_channels=3), tmp_path / "model")
+    monkeypatch.setattr("raysp.export._FixedReLU.forward", lambda self, x: torch.relu(x))
+    with pytest.raises(RuntimeError, match="the exported model is off by"):
+        export(tmp_path / "model", tmp_path / "out", format="torch")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_command(tmp_path):
+    save_model(networks.gated("resnet18", ac_after=2, in_channels=3), tmp_path / "model")
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "raysp.export", str(tmp_path / "model"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+
+    done = run("--format", "torch", "--exit", "ac2", "--data-licence", "CC BY 4.0 <b>")
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "model-ac2-torch"
+    assert "- licence: CC BY 4.0 &lt;b>" in (out / "card.md").read_text()
+    again = run("--format", "torch", "--exit", "ac2")
+    assert again.returncode == 2
+    assert again.stderr.splitlines()[-1].startswith("error: ")
+    assert run("--format", "torch", "--exit", "ac9").returncode == 2

@@ -1,0 +1,64 @@
+"""`--measure-pi`, as a user meets it."""
+
+import importlib.util
+import io
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from test_cli import TINY, sweep
+from test_pi_report import finished
+
+from analysis.report import read_report
+from raysp.pi import PartyFault
+from sweeps import private
+
+HERE = importlib.util.find_spec("spu") is not None
+NEEDED = "private inference needs the extra pi: pip install -e '.[pi]'"
+
+
+@pytest.mark.skipif(HERE, reason="the extra pi is here")
+def test_without_the_extra_nothing_is_trained_and_one_line_says_what_to_install(tmp_path):
+    done = sweep(*TINY, "--inline", "--measure-pi", "front", "--storage", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == [
+        "error: private inference needs spu and jax: pip install 'raysp[pi]' (Python 3.11 or 3.12)"
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HERE, reason=NEEDED)
+def test_a_sweep_measures_its_models_once(tmp_path):
+    run = [*TINY, "--inline", "--measure-pi", "all", "--storage", tmp_path / "run"]
+    first = sweep(*run, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    table = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert f"private inference: {len(table)} models, 0 of them measured already" in first.stdout
+    assert table["pi_time_s"].notna().all()
+    assert set(table["pi_protocol"]) == {"cheetah: real two-party run"}
+    assert table.sort_values("relus")["pi_bytes"].is_monotonic_increasing
+    again = sweep(*run, cwd=tmp_path)
+    assert again.returncode == 0
+    assert f"private inference: {len(table)} models, {len(table)} of them measured already" in again.stdout
+
+
+def test_a_measurement_that_fails_is_told_and_the_rest_goes_on(tmp_path, monkeypatch):
+    for number in range(4):
+        measured = finished(tmp_path, number, relus=100 + number, val_accuracy=50.0 + number)
+    measured(1.0, 10.0)
+    asked = []
+
+    def measure(directory, **given):
+        asked.append(directory)
+        if len(asked) == 2:
+            raise PartyFault("party 0 was ended by signal 9 in mid-run")
+        return directory, {"time_s": 1.0, "bytes": 2e6}
+
+    monkeypatch.setattr(private, "measure_stored", measure)
+    console = Console(file=io.StringIO(), width=200)
+    assert not private.measure_models("front", read_report([tmp_path]), tmp_path, console)
+    said = console.file.getvalue().splitlines()
+    assert said[0] == "private inference: 4 models, 1 of them measured already"
+    assert [line.split()[0] for line in said[1:]] == ["measured", "not", "measured"]
+    assert "101 ReLUs: party 0 was ended by signal 9" in said[2]

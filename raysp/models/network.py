@@ -221,4 +221,5 @@ class Network(nn.Module):
 
 
 def _in_full(logits_nk: Tensor) -> Tensor:
-    return logits_nk.float() if logits_nk.dtype == torch.bfloat16 else logits_nk
+    # Asked of torch, not of the tensor: who traces the network has no tensor.
+    return logits_nk.float() if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))) else logits_nk

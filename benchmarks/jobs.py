@@ -12,8 +12,9 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -22,12 +23,16 @@ from rich.console import Console
 from tyro.conf import arg
 
 from raysp.chain import ChainBuilder, Choice
-from raysp.context import Context
+from raysp.cluster import Request, Slots, connect
+from raysp.context import Context, Place
 from raysp.data import open_source
+from raysp.inline import run_inline
 from raysp.keys import Config
 from raysp.options import RunOptions
 from raysp.plan import JobQueue, Plan
 from raysp.presets import PRESETS
+from raysp.progress import Progress
+from raysp.ray_tune import run_on_ray
 from raysp.stage import Stage, StageResult
 from raysp.store import Store
 from raysp.sweep import run_sweep
@@ -81,13 +86,22 @@ def plan_seconds(configurations: int) -> tuple[float, float, int]:
     return planned - started, time.perf_counter() - planned, len(plan.stages)
 
 
-def sweep_seconds(leaves: Sequence[Stage], options: RunOptions) -> float:
-    """Seconds of a sweep of stages that compute nothing."""
-    with tempfile.TemporaryDirectory() as scratch, Path(os.devnull).open("w") as nowhere:
-        started = time.perf_counter()
-        outcome = run_sweep(leaves, Path(scratch) / "run", [], options, labels={}, console=Console(file=nowhere))
+def job_seconds(jobs: int, inline: bool) -> float:
+    """Seconds per job of a sweep of stages that compute nothing, inline or on the connected Ray, once workers have started."""
+    stages = list(Plan(idle_stages(jobs)).stages.values())
+    with tempfile.TemporaryDirectory() as scratch, Store(root=Path(scratch) / "run").lock() as store:
+        at_once = Slots(Request(num_threads=1, gpus=0.0), 2)
+        queue, place = JobQueue(stages), Place(store=store, splits={})
+        progress = Progress(stages, (lambda: 1) if inline else at_once.now, Console(quiet=True))
+        outcome = run_inline(queue, place, progress) if inline else run_on_ray(queue, place, progress, slots=at_once, retries=0)
         assert outcome.ok
-        return time.perf_counter() - started
+        ended = sorted(datetime.fromisoformat(record["finished"]).timestamp() for record in store.records()[0])
+        return (ended[-1] - ended[SHARED_BY - 1]) / (jobs - SHARED_BY)
+
+
+def peak_mb() -> float:
+    """The most memory that this process ever had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def read_seconds(records: int) -> float:
@@ -111,19 +125,18 @@ def main(
     """Print seconds and ratios."""
     seconds, handing, stages = plan_seconds(configurations)
     print(f"planning {configurations:,} configurations ({stages:,} stages): {seconds:.2f} s; handing all out: {handing:.2f} s")
-    options = RunOptions(inline=inline, address=None if inline else "local", max_concurrent=None if inline else 2)
-    # What starts Ray and its workers is no job's: two sizes each, and the difference.
     each: dict[int, list[float]] = {few: [], many: []}
-    for _ in range(rounds):
-        base = sweep_seconds(idle_stages(SHARED_BY), options)
-        for jobs, times in each.items():
-            times.append((sweep_seconds(idle_stages(jobs), options) - base) / (jobs - SHARED_BY))
+    with nullcontext() if inline else connect("local", verbose=False):
+        for _ in range(rounds):
+            for jobs, times in each.items():
+                times.append(job_seconds(jobs, inline))
+    print(f"the driver's memory at most: {peak_mb():.0f} MB")
     for jobs, times in each.items():
         print(f"{jobs} jobs: {1e3 * statistics.median(times):.1f} ms each ({', '.join(f'{1e3 * t:.1f}' for t in times)})")
     ratios = [a / b for a, b in zip(each[many], each[few], strict=True)]
     print(f"a job among {many} / among {few}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     print(f"reading {configurations:,} records: {read_seconds(configurations):.2f} s")
-    print(f"the driver's memory at most: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+    print(f"with those stages and records in one process, at most {peak_mb():.0f} MB")
 
 
 if __name__ == "__main__":

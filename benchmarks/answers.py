@@ -1,0 +1,261 @@
+"""What a sweep's results say to the questions that it was made for, over seeds, as Markdown.
+
+    python benchmarks/answers.py RESULTS
+
+Models are compared in pairs that differ in one choice only, seed by seed. A seed's figure is the mean over its pairs; printed are
+the mean over seeds and their standard deviation (n - 1). Accuracies are those on the test part.
+"""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import pandas as pd
+import tyro
+from tyro.conf import Positional, arg
+
+from analysis.pareto import DEFAULT_OBJECTIVES, hypervolume, pareto_front, reference_point
+from analysis.records import Runs
+from analysis.report import read_report
+from analysis.results import WHICH
+from raysp.location import locate
+
+Rows = pd.DataFrame
+GATE = ("d_th", "gamma", "gate_epochs", "gb_init", "kernel_size")
+"""Columns that say how blocks were gated; all differ from those of a model without gates."""
+AC = ("ac_after", "ac_head")
+RAMPS = ("gamma", "gate_epochs", "gb_init")
+PI = {"pi_time_s": "seconds", "pi_bytes": "bytes"}
+
+
+def pairs(table: Rows, one: "pd.Series[bool]", other: "pd.Series[bool]", differ: Sequence[str]) -> Rows:
+    """Rows of `one` beside those of `other` (columns ending in `_o`) that agree in everything but `differ`, seeds included."""
+    alike = [name for name in (*WHICH, "seed") if name not in (*differ, "configuration")]
+    kept = [*alike, "relus", "macs", "depth", "val_accuracy", "test_accuracy"]
+    # Nothing equals nothing here: a choice that means nothing is a choice, too.
+    first, second = (
+        rows[kept].astype(dict.fromkeys(alike, "string")).fillna(dict.fromkeys(alike, "-")) for rows in (table[one], table[other])
+    )
+    return first.merge(second, on=alike, suffixes=("", "_o")).astype({"budget": "float64"}).astype({"budget": "int64"})
+
+
+def over_seeds(rows: Rows, figure: Callable[[Rows], "pd.Series[float]"]) -> str:
+    """Mean and spread over seeds of a figure of each row."""
+    values = rows.assign(_figure=figure(rows).astype(float)).groupby("seed")["_figure"].mean()
+    return spread(list(values))
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation, and of how many."""
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.2f} (one seed)"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def markdown(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a table."""
+    print(f"\n### {title}\n")
+    print(
+        pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True) if rows else "No models that this could be told from."
+    )
+
+
+def compared(title: str, found: Rows, by: Sequence[str]) -> None:
+    """Print what the second of each pair has gained and saved against the first, a line per value of some columns."""
+    lines = []
+    for values, rows in found.groupby(list(by), sort=True) if len(found) else ():
+        lines.append(
+            {
+                **dict(zip(by, values, strict=True)),
+                "pairs": len(rows),
+                "accuracy": over_seeds(rows, lambda r: r["test_accuracy"]),
+                "of the other": over_seeds(rows, lambda r: r["test_accuracy_o"]),
+                "difference": over_seeds(rows, lambda r: r["test_accuracy_o"] - r["test_accuracy"]),
+                "ReLUs saved %": over_seeds(rows, lambda r: 100 * (1 - r["relus_o"] / r["relus"])),
+                "MACs saved %": over_seeds(rows, lambda r: 100 * (1 - r["macs_o"] / r["macs"])),
+                "depth": f"{rows['depth'].mean():.1f} to {rows['depth_o'].mean():.1f}",
+            }
+        )
+    markdown(title, lines)
+
+
+def sensitivity(layers: Rows) -> None:
+    """Question 1."""
+    lines, rises, agree = [], [], []
+    for budget, masks in layers.groupby("budget"):
+        senet, snl = (masks[masks["mask_method"] == name] for name in ("senet", "snl"))
+        for seed, mine in senet.groupby("seed"):
+            rises.append(pd.Series(mine["eta_alpha"].to_numpy()).corr(pd.Series(range(len(mine))), method="spearman"))
+            others = snl[snl["seed"] == seed]
+            if len(others):
+                agree.append(pd.Series(mine["d"].to_numpy()).corr(pd.Series(others["d"].to_numpy()), method="spearman"))
+        if snl.empty:
+            continue
+        for layer in senet["layer"].drop_duplicates():
+            a, b = (rows[rows["layer"] == layer] for rows in (senet, snl))
+            lines.append(
+                {
+                    "budget": budget,
+                    "layer": layer,
+                    "SENet's sensitivity": spread(list(a["eta_alpha"])),
+                    "SENet keeps %": spread(list(100 * a["d"])),
+                    "SNL keeps %": spread(list(100 * b["d"])),
+                }
+            )
+    markdown("1. Sensitivity by layer, and what masks keep", lines)
+    print(f"\nSpearman's correlation of sensitivity with the layer's place: {spread(rises)} over {len(rises)} masks")
+    print(f"of what SENet and SNL keep of each layer: {spread(agree)} over {len(agree)} pairs of masks")
+
+
+def gating(table: Rows) -> None:
+    """Question 2."""
+    off, on = table["d_th"].isna(), table["d_th"].notna()
+    for one in table[on]["d_th"].drop_duplicates().sort_values():
+        found = pairs(table, off, on & (table["d_th"] == one) & (table["gamma"] == "linear"), GATE)
+        final = found[(found["exit"] == "final") & (found["mask_method"] == "senet")]
+        compared(f"2. Gated branching at d_th {one:g}, linear, against none; final classifier", final, ["budget"])
+
+
+def exits(table: Rows) -> None:
+    """Question 3."""
+    has = table["ac_after"].notna()
+    for name in ("ac2", "ac3"):
+        found = pairs(table, has & (table["exit"] == "final"), has & (table["exit"] == name), ["exit"])
+        compared(f"3. Output at {name} against the same network's final classifier", found, ["mask_method", "ac_head", "d_th"])
+    joint = table["ac_after"] == "2+3"
+    for alone, name in (("2", "ac2"), ("3", "ac3")):
+        found = pairs(
+            table, (table["ac_after"] == alone) & (table["exit"] == name), joint & (table["exit"] == name), ["ac_after"]
+        )
+        compared(f"3. {name}: trained jointly against alone", found, ["budget"])
+    found = pairs(table, ~has, joint & (table["exit"] == "final"), AC)
+    compared("3. Final classifier: with both auxiliary ones against none", found, ["budget"])
+
+
+def recipes(table: Rows) -> None:
+    """Question 4."""
+    found = pairs(table, table["gamma"] == "linear", table["gamma"] == "cosine", ["gamma"])
+    compared("4. Cosine growth against linear", found, ["d_th", "exit"])
+    found = pairs(table, table["gb_init"] == "random", table["gb_init"] == "least-squares", RAMPS)
+    compared("4. Least-squares start against a random one", found, ["gate_epochs", "exit"])
+    for other in ("random", "counterfactual", "snl"):
+        found = pairs(
+            table, table["mask_method"] == "senet", table["mask_method"] == other, ["mask_method", "sensitivity", "mask_start"]
+        )
+        compared(f"4. Masks by {other} against SENet's", found, ["budget", "exit"])
+
+
+def fronts(table: Rows, names: Sequence[str]) -> None:
+    """Question 4: the paper's recipe against others, as a whole."""
+    reference = reference_point(table, DEFAULT_OBJECTIVES)
+    baseline = table[table["mask_method"] == "none"]
+    lines = []
+    for number, name in enumerate(names):
+        mine = table.query(name, engine="python")
+        each = {
+            seed: hypervolume(pd.concat([rows, baseline[baseline["seed"] == seed]]), DEFAULT_OBJECTIVES, reference)
+            for seed, rows in mine.groupby("seed")
+        }
+        if number == 0:
+            first = each
+        shared = [seed for seed in each if seed in first]
+        lines.append(
+            {
+                "models": f"`{name}`",
+                "a seed": len(mine) // max(1, len(each)),
+                "hypervolume %": spread([100 * value for value in each.values()]),
+                "against the first": spread([each[seed] / first[seed] for seed in shared]),
+            }
+        )
+    markdown("4. Hypervolume (validation accuracy, ReLUs, MACs, depth)", lines)
+
+
+def private_inference(points: Rows) -> None:
+    """Question 5."""
+    if "pi_time_s" not in points or points["pi_time_s"].notna().sum() < 2:
+        markdown("5. Measured private inference", [])
+        return
+    known = points.dropna(subset=["pi_time_s"])
+    lines = []
+    for cost in ("relus", "macs", "depth", *PI):
+        front = pareto_front(known, ("val_accuracy", cost))
+        lines.append(
+            {
+                "cost": PI.get(cost, cost),
+                "on the front": len(front),
+                **{
+                    f"correlation with {short}": f"{known[cost].astype(float).corr(known[measured], method='spearman'):.2f}"
+                    for measured, short in PI.items()
+                },
+                **{
+                    f"also on that of {short}": len(
+                        front.index.intersection(pareto_front(known, ("val_accuracy", measured)).index)
+                    )
+                    for measured, short in PI.items()
+                },
+            }
+        )
+    markdown(f"5. Fronts of accuracy against one cost, over {len(known)} measured models; Spearman's correlations", lines)
+    shown = [
+        "mask_method",
+        "budget",
+        "d_th",
+        "ac_after",
+        "exit",
+        "relus",
+        "macs",
+        "depth",
+        "val_accuracy",
+        "pi_time_s",
+        "pi_bytes",
+    ]
+    markdown("5. The measured ones", known.sort_values("pi_time_s")[shown])
+
+
+def spent(runs: Runs) -> None:
+    """Question 6: seconds of shared stages against those of every configuration's own chain."""
+    records = {record["key"]: record for record in runs.records}
+
+    def chain(key: str) -> set[str]:
+        return {key}.union(*(chain(parent["key"]) for parent in records[key].get("parents", {}).values()))
+
+    last = [key for key, record in records.items() if record["stage"] == "finetune"]
+    shared = sum(record["time_s"] for record in records.values())
+    # A network with several auxiliary classifiers takes the place of one network for each.
+    separate = sum(
+        max(1, len(records[key]["config"]["ac_after"])) * sum(records[each]["time_s"] for each in chain(key)) for key in last
+    )
+    line = {
+        "configurations": len(last),
+        "stages": len(records),
+        "shared stages, hours": f"{shared / 3600:.2f}",
+        "separate pipelines, hours": f"{separate / 3600:.2f}",
+        "times": f"{separate / shared:.2f}",
+    }
+    markdown("6. Hours of training, one stage's slot each", [line])
+
+
+def main(
+    results: Annotated[Positional[tuple[str, ...]], arg(help="results directories")],
+    recipe: Annotated[
+        tuple[str, ...], arg(help="pandas queries that say which models a recipe has; the first is compared with")
+    ] = (
+        "mask_method == 'senet' and gb_init != 'least-squares'",
+        "mask_method == 'snl' and gb_init != 'random'",
+    ),
+) -> None:
+    """Print all answers."""
+    report = read_report([locate(root) for root in results])
+    sensitivity(report.layers)
+    gating(report.table)
+    exits(report.table)
+    recipes(report.table)
+    fronts(report.table, recipe)
+    private_inference(report.points)
+    spent(report.runs)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

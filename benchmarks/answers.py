@@ -54,12 +54,11 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
-def markdown(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def markdown(title: str, rows: Sequence[Mapping[str, Any]] | Rows) -> None:
     """Print a table."""
     print(f"\n### {title}\n")
-    print(
-        pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True) if rows else "No models that this could be told from."
-    )
+    lines = pd.DataFrame(rows)
+    print("No models that this could be told from." if lines.empty else lines.to_markdown(index=False, disable_numparse=True))
 
 
 def compared(title: str, found: Rows, by: Sequence[str]) -> None:

@@ -119,9 +119,13 @@ def measured_table(table: pd.DataFrame, measurements: Mapping[str, Sequence[Meas
                     f"{number(traffic, m.predicted_bytes)} ({m.predicted_bytes / max(m.bytes, 1e-9) - 1:+.1%})",
                 ]
             line = [m.exit, "-" if row is None else number(relus, row["relus"]), f"{m.protocol}: {MEANING[m.protocol]}"]
-            cells.append([*line, number(seconds, m.time_s), number(traffic, m.bytes), *expected, key[:12]])
-    headings = ["exit", "ReLUs", "protocol", "s", "bytes", "predicted s", "predicted bytes", "key"]
-    note = "One warm image, both parties on one machine; bytes are what both send."
+            where = ["-" if m.others_cores is None else f"{m.others_cores:.2f}", m.processor or "-"]
+            cells.append([*line, number(seconds, m.time_s), number(traffic, m.bytes), *expected, *where, key[:12]])
+    headings = ["exit", "ReLUs", "protocol", "s", "bytes", "predicted s", "predicted bytes", "others' cores", "on", "key"]
+    note = (
+        "One warm image, both parties on one machine; bytes are what both send. Where other processes kept cores busy, times are "
+        "too long; times of different processors can't be compared."
+    )
     return Table(
         title="Measured private inference", headings=headings, cells=sorted(cells, key=lambda c: (c[2], c[-1], c[0])), note=note
     )

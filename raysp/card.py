@@ -14,7 +14,8 @@ from raysp.location import Location, exists
 from raysp.models.network import Network
 from raysp.pi import MEANING
 from raysp.pi.files import read_measurements
-from raysp.store import RECORD, label_of, read_record
+from raysp.store import RECORD, WEIGHTS, label_of, read_record
+from raysp.tensor_files import fingerprint, read_listed
 
 NOT_KNOWN = "not known"
 
@@ -41,7 +42,9 @@ def card_of(
     row: Mapping[str, Any] = next((row for row in record.get("rows", ()) if row.get("exit") == exit), {})
     costs = count_costs(model, exit)
     layers = sum(layer.relus > 0 for layer in costs.layers)
-    measured, _ = read_measurements(directory, record)
+    # What was measured with these very weights, whatever the record says.
+    weights = {"files": {WEIGHTS: fingerprint(read_listed(directory / WEIGHTS))}}
+    measured, _ = read_measurements(directory, weights)
     chain = _chain(record, directory)
     return {
         "model": {

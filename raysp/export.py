@@ -24,7 +24,7 @@ from tyro.conf import Positional, arg
 
 from raysp.card import card_of, markdown
 from raysp.location import locate
-from raysp.models.collapse import collapse, fold_batchnorm
+from raysp.models.collapse import Logits, collapse, fold_batchnorm
 from raysp.models.exits import exit_of
 from raysp.models.network import Network
 from raysp.models.relu import MaskedReLU
@@ -48,18 +48,6 @@ class _FixedReLU(nn.Module):
 
     def forward(self, x_nchw: Tensor) -> Tensor:
         return torch.where(self.mask, torch.relu(x_nchw), x_nchw)
-
-
-class _Exported(nn.Module):
-    """From images to logits."""
-
-    def __init__(self, model: Network) -> None:
-        super().__init__()
-        self.model = model
-        (self.exit,) = model.heads
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.model(image).logits[self.exit]
 
 
 def export(
@@ -119,8 +107,8 @@ def _write_checked(plain: Network, path: Path, format: Format) -> float:  # noqa
     """Write the model; returns how far what was written is from torch."""
     images = torch.randn(CHECKED_IMAGES, *plain.example_input().shape[1:], generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        wanted = _Exported(plain)(images)
-    fixed = _Exported(_fix_masks(plain)).eval().requires_grad_(False)
+        wanted = Logits(plain)(images)
+    fixed = Logits(_fix_masks(plain)).eval().requires_grad_(False)
     batch = {"image": {0: torch.export.Dim("images")}}
     if format == "torch":
         torch.export.save(torch.export.export(fixed, (images[:2],), dynamic_shapes=batch), path)
@@ -179,8 +167,9 @@ def main() -> None:
     flags = tyro.cli(ExportFlags, prog="python -m raysp.export", config=(tyro.conf.FlagCreatePairsOff,))
     status = 0
     try:
-        out = flags.out or Path(f"{locate(flags.model).name}-{flags.exit or 'final'}-{flags.format}")
-        card = export(flags.model, out, format=flags.format, exit=flags.exit, data_licence=flags.data_licence)
+        name = exit_of(load_model(flags.model).heads, flags.exit)
+        out = flags.out or Path(f"{locate(flags.model).name}-{name}-{flags.format}")
+        card = export(flags.model, out, format=flags.format, exit=name, data_licence=flags.data_licence)
         error = card["check"]["relative_error"]
         print(f"{out / card['file']['name']}, off by {error:.1e} of the largest logit; card.json and card.md beside it")
     except KeyboardInterrupt:

@@ -11,10 +11,10 @@ from rich.markup import escape
 
 from analysis.report import Report
 from raysp.location import Location
-from raysp.lock import StoreBusy
-from raysp.pi import MeasureOptions, PartyFault, Protocol
+from raysp.pi import MeasureOptions, Protocol
+from raysp.pi.machine import disturbed
 from raysp.pi.stored import measure_stored
-from raysp.store import label_of
+from raysp.store import NoLongerOwner, label_of
 
 Which = Literal["front", "all"]
 PROTOCOL: Protocol = "cheetah"
@@ -52,10 +52,16 @@ def measure_models(which: Which, report: Report, root: Location, console: Consol
                 options=MeasureOptions(protocol=PROTOCOL),
                 tell=lambda line: console.print(escape(line), soft_wrap=True),
             )
-        except (PartyFault, ValueError, OSError, StoreBusy) as error:
+        except NoLongerOwner:
+            raise
+        except Exception as error:  # whatever a model, its files or the engine have come up with
             all_well = False
-            console.print(f"[bold red]not measured[/] {escape(name)}: {escape(str(error))}", soft_wrap=True)
+            console.print(
+                f"[bold red]not measured[/] {escape(name)}: {escape(str(error) or type(error).__name__)}", soft_wrap=True
+            )
         else:
             figures = f"{found['time_s']:.3g} s, {found['bytes'] / 1e6:.4g} MB"
             console.print(f"[green]measured[/] {escape(name)}: {figures}", soft_wrap=True)
+            if note := disturbed(found["others_cores"]):
+                console.print(f"[yellow]note[/] {note}", soft_wrap=True)
     return all_well

@@ -16,6 +16,7 @@ import torch
 
 pytest.importorskip("spu", reason="private inference needs the extra pi: pip install -e '.[pi]'")
 
+import raysp.pi.session
 from raysp.costs import count_costs
 from raysp.models import build_model
 from raysp.models.collapse import collapse, fold_batchnorm
@@ -107,16 +108,19 @@ def test_cheetah_computes_the_network_and_its_bytes_follow_the_relus_kept(cheeta
         assert -1 <= beyond <= 250 * len(tiny().relu_layers())  # the engine fills some counts up
 
 
-def test_a_gated_block_s_removal_is_seen(cheetah):
+@pytest.mark.parametrize(("protocol", "per_relu"), [("cheetah", 98.5), ("semi2k", 144)])
+def test_a_gated_block_s_removal_is_seen(request, protocol, per_relu):
+    parties = request.getfixturevalue(protocol)
+
     def times(a_run, operation):
         return next(o.times for o in a_run[0].statistics.operations if o.operation == operation)
 
-    deep, shallow = run(cheetah, tiny())[0][0], run(cheetah, tiny(gated=(0, 5)))[0][0]
+    deep, shallow = run(parties, tiny())[0][0], run(parties, tiny(gated=(0, 5)))[0][0]
     assert times(deep, "convolution") - times(shallow, "convolution") == 2
     assert times(deep, "less") - times(shallow, "less") == 2
     assert sent(deep, "convolution") > sent(shallow, "convolution")
     relus = count_costs(tiny()).relus - count_costs(tiny(gated=(0, 5))).relus
-    assert sent(deep, *RELUS) - sent(shallow, *RELUS) == pytest.approx(98.5 * relus, rel=0.03)
+    assert sent(deep, *RELUS) - sent(shallow, *RELUS) == pytest.approx(per_relu * relus, rel=0.03)
 
 
 def test_parties_listen_on_loopback_alone(semi2k):
@@ -208,6 +212,48 @@ def test_a_party_that_is_killed_ends_the_run_and_the_other():
     assert not any(map(is_alive, pids))
 
 
+def test_parties_that_die_while_nothing_is_asked_of_them_are_named():
+    with pytest.raises(PartyFault, match=r"party 0 \(process \d+\) was ended by signal 9"):  # noqa: PT012, SIM117
+        with session("semi2k", limit_s=120) as parties:
+            processes = list(parties.parties)
+            for party in processes:
+                party.kill()
+                party.wait()
+            parties.load(compile_program(graph_of(fold_batchnorm(collapse(tiny()))), torch.zeros(1, 8, 8)))
+    assert all(party.stdin.closed and party.stdout.closed for party in processes)
+
+
+def test_free_ports_are_looked_for_again_when_one_is_taken_meanwhile(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port, look = taken.getsockname()[1], raysp.pi.session._free_ports
+        found = iter([(look("127.0.0.1")[0], port)])
+        monkeypatch.setattr("raysp.pi.session._free_ports", lambda host: next(found, None) or look(host))
+        with session("semi2k", limit_s=60) as parties:
+            assert len(parties.parties) == 2
+    assert next(found, None) is None
+
+
+def test_a_wrong_result_is_no_measurement(monkeypatch, tmp_path):
+    model = tiny(0.1)
+    save_model(model, tmp_path / "model")
+    right = raysp.pi.session.reconstruct
+    monkeypatch.setattr("raysp.pi.session.reconstruct", lambda *given: right(*given) + 1000)
+    with pytest.raises(PartyFault, match="off by 1e\\+03"):
+        measure_stored(tmp_path / "model", exit=None, options=MeasureOptions(protocol="semi2k", warm=1))
+    assert not list((tmp_path / "model").glob("pi-*"))
+
+
+def test_a_party_s_memory_is_its_own():
+    ballast = bytearray(4_000_000_000)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    with session("semi2k", limit_s=60) as parties:
+        del ballast
+        measured = run(parties, tiny(0.1), runs=1)[0][0]
+    assert max(party.peak_bytes for party in measured) < 3e9
+
+
 def test_a_port_in_use_is_named():
     with socket.socket() as taken, socket.socket() as free:
         taken.bind(("127.0.0.1", 0))
@@ -230,8 +276,9 @@ def test_a_foreign_address_is_refused():
 def test_a_time_limit_ends_both():
     pids = []
     with pytest.raises(PartyFault, match="the time limit is over"):  # noqa: PT012, SIM117
-        with session("cheetah", limit_s=8) as parties:
+        with session("cheetah", limit_s=600) as parties:
             pids += [party.pid for party in parties.parties]
+            parties._deadline = time.monotonic() + 3  # both have started, however long that took
             run(parties, tiny(), runs=100)
     assert len(pids) == 2
     assert not any(map(is_alive, pids))
@@ -254,7 +301,7 @@ def test_parties_die_with_whoever_started_them(tmp_path):
 
 
 def test_two_measurements_wait_for_each_other(monkeypatch, tmp_path):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("raysp.pi.machine.LOCK", tmp_path.name)
     told = []
     with measurement.machine.alone():
         waiting = threading.Thread(target=lambda: measurement.machine.alone(told.append).__enter__(), daemon=True)

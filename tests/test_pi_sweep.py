@@ -11,6 +11,7 @@ from test_pi_report import finished
 
 from analysis.report import read_report
 from raysp.pi import PartyFault
+from raysp.tensor_files import DamagedFile
 from sweeps import private
 
 HERE = importlib.util.find_spec("spu") is not None
@@ -53,12 +54,16 @@ def test_a_measurement_that_fails_is_told_and_the_rest_goes_on(tmp_path, monkeyp
         asked.append(directory)
         if len(asked) == 2:
             raise PartyFault("party 0 was ended by signal 9 in mid-run")
-        return directory, {"time_s": 1.0, "bytes": 2e6}
+        if len(asked) == 3:
+            raise DamagedFile(tmp_path / "weights", "cut off")
+        return directory, {"time_s": 1.0, "bytes": 2e6, "others_cores": 0.5}
 
     monkeypatch.setattr(private, "measure_stored", measure)
     console = Console(file=io.StringIO(), width=200)
     assert not private.measure_models("front", read_report([tmp_path]), tmp_path, console)
     said = console.file.getvalue().splitlines()
     assert said[0] == "private inference: 4 models, 1 of them measured already"
-    assert [line.split()[0] for line in said[1:]] == ["measured", "not", "measured"]
-    assert "101 ReLUs: party 0 was ended by signal 9" in said[2]
+    assert [line.split()[0] for line in said[1:]] == ["measured", "note", "not", "not"]
+    assert "0.5 cores busy" in said[2]
+    assert "101 ReLUs: party 0 was ended by signal 9" in said[3]
+    assert "cut off" in said[4]

@@ -1,8 +1,9 @@
 """The network as it would be deployed: main branches of gated blocks, and all that lies after an exit, physically gone."""
 
 import copy
+from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from raysp.models.exits import FINAL, stage_of
@@ -61,3 +62,16 @@ def fold_batchnorm(model: Network) -> Network:
                 module._modules[norm_name] = nn.Identity()
     folded.folded = True
     return folded
+
+
+class Logits(nn.Module):
+    """A collapsed network, of one exit, as a function from images to logits."""
+
+    def __init__(self, model: Network) -> None:
+        super().__init__()
+        self.model = model
+        (self.exit,) = model.heads
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits, (n, classes), of images (n, channels, height, width)."""
+        return cast(Tensor, self.model(image).logits[self.exit])

@@ -4,10 +4,11 @@ Statuses: 0 done, 1 a measurement failed, 2 bad input, or something is missing; 
 """
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -16,19 +17,19 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 
 from raysp import termination
-from raysp.location import locate, write_atomically
+from raysp.location import exists, locate, write_atomically
 from raysp.lock import StoreBusy
 from raysp.models.exits import exit_of
 from raysp.pi import MeasureOptions, PartyFault, require_engine
 from raysp.pi.calibration import calibrate, family, read_calibration
+from raysp.pi.machine import disturbed
 from raysp.pi.prediction import LAN, WAN, Link, predict
 from raysp.pi.protocols import MEANING, Protocol
 from raysp.pi.stored import measure_stored
 from raysp.saving import load_model
 from raysp.store import NoLongerOwner
+from raysp.tensor_files import DamagedFile
 
-BUSY = 0.1
-"""Cores that others may use before a time is called disturbed."""
 Heads = Literal["pool", "bottleneck"]
 
 
@@ -112,7 +113,7 @@ def main() -> None:
         status = 1
     except KeyboardInterrupt as error:
         status = 143 if termination.told() or isinstance(error, termination.Terminated) else 130
-    except (ValueError, OSError, StoreBusy, NoLongerOwner) as error:
+    except (ValueError, OSError, StoreBusy, NoLongerOwner, DamagedFile) as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         status = 2
     finally:
@@ -150,30 +151,32 @@ def _measure(flags: Measure, console: Console) -> None:
 
 
 def _calibrate(flags: Calibrate, console: Console) -> None:
-    if flags.out.exists():
-        raise ValueError(f"{flags.out} exists; give another file, so that nothing is overwritten")
-    described = {
-        "model": flags.model, "num_classes": flags.num_classes, "image_size": flags.image_size, "width": flags.width,
-        "in_channels": flags.in_channels, "kernels": list(flags.kernels), "heads": list(flags.heads),
-    }  # fmt: skip
+    out = flags.out.expanduser().absolute()
+    if exists(out):
+        raise ValueError(f"{out} exists; give another file, so that nothing is overwritten")
+    if not (out.parent.is_dir() and os.access(out.parent, os.W_OK | os.X_OK)):
+        raise ValueError(f"{out.parent} is no directory that can be written to; make it, or give another file")
     if flags.runs < 1:
         raise ValueError(f"{flags.runs} runs; expected at least 1")
-    networks = family(
-        flags.model, num_classes=flags.num_classes, image_size=flags.image_size, in_channels=flags.in_channels, width=flags.width,
-        kernels=flags.kernels, heads=flags.heads,
-    )  # fmt: skip
+    described: dict[str, Any] = {
+        "model": flags.model, "num_classes": flags.num_classes, "image_size": flags.image_size, "width": flags.width,
+        "in_channels": flags.in_channels, "kernels": flags.kernels, "heads": flags.heads,
+    }  # fmt: skip
+    networks = family(described["model"], **{name: value for name, value in described.items() if name != "model"})
     found = calibrate(
         networks, protocol=flags.protocol, described=described, runs=flags.runs, limit_s=flags.time_limit_s,
         tell=lambda line: console.print(escape(line), soft_wrap=True),
     )  # fmt: skip
-    write_atomically(flags.out.absolute(), json.dumps(found.to_json(), indent=1, allow_nan=False).encode())
+    if exists(out):  # since the start: neither is to be lost
+        out = out.with_name(f"{out.name}.{os.getpid()}")
+    write_atomically(out, json.dumps(found.to_json(), indent=1, allow_nan=False).encode())
     _warn(found.others_cores, console)
-    console.print(f"{len(found.layers)} layers: {flags.out}", soft_wrap=True)
+    console.print(f"{len(found.layers)} layers: {out}", soft_wrap=True)
 
 
 def _warn(others_cores: float | None, console: Console) -> None:
-    if (others_cores or 0) > BUSY:
-        console.print(f"[yellow]note[/] other processes kept {others_cores:.2g} cores busy meanwhile; these times are too long")
+    if note := disturbed(others_cores):
+        console.print(f"[yellow]note[/] {note}")
 
 
 def _predict(flags: Predict, console: Console) -> None:

@@ -32,6 +32,10 @@ class MeasuredFile:
     predicted_s: float | None
     predicted_bytes: float | None
     """What the cost model had said, where there was one."""
+    others_cores: float | None = None
+    """Cores that other processes kept busy meanwhile; None where nobody knows."""
+    processor: str | None = None
+    """Of the machine that it was measured on."""
 
 
 def name_of(exit: str, protocol: str) -> str:  # noqa: A002 (the field's word)
@@ -71,6 +75,8 @@ def _read(path: Location, exit: str, protocol: str, record: Mapping[str, Any]) -
             bytes=_number(content["bytes"]),
             predicted_s=_number(predicted["time_s"]) if predicted else None,
             predicted_bytes=_number(predicted["bytes"]) if predicted else None,
+            others_cores=None if content.get("others_cores") is None else _number(content["others_cores"]),
+            processor=str(content["machine"]["processor"])[:100] if "machine" in content else None,
         )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DamagedFile(path, f"not a measurement of ours ({error!r:.120})") from None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from raysp.models.collapse import Logits
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.models.relu import MaskedReLU
@@ -43,18 +44,6 @@ class Graph:
     """The last one's result is the logits."""
 
 
-class _Logits(nn.Module):
-    """A network of one exit, as a function from images to logits."""
-
-    def __init__(self, model: Network) -> None:
-        super().__init__()
-        self.model = model
-        (self.exit,) = model.heads
-
-    def forward(self, x_nchw: Tensor) -> Tensor:
-        return self.model(x_nchw).logits[self.exit]
-
-
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, MaskedReLU) or super().is_leaf_module(m, module_qualified_name)
@@ -79,7 +68,7 @@ def graph_of(model: Network) -> Graph:
         raise ValueError(
             f"a network with exits {', '.join(model.heads)}; expected a collapsed one: raysp.collapse(model, {FINAL!r})"
         )
-    wrapped = _Logits(model)
+    wrapped = Logits(model)
     traced = _Tracer().trace(wrapped)
     modules = dict(wrapped.named_modules())
     shapes = _shapes(wrapped, traced, model.example_input())

@@ -2,6 +2,8 @@
 
 import os
 import platform
+import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +14,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-LOCK = "raysp-pi.lock"
-"""In the directory for temporary files; the kernel gives it back when its holder ends."""
+LOCK = "raysp-private-inference"
+"""On Linux an abstract socket's name, which all users of a machine share; elsewhere a file for temporary files' directory. The
+kernel gives either back when its holder ends."""
+POLL_S = 1.0
+BUSY = 0.1
+"""Cores that others may use before a time is called disturbed."""
 PACKAGES = ("raysp", "spu", "jax", "jaxlib", "torch", "numpy")
 
 
@@ -24,16 +30,33 @@ def alone(tell: Callable[[str], None] = lambda message: None) -> Iterator[None]:
     Args:
         tell: told, once, that it waits.
     """
-    lock = FileLock(Path(tempfile.gettempdir()) / LOCK, mode=0o666)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    release = _take()
+    if release is None:
         tell("another measurement runs on this machine; waiting for its end, because two at once would slow each other")
-        lock.acquire()
+        while (release := _take()) is None:
+            time.sleep(POLL_S)
     try:
         yield
     finally:
-        lock.release()
+        release()
+
+
+def _take() -> Callable[[], None] | None:
+    """Take the machine; returns how to give it back, or None where another has it."""
+    if sys.platform != "linux":
+        lock = FileLock(Path(tempfile.gettempdir()) / f"{LOCK}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return None
+        return lock.release
+    holder = socket.socket(socket.AF_UNIX)
+    try:
+        holder.bind(f"\0{LOCK}")
+    except OSError:
+        holder.close()
+        return None
+    return holder.close
 
 
 class Watch:
@@ -52,6 +75,13 @@ class Watch:
         if busy is None or self._busy is None:
             return None
         return max(0.0, (busy - self._busy - own_cpu_s) / (time.monotonic() - self._began))
+
+
+def disturbed(others_cores: float | None) -> str:
+    """What to say of times that were taken while other processes used so many cores; nothing where they hardly did."""
+    if (others_cores or 0) <= BUSY:
+        return ""
+    return f"other processes kept {others_cores:.2g} cores busy meanwhile; these times are too long"
 
 
 def _busy_s() -> float | None:
@@ -77,4 +107,10 @@ def describe() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of all that a measured figure depends on."""
-    return {"python": platform.python_version()} | {package: metadata.version(package) for package in PACKAGES}
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # run from its source, without being installed
+            found[package] = "not installed"
+    return found

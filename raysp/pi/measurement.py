@@ -21,10 +21,12 @@ from raysp.pi.files import FORMAT
 from raysp.pi.graph import graph_of
 from raysp.pi.program import compile_program
 from raysp.pi.protocols import MEANING, Protocol
-from raysp.pi.session import LOOPBACK, Run, session
+from raysp.pi.session import LOOPBACK, PartyFault, Run, session
 
 ROLES = ("server", "client")
 """The party with the weights, and the one with the image."""
+LARGEST_ERROR, LARGEST_ERROR_RELATIVE = 0.01, 0.05
+"""What a logit may be off: as it is, or as a share of the largest one, whichever is more. Sound networks need a tenth of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ def measure(
 
     Raises:
         ValueError: no such exit.
-        raysp.pi.session.PartyFault: a process died or failed, a port is in use, or the time is over.
+        raysp.pi.session.PartyFault: a process died or failed, a port is in use, the time is over, or the result is wrong.
     """
     plain = fold_batchnorm(collapse(model, exit))
     image = torch.randn(plain.example_input()[0].shape, generator=torch.Generator().manual_seed(0))
@@ -85,18 +87,23 @@ def measure(
         image = image_chw
     with torch.inference_mode():
         wanted = plain(image[None]).logits[exit][0]
-    program = compile_program(graph_of(plain), image)
     with (
         machine.alone(tell),
         session(options.protocol, host=options.host, ports=options.ports, limit_s=options.limit_s) as parties,
     ):
-        parties.load(program)
+        parties.load(compile_program(graph_of(plain), image))
         first = parties.run()
         watch = machine.Watch()
         later = [parties.run() for _ in range(options.warm)]
         others = watch.others_cores(sum(party.cpu_s for run, _ in later for party in run))
         runs, results = zip(first, *later, strict=True)
     error = max(float((torch.from_numpy(result.copy()) - wanted).abs().max()) for result in results)
+    largest = float(wanted.abs().max())
+    if not error <= max(LARGEST_ERROR, LARGEST_ERROR_RELATIVE * largest):
+        raise PartyFault(
+            f"the result is off by {error:.2g} where torch's largest logit is {largest:.2g}: this network's values don't fit the "
+            "engine's fixed point, so that what was timed is no inference; nothing was kept"
+        )
     cold, warm = runs[0], runs[1:]
     return {
         "format": FORMAT,
@@ -110,7 +117,7 @@ def measure(
         "parties": {role: _party(cold[rank], [run[rank] for run in warm]) for rank, role in enumerate(ROLES)},
         "operations": operations(warm),
         "max_error": error,
-        "max_error_relative": error / float(wanted.abs().max()),
+        "max_error_relative": error / max(largest, torch.finfo(torch.float32).tiny),
         "same_class": all(int(result.argmax()) == int(wanted.argmax()) for result in results),
         "image": "noise" if image_chw is None else "given",
         "versions": machine.versions(),

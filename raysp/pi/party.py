@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def main() -> None:
     try:
         runtime, link = _connect(start)
     except Exception as error:  # the engine has errors of its own
-        wire.send(answers, {"error": str(error).splitlines()[0][:300]})
+        wire.send(answers, {"error": str(error).splitlines()[0][:300], "port_taken": isinstance(error, _PortTakenError)})
         os._exit(1)
     wire.send(answers, {"ready": True})
     while True:
@@ -52,6 +53,10 @@ def _listen(asked: "queue.SimpleQueue[tuple[dict[str, Any], list[bytes]]]") -> N
         os._exit(0)
 
 
+class _PortTakenError(OSError):
+    """Another process listens there."""
+
+
 def _connect(start: dict[str, Any]) -> tuple[Any, Any]:
     import spu
     from spu import libspu
@@ -63,7 +68,9 @@ def _connect(start: dict[str, Any]) -> tuple[Any, Any]:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise OSError(f"party {rank} can't listen on {host}:{port}: {error.strerror}; give other ports, or none") from None
+            raise _PortTakenError(
+                f"party {rank} can't listen on {host}:{port}: {error.strerror}; give other ports, or none"
+            ) from None
     options = libspu.logging.LogOptions()
     options.enable_console_logger = False
     options.system_log_path = start["log"]
@@ -99,8 +106,15 @@ def _run(header: dict[str, Any], parts: list[bytes], runtime: Any, link: Any, lo
     with log.open("rb") as file:
         file.seek(seen)
         text = file.read().decode(errors="replace")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {**took, "peak_bytes": peak, "log": text}, [result.meta, *result.share_chunks]
+    return {**took, "peak_bytes": _peak_bytes(), "log": text}, [result.meta, *result.share_chunks]
+
+
+def _peak_bytes() -> int:
+    """Most memory that this process has held. On Linux `ru_maxrss` is at least that of the process that started it."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes where there is no /proc
 
 
 def _cpu_s() -> float:

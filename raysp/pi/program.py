@@ -29,8 +29,6 @@ class Program:
 
     code: bytes
     """The compiled program, with the names of its inputs and its output."""
-    output: str
-    """The output's name."""
     inputs: Mapping[str, tuple[Array, int]]
     """Values by name, and which party each is the secret of; `NOBODY` where both have a random share."""
 
@@ -59,7 +57,6 @@ def compile_program(graph: Graph, image_chw: Tensor, *, shared: bool = False) ->
     owners = [SERVER] * len(weights) + [NOBODY if shared else CLIENT]
     return Program(
         code=executable.SerializeToString(),
-        output=executable.output_names[0],
         inputs=dict(zip(names, zip(values, owners, strict=True), strict=True)),
     )
 

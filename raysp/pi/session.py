@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,16 @@ from raysp.pi.program import Array, Program, reconstruct, shares_of
 from raysp.pi.statistics import Statistics, parse
 
 LOOPBACK = "127.0.0.1"
+PORT_TRIES = 3
+"""How often free ports are looked for: between finding one and listening on it, another process may take it."""
 
 
 class PartyFault(RuntimeError):
     """A party's process died, failed, or took too long."""
+
+
+class _PortTaken(PartyFault):
+    """Another process listens on a party's port."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +50,38 @@ class Run:
 class Session:
     """Two connected parties. Made by `session`."""
 
-    def __init__(self, parties: "Sequence[subprocess.Popen[bytes]]", protocol: str, deadline: float, log: Path) -> None:
-        self.parties, self.protocol, self._deadline, self._log = parties, protocol, deadline, log
+    def __init__(self, protocol: str, deadline: float, directory: Path) -> None:
+        self.parties: list[subprocess.Popen[bytes]] = []
+        self.protocol, self._deadline, self._directory = protocol, deadline, directory
+
+    def start(self, host: str, ports: tuple[int, int]) -> None:
+        """Start both processes, and connect them."""
+        for rank in range(2):
+            with (self._directory / f"party{rank}.err").open("wb") as said:
+                party = subprocess.Popen(
+                    [sys.executable, "-m", "raysp.pi.party"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=said,
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                )
+            self.parties.append(party)
+            log = str(self._directory / f"party{rank}.log")
+            self._tell(party, {"rank": rank, "host": host, "ports": ports, "protocol": self.protocol, "log": log})
+        self.answers()
+
+    def end(self) -> None:
+        """End both processes, whatever they do."""
+        for party in self.parties:
+            party.kill()
+        for party in self.parties:
+            assert party.stdin
+            assert party.stdout
+            party.stdout.close()
+            with suppress(BrokenPipeError):  # what it was still to be told
+                party.stdin.close()
+            party.wait()
+        self.parties.clear()
 
     def load(self, program: Program) -> None:
         """Give both parties a program and their shares of its inputs."""
@@ -91,7 +127,8 @@ class Session:
                     except EOFError:
                         raise self._died(party) from None
                     if "error" in header:
-                        raise PartyFault(f"party {key.data}: {header['error']}")
+                        kind = _PortTaken if header.get("port_taken") else PartyFault
+                        raise kind(f"party {key.data}: {header['error']}")
                     selector.unregister(key.fileobj)
                     found[key.data] = (header, parts)
         return [found[rank] for rank in range(len(self.parties))]
@@ -100,7 +137,7 @@ class Session:
         rank = self.parties.index(party)
         status = party.wait(timeout=10)
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        said = (self._log / f"party{rank}.err").read_text(errors="replace").strip().splitlines()
+        said = (self._directory / f"party{rank}.err").read_text(errors="replace").strip().splitlines()
         return PartyFault(f"party {rank} (process {party.pid}) {how} in mid-run" + (f": {said[-1][:300]}" if said else ""))
 
 
@@ -121,32 +158,19 @@ def session(
     """
     deadline = time.monotonic() + limit_s
     with tempfile.TemporaryDirectory(prefix="raysp-pi-") as directory:
-        parties: list[subprocess.Popen[bytes]] = []
-        opened = Session(parties, protocol, deadline, Path(directory))
+        opened = Session(protocol, deadline, Path(directory))
         try:
-            chosen = ports or _free_ports(host)
-            for rank in range(2):
-                with (Path(directory) / f"party{rank}.err").open("wb") as said:
-                    parties.append(
-                        subprocess.Popen(
-                            [sys.executable, "-m", "raysp.pi.party"],
-                            stdin=subprocess.PIPE,
-                            stdout=subprocess.PIPE,
-                            stderr=said,
-                            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                        )
-                    )
-                log = str(Path(directory) / f"party{rank}.log")
-                start = {"rank": rank, "host": host, "ports": chosen, "protocol": protocol, "log": log}
-                opened._tell(parties[-1], start)
-            opened.answers()
+            for left in reversed(range(1 if ports else PORT_TRIES)):
+                try:
+                    opened.start(host, ports or _free_ports(host))
+                    break
+                except _PortTaken:
+                    if not left:
+                        raise
+                    opened.end()
             yield opened
         finally:
-            for party in parties:
-                party.kill()
-            for party in parties:
-                with party:  # closes its pipes and waits for it
-                    pass
+            opened.end()
 
 
 def _free_ports(host: str) -> tuple[int, int]:

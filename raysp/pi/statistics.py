@@ -4,8 +4,7 @@ The engine gives its statistics nowhere else. Contract: a log without them raise
 """
 
 import re
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 _OPERATION = re.compile(
     r"- pphlo\.(?P<operation>\w+), executed (?P<times>\d+) times, duration (?P<wall_s>[-+.\de]+)s, "
@@ -34,11 +33,7 @@ class Statistics:
     sent_bytes: int
     messages: int
     """That this party has sent."""
-    operations: tuple[OperationStatistics, ...] = field(default=())
-
-    def table(self) -> list[dict[str, Any]]:
-        """The operations that took part, as plain values."""
-        return [asdict(operation) for operation in self.operations]
+    operations: tuple[OperationStatistics, ...] = ()
 
 
 def parse(log: str) -> Statistics:

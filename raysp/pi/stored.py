@@ -5,6 +5,7 @@ trains in that root; an older measurement of the same exit and protocol is repla
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +19,13 @@ from torch import Tensor
 from raysp.location import Location, exists, locate, write_atomically
 from raysp.models.exits import exit_of
 from raysp.models.network import Network
-from raysp.pi import MeasureOptions, measure, require_engine
+from raysp.pi import MeasureOptions, machine, measure, require_engine
 from raysp.pi.calibration import read_calibration
 from raysp.pi.files import name_of
 from raysp.pi.prediction import LAN, WAN, predict
 from raysp.saving import load_model
-from raysp.store import WEIGHTS, Store
-from raysp.tensor_files import fingerprint, read_listed
+from raysp.store import RECORD, WEIGHTS, Store
+from raysp.tensor_files import DamagedFile, fingerprint, read_listed
 
 Tell = Callable[[str], None]
 Write = Callable[[Location, bytes], None]
@@ -60,28 +61,33 @@ def measure_stored(
     Raises:
         ValueError: the engine is missing, or there is no such model, exit, image or calibration.
         StoreBusy: something trains in the results root.
+        DamagedFile: the given calibration can't be read.
         raysp.pi.session.PartyFault: the run failed.
         OSError: the file can't be written.
     """
     require_engine()
-    place = locate(directory) if isinstance(directory, str) else directory
+    place = (
+        locate(os.path.normpath(directory) if "://" not in directory else directory) if isinstance(directory, str) else directory
+    )
+    weights = fingerprint(read_listed(place / WEIGHTS))
     model = load_model(str(place))
     name = exit_of(model.heads, exit)
     picture = None if image is None else read_image(image, model)
     root = _root_of(place)
-    chosen: Location | None = calibration
-    if chosen is None and root is not None and exists(root / calibration_name(options.protocol)):
-        chosen = root / calibration_name(options.protocol)
     expected = None
-    if chosen is not None:
-        known = read_calibration(chosen)
-        if known.protocol != options.protocol:
-            raise ValueError(f"{chosen} is of {known.protocol}; expected one of {options.protocol}")
-        expected = predict(model, name, known).summary()
+    if calibration is not None:
+        expected = _predicted(model, name, calibration, options.protocol)
+    elif root is not None and exists(root / calibration_name(options.protocol)):
+        try:
+            expected = _predicted(model, name, root / calibration_name(options.protocol), options.protocol)
+        except (ValueError, DamagedFile, OSError) as error:  # nobody asked for this one
+            tell(f"nothing is predicted: {error}")
     with _writing(root, tell) as write:
+        if fingerprint(read_listed(place / WEIGHTS)) != weights:
+            raise ValueError(f"{place / WEIGHTS} was changed meanwhile; measure again")
         content = {
             **measure(model, name, options, picture, tell),
-            "weights": fingerprint(read_listed(place / WEIGHTS)),
+            "weights": weights,
             "predicted": expected,
             "modelled": None,
         }
@@ -114,9 +120,25 @@ def read_image(path: Path, model: Network) -> Tensor:
     return ((pixels - mean) / std).contiguous()
 
 
+def _predicted(model: Network, name: str, path: Location, protocol: str) -> dict[str, Any]:
+    """What a calibration says of a model: its time is of the machine and the versions that it names, and of no other.
+
+    Raises:
+        ValueError: it is of another protocol, or lacks a layer.
+        DamagedFile: it can't be read.
+    """
+    known = read_calibration(path)
+    if known.protocol != protocol:
+        raise ValueError(f"{path} is of {known.protocol}; expected one of {protocol}")
+    here = {"machine": machine.describe(), "versions": machine.versions()}
+    if (known.machine, known.versions) != (here["machine"], here["versions"]):
+        raise ValueError(f"{path} was made on another machine or with other versions; calibrate here, or leave it out")
+    return predict(model, name, known).summary()
+
+
 def _root_of(directory: Location) -> Location | None:
     """The results root that a stage's directory lies in; None for one that stands alone."""
-    return directory.parent.parent if directory.parent.name == "stages" else None
+    return directory.parent.parent if directory.parent.name == "stages" and exists(directory / RECORD) else None
 
 
 @contextmanager

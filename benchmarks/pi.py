@@ -1,7 +1,7 @@
 """Private inference of ResNet18 at 32x32, measured: what ReLUs, depth and an early exit save, and what the cost model foretells.
 
     python benchmarks/pi.py --keep DIR                                  # width 16, the cost model on models that it never saw
-    python benchmarks/pi.py --keep DIR --width 64 --models baseline ... # the real size, some minutes and 2.6 GB a party each
+    python benchmarks/pi.py --keep DIR --width 64 --models baseline ... # the real size, some minutes and 3.3 GB a party each
 
 Needs the extra `pi`. Weights are random: costs don't depend on them. What lies in DIR already is not measured again. The
 last columns say how many cores others kept busy meanwhile: where that is more than a tenth, remove the file and try again.

@@ -21,14 +21,13 @@ from raysp.costs import count_costs
 from raysp.models import build_model
 from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.exits import FINAL
-from raysp.pi import measurement
 from raysp.pi.calibration import calibrate
 from raysp.pi.graph import graph_of
 from raysp.pi.measurement import MeasureOptions
 from raysp.pi.prediction import predict
 from raysp.pi.program import compile_program, function_of
 from raysp.pi.session import PartyFault, session
-from raysp.pi.stored import measure_stored, read_image
+from raysp.pi.stored import measure_stored
 from raysp.saving import save_model
 
 pytestmark = [
@@ -179,20 +178,6 @@ def test_a_stored_model_is_measured_and_predicted(tmp_path):
     assert set(found["parties"]) == {"server", "client"}
 
 
-def test_a_picture_is_resized_and_normalised(tmp_path):
-    from PIL import Image
-
-    model = build_model("resnet18", num_classes=10, image_size=8, in_channels=3, width=4)
-    model.input_mean, model.input_std = [0.5, 0.5, 0.0], [0.25, 0.5, 1.0]
-    Image.new("RGB", (20, 10), (255, 0, 51)).save(tmp_path / "picture.png")
-    image = read_image(tmp_path / "picture.png", model)
-    assert image.shape == (3, 8, 8)
-    assert image[:, 3, 3].tolist() == pytest.approx([2.0, -1.0, 0.2])
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(ValueError, match="not a picture"):
-        read_image(tmp_path / "text.png", model)
-
-
 # ---- faults
 
 
@@ -246,12 +231,12 @@ def test_a_wrong_result_is_no_measurement(monkeypatch, tmp_path):
 
 
 def test_a_party_s_memory_is_its_own():
-    ballast = bytearray(4_000_000_000)
+    ballast = bytearray(2_500_000_000)
     ballast[::4096] = b"x" * len(ballast[::4096])
     with session("semi2k", limit_s=60) as parties:
         del ballast
         measured = run(parties, tiny(0.1), runs=1)[0][0]
-    assert max(party.peak_bytes for party in measured) < 3e9
+    assert max(party.peak_bytes for party in measured) < 2e9
 
 
 def test_a_port_in_use_is_named():
@@ -298,30 +283,3 @@ def test_parties_die_with_whoever_started_them(tmp_path):
     while any(map(is_alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(is_alive, pids))
-
-
-def test_two_measurements_wait_for_each_other(monkeypatch, tmp_path):
-    monkeypatch.setattr("raysp.pi.machine.LOCK", tmp_path.name)
-    told = []
-    with measurement.machine.alone():
-        waiting = threading.Thread(target=lambda: measurement.machine.alone(told.append).__enter__(), daemon=True)
-        waiting.start()
-        waiting.join(2)
-        assert waiting.is_alive()
-    waiting.join(10)
-    assert not waiting.is_alive()
-    assert "another measurement runs on this machine" in told[0]
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"warm": 0}, "expected at least 1"),
-        ({"protocol": "aby3"}, "expected one of cheetah, semi2k"),
-        ({"limit_s": 0.0}, "expected more than 0"),
-        ({"ports": (80, 80)}, "expected two different ones"),
-    ],
-)
-def test_bad_options_are_refused(wrong, message):
-    with pytest.raises(ValueError, match=message):
-        MeasureOptions(**wrong)

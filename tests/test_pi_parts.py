@@ -1,22 +1,26 @@
 """What private inference needs no engine for: the walk, the statistics' log, the files, the sum of the cost model."""
 
 import json
+import threading
 
 import networks
 import pytest
 import torch
+from PIL import Image
 
 from raysp.costs import count_costs
+from raysp.models import build_model
 from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.exits import FINAL
 from raysp.models.relu import MaskedReLU
-from raysp.pi import read_measurements, require_engine
+from raysp.pi import MeasureOptions, machine, read_measurements, require_engine
 from raysp.pi.calibration import Calibration, PartCosts, ReLUCosts, family, parts_of, read_calibration
 from raysp.pi.files import FORMAT
 from raysp.pi.graph import graph_of
 from raysp.pi.prediction import Link, predict
 from raysp.pi.shapes import shape_of
 from raysp.pi.statistics import parse
+from raysp.pi.stored import read_image
 
 LOG = """
  [info] - pphlo.convolution, executed 20 times, duration 1.0230e+00s, send bytes 4042072 recv bytes 4083096, send actions 50, recv actions 43
@@ -150,3 +154,42 @@ def test_a_calibration_survives_its_file(tmp_path):
 def test_a_family_of_what_there_is_not_is_refused(wrong):
     with pytest.raises(ValueError, match="expected kernels of 3 or 5, heads of pool, bottleneck"):
         members(**wrong)
+
+
+def test_a_picture_is_resized_and_normalised(tmp_path):
+    model = build_model("resnet18", num_classes=10, image_size=8, in_channels=3, width=4)
+    model.input_mean, model.input_std = [0.5, 0.5, 0.0], [0.25, 0.5, 1.0]
+    Image.new("RGB", (20, 10), (255, 0, 51)).save(tmp_path / "picture.png")
+    image = read_image(tmp_path / "picture.png", model)
+    assert image.shape == (3, 8, 8)
+    assert image[:, 3, 3].tolist() == pytest.approx([2.0, -1.0, 0.2])
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ValueError, match="not a picture"):
+        read_image(tmp_path / "text.png", model)
+
+
+def test_two_measurements_wait_for_each_other(monkeypatch, tmp_path):
+    monkeypatch.setattr("raysp.pi.machine.LOCK", tmp_path.name)
+    told = []
+    with machine.alone():
+        waiting = threading.Thread(target=lambda: machine.alone(told.append).__enter__(), daemon=True)
+        waiting.start()
+        waiting.join(2)
+        assert waiting.is_alive()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert "another measurement runs on this machine" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"warm": 0}, "expected at least 1"),
+        ({"protocol": "aby3"}, "expected one of cheetah, semi2k"),
+        ({"limit_s": 0.0}, "expected more than 0"),
+        ({"ports": (80, 80)}, "expected two different ones"),
+    ],
+)
+def test_bad_options_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        MeasureOptions(**wrong)

@@ -14,8 +14,8 @@ from raysp.location import Location, exists
 from raysp.models.network import Network
 from raysp.pi import MEANING
 from raysp.pi.files import read_measurements
+from raysp.saving import checked_weights
 from raysp.store import RECORD, WEIGHTS, label_of, read_record
-from raysp.tensor_files import fingerprint, read_listed
 
 NOT_KNOWN = "not known"
 
@@ -36,15 +36,13 @@ def card_of(
         data_licence: the user's words; None leaves it open.
 
     Raises:
-        DamagedFile: the record can't be trusted.
+        DamagedFile: the record can't be trusted, or is about other weights.
     """
     record = read_record(directory / RECORD) or {}
     row: Mapping[str, Any] = next((row for row in record.get("rows", ()) if row.get("exit") == exit), {})
     costs = count_costs(model, exit)
     layers = sum(layer.relus > 0 for layer in costs.layers)
-    # What was measured with these very weights, whatever the record says.
-    weights = {"files": {WEIGHTS: fingerprint(read_listed(directory / WEIGHTS))}}
-    measured, _ = read_measurements(directory, weights)
+    measured, _ = read_measurements(directory, {"files": {WEIGHTS: checked_weights(directory)}})
     chain = _chain(record, directory)
     return {
         "model": {

@@ -8,6 +8,7 @@ or nothing is written; nothing that exists is overwritten; masks are constants i
 """
 
 import importlib.util
+import io
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ import tyro
 from torch import Tensor, nn
 from tyro.conf import Positional, arg
 
+from raysp import termination
 from raysp.card import card_of, markdown
 from raysp.location import locate
 from raysp.models.collapse import Logits, collapse, fold_batchnorm
@@ -111,7 +113,9 @@ def _write_checked(plain: Network, path: Path, format: Format) -> float:  # noqa
     fixed = Logits(_fix_masks(plain)).eval().requires_grad_(False)
     batch = {"image": {0: torch.export.Dim("images")}}
     if format == "torch":
-        torch.export.save(torch.export.export(fixed, (images[:2],), dynamic_shapes=batch), path)
+        packed = io.BytesIO()  # torch ends the process where it finds a disk full
+        torch.export.save(torch.export.export(fixed, (images[:2],), dynamic_shapes=batch), packed)
+        path.write_bytes(packed.getvalue())
         again: Callable[[Tensor], Tensor] = torch.export.load(path).module()
     else:
         again = _to_onnx(fixed, images[:2], batch, path)
@@ -154,7 +158,7 @@ class ExportFlags:
     """`onnx`, or `torch` for torch.export."""
     exit: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: final, or the only one)")] = None
     """Which classifier: final, or ac<s>."""
-    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: <MODEL_DIR's name>-<exit>-<format>, here)")] = (
+    out: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="(default: <MODEL_DIR's name>-<exit>-<format>, here)")] = (
         None
     )
     """Where to write; must not be there yet."""
@@ -163,23 +167,28 @@ class ExportFlags:
 
 
 def main() -> None:
-    """Parse, export, print, exit: 0 done, 1 the exported model computed something else, 2 bad input, 130 interrupted."""
+    """Parse, export, print, exit: 0 done, 1 the exported model computed something else, 2 bad input, 130 or 143 interrupted."""
     flags = tyro.cli(ExportFlags, prog="python -m raysp.export", config=(tyro.conf.FlagCreatePairsOff,))
-    status = 0
+    put_back, status = termination.install(), 0
     try:
         name = exit_of(load_model(flags.model).heads, flags.exit)
-        out = flags.out or Path(f"{locate(flags.model).name}-{name}-{flags.format}")
+        out = locate(flags.out or f"{locate(flags.model).name}-{name}-{flags.format}")
+        if not isinstance(out, Path):
+            raise ValueError(f"{flags.out} is a URL; expected a directory of this machine")
         card = export(flags.model, out, format=flags.format, exit=name, data_licence=flags.data_licence)
         error = card["check"]["relative_error"]
         print(f"{out / card['file']['name']}, off by {error:.1e} of the largest logit; card.json and card.md beside it")
-    except KeyboardInterrupt:
-        status = 130
+    except KeyboardInterrupt as error:
+        print("interrupted; nothing was written", file=sys.stderr)
+        status = 143 if termination.told() or isinstance(error, termination.Terminated) else 130
     except RuntimeError as error:
         print(f"failed: {error}", file=sys.stderr)
         status = 1
     except (ValueError, OSError, DamagedFile) as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
+    finally:
+        put_back()
     sys.exit(status)
 
 

@@ -9,19 +9,20 @@ is loaded as the same network; nothing is unpickled.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 
 from raysp.keys import Config
-from raysp.location import locate, write_atomically
+from raysp.location import Location, locate, write_atomically
 from raysp.models import build_model
 from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.exits import AC_HEADS, FINAL, exit_name
 from raysp.models.network import Network
-from raysp.store import WEIGHTS
-from raysp.tensor_files import plain_tensors, unpack
+from raysp.store import RECORD, WEIGHTS, read_record
+from raysp.tensor_files import DamagedFile, fingerprint, plain_tensors, read_listed, unpack
 
 METADATA = "network"
 """Key of the description in a weights file's metadata."""
@@ -157,6 +158,22 @@ def save_model(model: Network, directory: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, safetensors.torch.save(plain_tensors(model.state_dict()), metadata_of(model)))
     return path
+
+
+def checked_weights(directory: Location) -> dict[str, Any]:
+    """Size and digest of a model's weights, after a look at whether its record is about them.
+
+    Args:
+        directory: a finished stage's, or one that `save_model` wrote, which has no record.
+
+    Raises:
+        DamagedFile: the record can't be read, or names other weights.
+    """
+    found = fingerprint(read_listed(directory / WEIGHTS))
+    record = read_record(directory / RECORD)
+    if record is not None and record.get("files", {}).get(WEIGHTS) != found:
+        raise DamagedFile(directory / WEIGHTS, "not the weights that the record beside it is about; train the stage again")
+    return found
 
 
 def load_model(directory: str | Path, exit: str | None = None) -> Network:  # noqa: A002 (the field's word)

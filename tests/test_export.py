@@ -14,8 +14,9 @@ from toy import toy
 from raysp.costs import count_costs
 from raysp.export import export
 from raysp.models.collapse import collapse
-from raysp.saving import metadata_of, save_model
+from raysp.saving import checked_weights, metadata_of, save_model
 from raysp.store import Store
+from raysp.tensor_files import DamagedFile
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 FORMATS = [
@@ -82,6 +83,11 @@ def test_a_finished_stage_s_card_says_all_that_the_records_say(tmp_path):
     assert card["costs_per_image"]["measured"] == [
         {"protocol": "semi2k: online phase, trusted dealer", "time_s": 1.5, "bytes": 7.0}
     ]
+    (store.directory(stage) / "weights.safetensors").unlink()
+    save_model(networks.gated("resnet18", ac_after=2, in_channels=3), store.directory(stage))
+    with pytest.raises(DamagedFile, match="not the weights that the record"):
+        export(store.directory(stage), tmp_path / "other", format="torch", exit="ac2")
+    assert not (tmp_path / "other").exists()
     text = (tmp_path / "out" / "card.md").read_text()
     assert "- test: 71.25" in text
     assert "These flatter: the test part chose the model." in text
@@ -120,3 +126,17 @@ def test_the_command(tmp_path):
     assert again.returncode == 2
     assert again.stderr.splitlines()[-1].startswith("error: ")
     assert run("--format", "torch", "--exit", "ac9").returncode == 2
+    url = run("--format", "torch", "--out", "memory://a/b")
+    assert url.returncode == 2
+    assert "can't be written" in url.stderr
+
+
+def test_a_model_of_one_exit_is_called_after_it_and_keeps_what_was_measured(tmp_path):
+    model = collapse(networks.gated("resnet18", ac_after=2, in_channels=3), "ac2")
+    weights = checked_weights(save_model(model, tmp_path / "model").parent)
+    measured = {"format": 1, "exit": "ac2", "protocol": "cheetah", "weights": weights, "time_s": 1.5, "bytes": 7}
+    (tmp_path / "model" / "pi-ac2-cheetah.json").write_text(json.dumps(measured))
+    command = [sys.executable, "-m", "raysp.export", str(tmp_path / "model"), "--format", "torch"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=True)
+    card = json.loads((tmp_path / "model-ac2-torch" / "card.json").read_text())
+    assert card["costs_per_image"]["measured"][0]["time_s"] == 1.5, done.stdout

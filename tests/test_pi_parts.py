@@ -150,6 +150,27 @@ def test_a_calibration_survives_its_file(tmp_path):
         read_calibration(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: next(iter(found["layers"].values())).update(time_s="3"),
+        lambda found: next(iter(found["layers"].values())).update(bytes=float("nan")),
+        lambda found: next(iter(found["layers"].values())).update(bytes=-1.0),
+        lambda found: found["relu"].update(position_s=None),
+        lambda found: found["relu"]["renewal"].update(messages=True),
+        lambda found: found.update(protocol="aby3"),
+        lambda found: found.update(layers=3),
+    ],
+)
+def test_a_calibration_is_read_with_mistrust(change, tmp_path):
+    content = calibration(members()).to_json()
+    change(content)
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="not a calibration"):
+        read_calibration(path)
+
+
 @pytest.mark.parametrize("wrong", [{"kernels": (4,)}, {"heads": ("big",)}])
 def test_a_family_of_what_there_is_not_is_refused(wrong):
     with pytest.raises(ValueError, match="expected kernels of 3 or 5, heads of pool, bottleneck"):
@@ -187,6 +208,8 @@ def test_two_measurements_wait_for_each_other(monkeypatch, tmp_path):
         ({"warm": 0}, "expected at least 1"),
         ({"protocol": "aby3"}, "expected one of cheetah, semi2k"),
         ({"limit_s": 0.0}, "expected more than 0"),
+        ({"limit_s": float("inf")}, "at most 604800"),
+        ({"host": ""}, "no host"),
         ({"ports": (80, 80)}, "expected two different ones"),
     ],
 )

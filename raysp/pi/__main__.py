@@ -25,6 +25,7 @@ from raysp.pi.calibration import calibrate, family, read_calibration
 from raysp.pi.machine import disturbed
 from raysp.pi.prediction import LAN, WAN, Link, predict
 from raysp.pi.protocols import MEANING, Protocol
+from raysp.pi.session import LONGEST_S
 from raysp.pi.stored import measure_stored
 from raysp.saving import load_model
 from raysp.store import NoLongerOwner
@@ -49,7 +50,7 @@ class Measure:
     """Runs after the first."""
     image: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: noise)")] = None
     """A picture; costs don't depend on it."""
-    calibration: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    calibration: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Compare with what this calibration predicts; by default pi-calibration-<protocol>.json in the results directory."""
     host: str = "127.0.0.1"
     """Address that both parties listen on. Who can reach it can reach them."""
@@ -87,7 +88,7 @@ class Predict:
 
     model: Annotated[Positional[str], arg(metavar="MODEL_DIR")]
     """As for measure."""
-    calibration: Annotated[Path, arg(metavar="FILE")]
+    calibration: Annotated[str, arg(metavar="FILE")]
     """What `calibrate` wrote."""
     exit: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: final, or the only one)")] = None
     bandwidth_mbit: Annotated[float | None, arg(metavar="MBIT/S", help_behavior_hint="")] = None
@@ -112,6 +113,7 @@ def main() -> None:
         errors.print(f"[bold red]failed:[/] {escape(str(error))}", soft_wrap=True)
         status = 1
     except KeyboardInterrupt as error:
+        errors.print("interrupted; nothing was kept")
         status = 143 if termination.told() or isinstance(error, termination.Terminated) else 130
     except (ValueError, OSError, StoreBusy, NoLongerOwner, DamagedFile) as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
@@ -126,7 +128,8 @@ def _measure(flags: Measure, console: Console) -> None:
         protocol=flags.protocol, warm=flags.warm, host=flags.host, ports=flags.ports, limit_s=flags.time_limit_s
     )
     path, found = measure_stored(
-        flags.model, exit=flags.exit, options=options, image=flags.image, calibration=flags.calibration,
+        flags.model, exit=flags.exit, options=options, image=flags.image,
+        calibration=None if flags.calibration is None else locate(flags.calibration),
         tell=lambda line: console.print(escape(line), soft_wrap=True),
     )  # fmt: skip
     console.print(f"{found['exit']}, {found['protocol']} ({MEANING[found['protocol']]}), {found['relus']} ReLUs")
@@ -156,8 +159,8 @@ def _calibrate(flags: Calibrate, console: Console) -> None:
         raise ValueError(f"{out} exists; give another file, so that nothing is overwritten")
     if not (out.parent.is_dir() and os.access(out.parent, os.W_OK | os.X_OK)):
         raise ValueError(f"{out.parent} is no directory that can be written to; make it, or give another file")
-    if flags.runs < 1:
-        raise ValueError(f"{flags.runs} runs; expected at least 1")
+    if flags.runs < 1 or not 0 < flags.time_limit_s <= LONGEST_S:
+        raise ValueError(f"{flags.runs} runs in {flags.time_limit_s:g} s; expected at least 1, and from 0 to {LONGEST_S:g} s")
     described: dict[str, Any] = {
         "model": flags.model, "num_classes": flags.num_classes, "image_size": flags.image_size, "width": flags.width,
         "in_channels": flags.in_channels, "kernels": flags.kernels, "heads": flags.heads,

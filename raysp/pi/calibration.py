@@ -5,6 +5,7 @@ protocol, one machine and the versions that it names.
 """
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from raysp.models.relu import MaskedReLU
 from raysp.pi import machine
 from raysp.pi.graph import Graph, Operation, graph_of
 from raysp.pi.program import compile_program
+from raysp.pi.protocols import MEANING
 from raysp.pi.session import Session, session
 from raysp.pi.shapes import alone, shape_of
 from raysp.tensor_files import read_file
@@ -57,6 +59,10 @@ class ReLUCosts:
     renewal: PartCosts
 
 
+FITTED = ("layer", "relu", "renewal")
+"""Costs of ReLUs that a line was laid through."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """What the parts of a family take."""
@@ -84,16 +90,25 @@ def read_calibration(path: Location) -> Calibration:
         raise ValueError(f"no {path}; expected a file that `python -m raysp.pi calibrate` wrote")
     try:
         found = json.loads(content)
-        if found.pop("format") != FORMAT:
-            raise ValueError(f"not of format {FORMAT}")
+        if found.pop("format") != FORMAT or found["protocol"] not in MEANING:
+            raise ValueError(f"not of format {FORMAT}, or of no protocol known here")
+        for costs in (
+            *found["layers"].values(),
+            {"position_s": found["relu"]["position_s"]},
+            *(found["relu"][n] for n in FITTED),
+        ):
+            if not all(type(cost) in (int, float) and math.isfinite(cost) for cost in costs.values()):
+                raise ValueError(f"{costs}; expected finite numbers")
+        if any(
+            cost < 0 for costs in found["layers"].values() for cost in costs.values()
+        ):  # what was fitted may be a little below
+            raise ValueError("a layer costs less than nothing")
         relu = found.pop("relu")
         return Calibration(
             **(found | {"layers": {name: PartCosts(**costs) for name, costs in found["layers"].items()}}),
-            relu=ReLUCosts(
-                position_s=relu["position_s"], **{name: PartCosts(**relu[name]) for name in ("layer", "relu", "renewal")}
-            ),
+            relu=ReLUCosts(position_s=relu["position_s"], **{name: PartCosts(**relu[name]) for name in FITTED}),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not a calibration ({error!r:.120}); make it anew: python -m raysp.pi calibrate") from None
 
 

@@ -21,7 +21,7 @@ from raysp.pi.files import FORMAT
 from raysp.pi.graph import graph_of
 from raysp.pi.program import compile_program
 from raysp.pi.protocols import MEANING, Protocol
-from raysp.pi.session import LOOPBACK, PartyFault, Run, session
+from raysp.pi.session import LONGEST_S, LOOPBACK, PartyFault, Run, session
 
 ROLES = ("server", "client")
 """The party with the weights, and the one with the image."""
@@ -45,15 +45,17 @@ class MeasureOptions:
     ports: tuple[int, int] | None = None
     """Theirs; None takes free ones."""
     limit_s: float = 3600.0
-    """Seconds after which a measurement is given up, more than 0."""
+    """Seconds after which a measurement is given up, more than 0 and at most a week."""
 
     def __post_init__(self) -> None:
         if self.protocol not in MEANING:
             raise ValueError(f"protocol {self.protocol!r}; expected one of {', '.join(MEANING)}")
         if self.warm < 1:
             raise ValueError(f"{self.warm} warm runs; expected at least 1")
-        if not self.limit_s > 0:
-            raise ValueError(f"a limit of {self.limit_s:g} s; expected more than 0")
+        if not 0 < self.limit_s <= LONGEST_S:
+            raise ValueError(f"a limit of {self.limit_s:g} s; expected more than 0, and at most {LONGEST_S:g} (a week)")
+        if not self.host:
+            raise ValueError("no host; expected an address of this machine")
         if self.ports is not None and (len(set(self.ports)) != 2 or not all(1 <= port < 65536 for port in self.ports)):
             raise ValueError(f"ports {self.ports}; expected two different ones from 1 to 65535")
 

@@ -23,6 +23,8 @@ from raysp.pi.program import Array, Program, reconstruct, shares_of
 from raysp.pi.statistics import Statistics, parse
 
 LOOPBACK = "127.0.0.1"
+LONGEST_S = 7 * 86400.0
+"""Of time limits; a system call refuses those that never end."""
 PORT_TRIES = 3
 """How often free ports are looked for: between finding one and listening on it, another process may take it."""
 

@@ -23,9 +23,9 @@ from raysp.pi import MeasureOptions, machine, measure, require_engine
 from raysp.pi.calibration import read_calibration
 from raysp.pi.files import name_of
 from raysp.pi.prediction import LAN, WAN, predict
-from raysp.saving import load_model
+from raysp.saving import checked_weights, load_model
 from raysp.store import RECORD, WEIGHTS, Store
-from raysp.tensor_files import DamagedFile, fingerprint, read_listed
+from raysp.tensor_files import DamagedFile
 
 Tell = Callable[[str], None]
 Write = Callable[[Location, bytes], None]
@@ -42,7 +42,7 @@ def measure_stored(
     exit: str | None,  # noqa: A002 (the field's word)
     options: MeasureOptions,
     image: Path | None = None,
-    calibration: Path | None = None,
+    calibration: Location | None = None,
     tell: Tell = lambda message: None,
 ) -> tuple[Location, dict[str, Any]]:
     """Measure a model, and write what came out into its directory.
@@ -61,16 +61,16 @@ def measure_stored(
     Raises:
         ValueError: the engine is missing, or there is no such model, exit, image or calibration.
         StoreBusy: something trains in the results root.
-        DamagedFile: the given calibration can't be read.
+        DamagedFile: the given calibration can't be read, or the record is about other weights.
         raysp.pi.session.PartyFault: the run failed.
         OSError: the file can't be written.
     """
     require_engine()
-    place = (
-        locate(os.path.normpath(directory) if "://" not in directory else directory) if isinstance(directory, str) else directory
-    )
-    weights = fingerprint(read_listed(place / WEIGHTS))
+    place = locate(directory) if isinstance(directory, str) else directory
+    if isinstance(place, Path):
+        place = place.resolve()  # by whatever way it was reached, it lies in its results root
     model = load_model(str(place))
+    weights = checked_weights(place)
     name = exit_of(model.heads, exit)
     picture = None if image is None else read_image(image, model)
     root = _root_of(place)
@@ -83,8 +83,10 @@ def measure_stored(
         except (ValueError, DamagedFile, OSError) as error:  # nobody asked for this one
             tell(f"nothing is predicted: {error}")
     with _writing(root, tell) as write:
-        if fingerprint(read_listed(place / WEIGHTS)) != weights:
+        if checked_weights(place) != weights:
             raise ValueError(f"{place / WEIGHTS} was changed meanwhile; measure again")
+        if isinstance(place, Path) and not os.access(place, os.W_OK | os.X_OK):
+            raise ValueError(f"{place} can't be written to, and what is measured is kept there; copy the model elsewhere")
         content = {
             **measure(model, name, options, picture, tell),
             "weights": weights,
@@ -111,7 +113,7 @@ def read_image(path: Path, model: Network) -> Tensor:
     try:
         with Image.open(path) as picture:
             sized = picture.convert("RGB" if model.in_channels == 3 else "L").resize((model.image_size, model.image_size))
-    except OSError as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: not a picture that can be read ({error})") from None
     pixels = (
         torch.from_numpy(np.array(sized, dtype=np.float32) / 255).view(model.image_size, model.image_size, -1).permute(2, 0, 1)

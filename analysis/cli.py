@@ -16,11 +16,12 @@ from rich.console import Console
 from rich.markup import escape
 from tyro.conf import Positional, arg
 
-from analysis.objectives import COSTS, OBJECTIVES, chosen
+from analysis.objectives import OBJECTIVES, chosen
 from analysis.records import check_root
 from analysis.report import FRONT, QUALIFIES, Question, Report, read_report, save_report, tables_of
 from analysis.spending import STATES
 from analysis.tables import Table
+from raysp.halving import COSTS
 from raysp.location import Location, locate
 
 Amount = Annotated[str | None, arg(metavar="NUMBER", help_behavior_hint="")]
@@ -119,7 +120,8 @@ def _run(flags: ReportFlags, console: Console) -> int:
         report = read_report(roots, question)
         runs = report.runs
         now = (
-            set(runs.roots), runs.failures, set(map(str, runs.damaged)), [intent.id for intent in runs.intents], runs.measurements
+            set(runs.roots), runs.failures, set(map(str, runs.damaged)), [intent.id for intent in runs.intents],
+            runs.measurements, runs.stopped,
         )  # fmt: skip
         if now != seen:
             for error in runs.damaged:

@@ -55,8 +55,6 @@ OBJECTIVES: dict[str, Objective] = {
 """Every objective by its column, in the order in which they are shown."""
 
 ACCURACIES = ("val_accuracy", "test_accuracy")
-COSTS = ("relus", "macs", "depth")
-"""What is to be small, unless a user asks for something else."""
 
 
 def present(table: pd.DataFrame) -> list[Objective]:

@@ -81,7 +81,6 @@ def build_page(
         script=_raw(_web("page.js")),
         data=_raw(json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")),
         chunks=chunks,
-        num_models=len(points),
         tables=tables,
         figures=[(name, base64.b64encode(svg).decode()) for name, svg in figures],
         failures=failures,

@@ -13,14 +13,13 @@ import moocore
 import numpy as np
 import pandas as pd
 
-from analysis.objectives import COSTS, OBJECTIVES, chosen
+from analysis.objectives import OBJECTIVES, chosen
+from raysp.halving import BEYOND, COSTS
 
 GROUP = ("dataset", "selection")
 """Rows that differ in these can't be compared: accuracies on other data, or of models that were chosen by the test part."""
 
 DEFAULT_OBJECTIVES = ("val_accuracy", *COSTS)
-BEYOND = 1.1
-"""Where the box of the hypervolume ends, in multiples of the largest cost."""
 NEAREST = 3
 """How many rows are named when none meets the limits."""
 

@@ -189,9 +189,9 @@ def mask_facts(record: Mapping[str, Any]) -> dict[str, Any]:
         "epochs": config["recipe"]["epochs"],
         "seed": experiment["seed"],
         "selection": data.selection,
-        "precision": config["recipe"].get("precision", "fp32"),  # likewise
+        "precision": config["recipe"].get("precision", "fp32"),  # records from before there was a choice have none
         "mask_method": config["method"],
-        "granularity": config.get("granularity", "pixel"),  # records from before there was a choice have none
+        "granularity": config.get("granularity", "pixel"),  # likewise
         "mask_start": config.get("start"),
         "sensitivity": record["metrics"].get("sensitivity"),
         "budget": config["budget"],

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from analysis import paper
 from analysis.figures import draw_fronts, to_bytes
-from analysis.objectives import ACCURACIES, COSTS, OBJECTIVES
+from analysis.objectives import ACCURACIES, OBJECTIVES
 from analysis.page import build_page
 from analysis.paper_figures import draw_figure1, draw_figure2, draw_growth
 from analysis.pareto import GROUP, Found, best_under, front_of_each_group, knee, ranks
@@ -26,6 +26,7 @@ from analysis.results import layers_table, results_table
 from analysis.seeds import points_of
 from analysis.spending import Spending, spending_of
 from analysis.tables import Table, front_tables, latex, markdown, measured_table, models_table, paper_table, spending_table
+from raysp.halving import COSTS
 from raysp.location import Location, write_atomically
 from raysp.tensor_files import DamagedFile
 

@@ -11,15 +11,16 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from analysis.objectives import ACCURACIES, COSTS, OBJECTIVES, Objective, present
+from analysis.objectives import ACCURACIES, OBJECTIVES, Objective, present
 from analysis.pareto import GROUP
 from analysis.results import MEASURED_PI, WHICH
 from analysis.spending import STATES, Spending
+from raysp.halving import COSTS
 from raysp.pi import MEANING, MeasuredFile
 
 ALWAYS = ("dataset", "model", "budget", "d_th", "exit")
 """Columns of a table of models that are shown even if all agree."""
-OFF_COUNTS = ("ac_after",)
+OFF_COUNTS = ("d_th", "ac_after")
 """Columns in which nothing is a value like others."""
 SHORT = {
     "mask_method": "mask",
@@ -57,7 +58,8 @@ def models_table(title: str, points: pd.DataFrame, note: str = "", costs: Sequen
     """A table of models: the columns in which they differ, both accuracies, ReLUs, MACs, depth, these costs, and what was
     measured.
     """
-    shown = [name for name in WHICH if name not in ("configuration", "exit") and (name in ALWAYS or differs(points[name]))]
+    students = points[points["mask_method"] != "none"]
+    shown = [name for name in WHICH if name not in ("configuration", "exit") and (name in ALWAYS or differs(students[name]))]
     shown = [name for name in shown if points[name].notna().any()]
     has_seeds = bool((points["seeds"] > 1).any()) if len(points) else False
     objectives = [o for o in present(points) if o.column in (*ACCURACIES, *COSTS, *costs, *MEASURED_PI)]
@@ -178,7 +180,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def differs(column: pd.Series) -> bool:
-    """Whether models are told apart by a column; what only the all-ReLU baseline lacks doesn't tell."""
+    """Whether models, the all-ReLU ones left out, are told apart by a column."""
     values = column.drop_duplicates()
     return len(values if column.name in OFF_COUNTS else values.dropna()) > 1
 

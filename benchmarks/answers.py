@@ -1,13 +1,20 @@
-"""What a sweep's results say to the questions that it was made for, over seeds, as Markdown.
+"""What a sweep's results say, over seeds, as Markdown.
 
     python benchmarks/answers.py RESULTS
+
+1. Does sensitivity rise with depth, and do SENet's and SNL's masks agree on the layers?
+2. What does gated branching cost at equal budget, and what does it save?
+3. What does an auxiliary classifier cost and save? Is joint training of two worse than one of each alone?
+4. Linear or cosine growth of the gate? Which start of the shallow branch? Which masks? Whose front is ahead?
+5. What does each model cost in measured private inference, and does the order of the front change?
+6. What did sharing stages save against separate pipelines?
 
 Models are compared in pairs that differ in one choice only, seed by seed. A seed's figure is the mean over its pairs; printed are
 the mean over seeds and their standard deviation (n - 1). Accuracies are those on the test part.
 """
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import pandas as pd
@@ -85,15 +92,18 @@ def sensitivity(layers: Rows) -> None:
     lines, rises, agree = [], [], []
     for budget, masks in layers.groupby("budget"):
         senet, snl = (masks[masks["mask_method"] == name] for name in ("senet", "snl"))
-        for seed, mine in senet.groupby("seed"):
-            rises.append(pd.Series(mine["eta_alpha"].to_numpy()).corr(pd.Series(range(len(mine))), method="spearman"))
-            others = snl[snl["seed"] == seed]
-            if len(others):
-                agree.append(pd.Series(mine["d"].to_numpy()).corr(pd.Series(others["d"].to_numpy()), method="spearman"))
+        for _, mine in senet.groupby("mask_key"):
+            rises.append(_spearman(mine["eta_alpha"], range(len(mine))))
+            agree += [
+                _spearman(mine["d"], other["d"]) for _, other in snl[snl["seed"] == mine["seed"].iloc[0]].groupby("mask_key")
+            ]
         if snl.empty:
             continue
         for layer in senet["layer"].drop_duplicates():
-            a, b = (rows[rows["layer"] == layer] for rows in (senet, snl))
+            # Of several recipes in one directory a seed's mean, so that the spread is over seeds.
+            a, b = (
+                rows[rows["layer"] == layer].groupby("seed")[["eta_alpha", "d"]].mean(numeric_only=True) for rows in (senet, snl)
+            )
             lines.append(
                 {
                     "budget": budget,
@@ -106,6 +116,10 @@ def sensitivity(layers: Rows) -> None:
     markdown("1. Sensitivity by layer, and what masks keep", lines)
     print(f"\nSpearman's correlation of sensitivity with the layer's place: {spread(rises)} over {len(rises)} masks")
     print(f"of what SENet and SNL keep of each layer: {spread(agree)} over {len(agree)} pairs of masks")
+
+
+def _spearman(one: Iterable[float], other: Iterable[float]) -> float:
+    return pd.Series(list(one)).corr(pd.Series(list(other)), method="spearman")
 
 
 def gating(table: Rows) -> None:
@@ -138,7 +152,7 @@ def recipes(table: Rows) -> None:
     found = pairs(table, table["gamma"] == "linear", table["gamma"] == "cosine", ["gamma"])
     compared("4. Cosine growth against linear", found, ["d_th", "exit"])
     found = pairs(table, table["gb_init"] == "random", table["gb_init"] == "least-squares", RAMPS)
-    compared("4. Least-squares start against a random one", found, ["gate_epochs", "exit"])
+    compared("4. Least-squares start against a random one", found, ["d_th", "exit"])
     for other in ("random", "counterfactual", "snl"):
         found = pairs(
             table, table["mask_method"] == "senet", table["mask_method"] == other, ["mask_method", "sensitivity", "mask_start"]

@@ -31,6 +31,7 @@ from raysp.store import WEIGHTS, Store
 from raysp.sweep import run_sweep
 from raysp.tensor_files import load_tensors
 from raysp.training import accuracy, train
+from raysp.workers import ALONE
 
 METHODS: tuple[MaskMethod, ...] = ("random", "senet", "counterfactual", "snl")
 console = Console(width=150, highlight=False)
@@ -161,7 +162,15 @@ def train_fixed(flags: Flags, stage: Stage, control: MaskConfig, batches: Batche
 
 
 class _Nowhere:
-    """A context that keeps nothing."""
+    """A context that keeps nothing, on the CPU."""
+
+    device = torch.device("cpu")
+    workers = ALONE
+    compile = "off"
+    sync_batchnorm = False
+
+    def pause_if_due(self, history: Any, costs: Any) -> None:
+        pass
 
     def load_checkpoint(self) -> None:
         return None

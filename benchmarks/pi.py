@@ -16,6 +16,7 @@ import torch
 import tyro
 from tabulate import tabulate
 
+from analysis.published import FULL_RELUS
 from raysp.costs import count_costs, estimate_delphi
 from raysp.models import build_model
 from raysp.models.exits import FINAL
@@ -26,8 +27,6 @@ from raysp.pi.prediction import predict
 from raysp.pi.protocols import Protocol
 
 CLASSES, SIZE = 10, 32
-FULL_RELUS = 557_056
-"""Of ResNet18 at 32x32 and width 64; other widths have their share."""
 GATED = (1, 3)
 """Blocks of `gated`: the second of the first stage and of the second. Their inner ReLUs are off in every mask here, as they are
 where gated branching takes a block, so that gating changes convolutions and nothing else.
@@ -50,7 +49,7 @@ class Case:
         torch.manual_seed(0)
         model = build_model("resnet18", num_classes=CLASSES, image_size=SIZE, width=width)
         if self.relus is not None:
-            _mask(model, round(self.relus * FULL_RELUS * width / 64))
+            _mask(model, round(self.relus * FULL_RELUS["resnet18"] * width / 64))
         for index in self.gated:
             model.gated_blocks()[index][1].add_shallow_branch(self.kernel)
         if self.exit != FINAL:
@@ -58,7 +57,7 @@ class Case:
         return model.eval()
 
 
-FIFTY = 50_000 / FULL_RELUS
+FIFTY = 50_000 / FULL_RELUS["resnet18"]
 CASES = {
     "baseline": Case(says="all ReLUs"),
     "half": Case(says="50 % of the ReLUs", relus=0.5),

@@ -29,6 +29,7 @@ RUNGS = (0.125, 0.25, 0.5)
 """Shares of a stage's epochs after which half of the configurations is given up."""
 
 COSTS = ("relus", "macs", "depth")
+"""What is to be small, in the report too, unless a user asks for something else."""
 BEYOND = 1.1
 """Where the box of the hypervolume ends, in multiples of the largest cost."""
 

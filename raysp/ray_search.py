@@ -1,6 +1,6 @@
 """Ray Tune's search algorithms as makers of proposals.
 
-Owns all that is known of `ray.tune.search`. Refuses to run anything; Ray need not run. Contract: see `raysp.search.Algorithm`.
+Owns what is known of Ray Tune's algorithms. Refuses to run anything; Ray need not run. Contract: see `raysp.search.Algorithm`.
 """
 
 import logging

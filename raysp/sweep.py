@@ -192,7 +192,7 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
         check_compiler(options.compile, torch.device("cuda" if gpus else "cpu"))
         yield _Runner(gpus=gpus, slots=lambda: 1, run=run_inline)
         return
-    from raysp import cluster, ray_tune  # Ray takes seconds to import, and may be absent where stages run inline
+    from raysp import cluster, ray_tune  # Ray takes seconds to import
 
     with cluster.connect(options.address, verbose=options.verbose):
         gpus = cluster.gpus_for(options.gpus_per_stage)
@@ -204,7 +204,7 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the checkout that this code comes from, and whether it has uncommitted changes; empty outside a checkout."""
+    """Commit of the checkout that this code is part of, and whether the code has uncommitted changes; empty outside one."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -212,6 +212,7 @@ def git_state() -> dict[str, Any]:
         return done.stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # installed inside another project's checkout, it is none of that
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "."))}
     except (OSError, subprocess.SubprocessError):
         return {}

@@ -1,13 +1,14 @@
 """What every sweep's command line shares: where and how to run, what is printed at the end, exit statuses.
 
-Owns the flags that don't change what is compared, and the statuses: 0 all done, 1 a stage failed, 2 bad input (nothing was
-trained), 130 interrupted, 143 terminated. The flags that are swept are `sweeps.axes`'.
+Owns the flags that don't change what is compared, and the statuses: 0 all done, 1 a stage or a measurement failed or the results
+root was lost, 2 bad input (nothing was trained), 130 interrupted, 143 terminated. The flags that are swept are `sweeps.axes`'.
 """
 
 import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +165,7 @@ def main(flags_type: type[Flags], prepare: Callable[[Flags], Work], description:
         status = 1
     except (ValueError, StoreBusy, OSError) as error:
         if run.verbose:
-            raise
+            traceback.print_exc()
         errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         status = 2
     finally:

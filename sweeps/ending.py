@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from analysis.objectives import OBJECTIVES
 from analysis.pareto import DEFAULT_OBJECTIVES, front_of_each_group
 from analysis.report import Report
+from analysis.tables import differs, number
 from raysp.location import Location
 from raysp.plan import Outcome, Plan
 
@@ -46,9 +48,6 @@ SHOWN = {
     "seed": "seed",
 }
 """Columns of results.csv with their headings here; those in which a sweep's students all agree are left out."""
-
-OFF_COUNTS = ("d_th", "ac_after")
-"""Columns in which nothing is a value like others."""
 
 
 def print_report(report: Report, plan: Plan, root: Location | None, console: Console) -> None:
@@ -90,7 +89,7 @@ def front_so_far(rows: Sequence[dict[str, Any]]) -> Table:
         exit_name = "all-ReLU" if row["mask_method"] == "none" else str(row["exit"])
         budget = "-" if pd.isna(row["budget"]) else f"{row['budget']:.0f}"
         d_th = "-" if pd.isna(row["d_th"]) else f"{row['d_th']:g}"
-        costs = (f"{row['relus']:.0f}", f"{row['macs'] / 1e6:.3g}M", f"{row['depth']:.0f}")
+        costs = (f"{row['relus']:.0f}", number(OBJECTIVES["macs"], row["macs"]), f"{row['depth']:.0f}")
         table.add_row(escape(str(row["dataset"])), exit_name, budget, d_th, *costs, f"{row['val_accuracy']:.2f}")
     if len(front) > MOST_OF_THE_FRONT:
         table.add_row(f"... {len(front) - MOST_OF_THE_FRONT} more")
@@ -117,7 +116,7 @@ def _print_rows(rows: pd.DataFrame, front: pd.DataFrame, console: Console) -> No
         title = f"This sweep's models on the front of this results directory ({len(rows)} of {len(on_front)} rows)"
     console.print(title)
     students = rows[rows["mask_method"] != "none"]
-    shown = [name for name in SHOWN if name == "budget" or _differs(students[name], off_counts=name in OFF_COUNTS)]
+    shown = [name for name in SHOWN if name == "budget" or differs(students[name])]
     table = Table("", "exit", box=None, pad_edge=False)
     for name in shown:
         table.add_column(SHOWN[name], justify="right" if pd.api.types.is_numeric_dtype(rows[name]) else "left", no_wrap=True)
@@ -126,7 +125,7 @@ def _print_rows(rows: pd.DataFrame, front: pd.DataFrame, console: Console) -> No
     for row in rows.sort_values(["dataset", "selection", "relus", "macs", "depth"], kind="stable").to_dict("records"):
         exit_name = "all-ReLU" if row["mask_method"] == "none" else row["exit"]
         cells = ["-" if pd.isna(row[name]) else str(row[name]) for name in shown]
-        numbers = (str(row["relus"]), f"{row['macs'] / 1e6:.3g}M", str(row["depth"]))
+        numbers = (str(row["relus"]), number(OBJECTIVES["macs"], row["macs"]), str(row["depth"]))
         accuracies = (f"{row['val_accuracy']:.2f}", f"{row['test_accuracy']:.2f}")
         table.add_row("*" if row["front"] else "", exit_name, *cells, *numbers, *accuracies)
     console.print(table)
@@ -142,11 +141,6 @@ def _print_layers(layers: pd.DataFrame, console: Console) -> None:
         for index, layer in enumerate(masks[0][1]["layer"]):
             table.add_row(layer, *(f"{100 * mask['d'].iloc[index]:.1f}" for _, mask in masks))
     console.print(table)
-
-
-def _differs(column: pd.Series, *, off_counts: bool) -> bool:
-    values = column.drop_duplicates()
-    return len(values if off_counts else values.dropna()) > 1
 
 
 def _count(number: int, noun: str) -> str:

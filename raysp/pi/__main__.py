@@ -8,7 +8,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -25,13 +25,12 @@ from raysp.pi.calibration import calibrate, family, read_calibration
 from raysp.pi.machine import disturbed
 from raysp.pi.prediction import LAN, WAN, Link, predict
 from raysp.pi.protocols import MEANING, Protocol
-from raysp.pi.session import LONGEST_S
+from raysp.pi.session import LONGEST_S, LOOPBACK
 from raysp.pi.stored import measure_stored
 from raysp.saving import load_model
+from raysp.stages.finetune import AcHead
 from raysp.store import NoLongerOwner
 from raysp.tensor_files import DamagedFile
-
-Heads = Literal["pool", "bottleneck"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ class Measure:
     """A picture; costs don't depend on it."""
     calibration: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Compare with what this calibration predicts; by default pi-calibration-<protocol>.json in the results directory."""
-    host: str = "127.0.0.1"
+    host: str = LOOPBACK
     """Address that both parties listen on. Who can reach it can reach them."""
     ports: Annotated[tuple[int, int] | None, arg(metavar="PORT PORT", help_behavior_hint="(default: free ones)")] = None
     """The parties' ports."""
@@ -73,7 +72,7 @@ class Calibrate:
     num_classes: int = 10
     kernels: tuple[int, ...] = (3,)
     """Of shallow branches."""
-    heads: tuple[Heads, ...] = ("pool",)
+    heads: tuple[AcHead, ...] = ("pool",)
     """Of auxiliary classifiers."""
     protocol: Protocol = "cheetah"
     runs: int = 5

@@ -174,12 +174,13 @@ def _task(config: MaskConfig, student: Network, teacher: Network) -> Task:
         )
     if config.method == "random":
         return StudentTask(student, teacher, kl_weight=config.kl_weight, rho=config.rho)
+    assert config.method != "snl"
     return ScoreTask(
         student,
         teacher,
         kl_weight=config.kl_weight,
         rho=config.rho,
-        score="counterfactual" if config.method == "counterfactual" else "senet",
+        score=config.method,
         granularity=config.granularity,
         num_updates=config.updated_epochs,
     )

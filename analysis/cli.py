@@ -164,7 +164,8 @@ def _print(report: Report, out: Location, console: Console) -> None:
 def _print_table(table: Table, console: Console) -> None:
     from rich.table import Table as Drawn
 
-    drawn = Drawn(*table.headings, title=escape(table.title), title_justify="left", box=None, pad_edge=False)
+    console.print(escape(table.title), style="italic", soft_wrap=True)  # as the table's own title it would fold at its width
+    drawn = Drawn(*table.headings, box=None, pad_edge=False)
     for column in drawn.columns:
         column.overflow = "fold"  # a narrow terminal gets two lines, not half a number
     for row in table.cells:

@@ -18,7 +18,7 @@ from analysis.spending import STATES, Spending
 from raysp.halving import COSTS
 from raysp.pi import MEANING, MeasuredFile
 
-ALWAYS = ("dataset", "model", "budget", "d_th", "exit")
+ALWAYS = ("budget", "d_th", "exit")
 """Columns of a table of models that are shown even if all agree."""
 OFF_COUNTS = ("d_th", "ac_after")
 """Columns in which nothing is a value like others."""
@@ -56,8 +56,11 @@ class Table:
 
 def models_table(title: str, points: pd.DataFrame, note: str = "", costs: Sequence[str] = COSTS) -> Table:
     """A table of models: the columns in which they differ, both accuracies, ReLUs, MACs, depth, these costs, and what was
-    measured.
+    measured. Where all are one network on one data set, the note says which.
     """
+    named = points[["model", "dataset"]].drop_duplicates()
+    if len(named) == 1:
+        note = f"{' on '.join(map(str, named.iloc[0]))}. {note}".rstrip()
     students = points[points["mask_method"] != "none"]
     shown = [name for name in WHICH if name not in ("configuration", "exit") and (name in ALWAYS or differs(students[name]))]
     shown = [name for name in shown if points[name].notna().any()]

@@ -127,8 +127,8 @@ def gating(table: Rows) -> None:
     off, on = table["d_th"].isna(), table["d_th"].notna()
     for one in table[on]["d_th"].drop_duplicates().sort_values():
         found = pairs(table, off, on & (table["d_th"] == one) & (table["gamma"] == "linear"), GATE)
-        final = found[(found["exit"] == "final") & (found["mask_method"] == "senet")]
-        compared(f"2. Gated branching at d_th {one:g}, linear, against none; final classifier", final, ["budget"])
+        final = found[found["exit"] == "final"]
+        compared(f"2. Gated branching at d_th {one:g}, linear, against none; final classifier", final, ["mask_method", "budget"])
 
 
 def exits(table: Rows) -> None:

@@ -155,4 +155,4 @@ def _mask(model: Network, budget: int) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Flags, config=(tyro.conf.FlagCreatePairsOff,)))
+    main(tyro.cli(Flags, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)))

@@ -81,4 +81,4 @@ def make_records(root: Path, models: int) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, description=__doc__)

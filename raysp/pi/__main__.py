@@ -98,7 +98,12 @@ class Predict:
 
 def main() -> None:
     """Parse, do, print, exit."""
-    command = tyro.cli(Measure | Calibrate | Predict, prog="python -m raysp.pi", config=(tyro.conf.FlagCreatePairsOff,))
+    command = tyro.cli(
+        Measure | Calibrate | Predict,
+        prog="python -m raysp.pi",
+        description="What trained models cost under private inference: measured, or predicted from a calibration.",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     errors = Console(stderr=True, highlight=False)
     put_back, status = termination.install(), 0

@@ -14,6 +14,7 @@ from rich.console import Console
 from toy import diamond, toy
 
 from analysis.report import write_report
+from raysp import sweep
 from raysp.lock import StoreBusy
 from raysp.options import RunOptions
 from raysp.plan import Plan
@@ -219,3 +220,16 @@ def test_ctrl_c_ends_quickly_and_leaves_no_process(tmp_path):
     epochs = log.read_text()
     time.sleep(1.5)
     assert log.read_text() == epochs, "a worker still trains"
+
+
+def test_code_installed_inside_anothers_checkout_has_no_commit(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    (tmp_path / "sweep.py").write_text("")
+    monkeypatch.setattr(sweep, "__file__", str(tmp_path / "sweep.py"))
+    assert sweep.git_state() == {}
+    subprocess.run(["git", "-C", tmp_path, "add", "sweep.py"], check=True)
+    subprocess.run(["git", "-C", tmp_path, *who, "commit", "-qm", "its own"], check=True)
+    assert sweep.git_state()["dirty"] is False
+    (tmp_path / "new.py").write_text("")
+    assert sweep.git_state()["dirty"] is True

@@ -24,7 +24,7 @@ from analysis.published import CURVES, of_the_curves
 from analysis.records import Runs
 from analysis.results import WHICH
 from analysis.seeds import SPREAD
-from analysis.tables import SHORT, Table, differs
+from analysis.tables import SHORT, Table, differing
 from raysp.store import label_of
 
 RECORDS_PER_CHUNK = 50
@@ -107,7 +107,8 @@ def _columns(points: pd.DataFrame, objectives: Sequence[Objective]) -> list[dict
     costs += [column("pi_protocol", "PI protocol", shown=True)] if "pi_protocol" in points else []
     middle = [column("rank", "rank", shown=True), column("seeds", "seeds", shown=several)]
     names = [name for name in WHICH if name not in ("configuration", "exit")]
-    which = [column(name, SHORT.get(name, name), shown=differs(points[name])) for name in names]
+    telling = differing(points, names)
+    which = [column(name, SHORT.get(name, name), shown=name in telling) for name in names]
     last = [column(name, name, shown=False) for name in (*SPREAD, "key_list", "seed_list")]
     return [*first, *costs, *middle, *which, *last]
 

@@ -4,7 +4,7 @@ Owns headings, number formats and the choice of columns. What stands in the tabl
 """
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ ALWAYS = ("budget", "d_th", "exit")
 """Columns of a table of models that are shown even if all agree."""
 OFF_COUNTS = ("d_th", "ac_after")
 """Columns in which nothing is a value like others."""
+OF_ALL = ("dataset", "selection", "model", "width", "image_size", "precision")
+"""Columns that are about all-ReLU networks as much as about students."""
 SHORT = {
     "mask_method": "mask",
     "image_size": "pixels",
@@ -61,8 +63,8 @@ def models_table(title: str, points: pd.DataFrame, note: str = "", costs: Sequen
     named = points[["model", "dataset"]].drop_duplicates()
     if len(named) == 1:
         note = f"{' on '.join(map(str, named.iloc[0]))}. {note}".rstrip()
-    students = points[points["mask_method"] != "none"]
-    shown = [name for name in WHICH if name not in ("configuration", "exit") and (name in ALWAYS or differs(students[name]))]
+    telling = differing(points, WHICH)
+    shown = [name for name in WHICH if name not in ("configuration", "exit") and (name in ALWAYS or name in telling)]
     shown = [name for name in shown if points[name].notna().any()]
     has_seeds = bool((points["seeds"] > 1).any()) if len(points) else False
     objectives = [o for o in present(points) if o.column in (*ACCURACIES, *COSTS, *costs, *MEASURED_PI)]
@@ -182,10 +184,15 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def differs(column: pd.Series) -> bool:
-    """Whether models, the all-ReLU ones left out, are told apart by a column."""
-    values = column.drop_duplicates()
-    return len(values if column.name in OFF_COUNTS else values.dropna()) > 1
+def differing(rows: pd.DataFrame, names: Iterable[str]) -> list[str]:
+    """Those of these columns that tell models apart. What only all-ReLU networks lack, or train longer for, doesn't tell."""
+    students = rows[rows["mask_method"] != "none"]
+
+    def differs(name: str) -> bool:
+        values = (rows if name in OF_ALL or students.empty else students)[name].drop_duplicates()
+        return len(values if name in OFF_COUNTS else values.dropna()) > 1
+
+    return [name for name in names if differs(name)]
 
 
 def _escape(cell: str) -> str:

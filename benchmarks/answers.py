@@ -88,7 +88,7 @@ def compared(title: str, found: Rows, by: Sequence[str]) -> None:
 
 
 def sensitivity(layers: Rows) -> None:
-    """Question 1."""
+    """Question 1; over all masks of a budget, by whatever recipe."""
     lines, rises, agree = [], [], []
     for budget, masks in layers.groupby("budget"):
         senet, snl = (masks[masks["mask_method"] == name] for name in ("senet", "snl"))
@@ -164,12 +164,14 @@ def fronts(table: Rows, names: Sequence[str]) -> None:
     """Question 4: recipes as a whole, by the models that all of a recipe's seeds have."""
     reference = reference_point(table, DEFAULT_OBJECTIVES)
     baseline = table[table["mask_method"] == "none"]
+    students = table[table["mask_method"] != "none"]
     lines = []
     for number, name in enumerate(names):
-        found = table.query(name, engine="python")
+        found = students.query(name, engine="python")
+        own = baseline[baseline["preset"].isin(found["preset"])]
         mine = found[found.groupby(["configuration", "exit"])["seed"].transform("nunique") == found["seed"].nunique()]
         each = {
-            seed: hypervolume(pd.concat([rows, baseline[baseline["seed"] == seed]]), DEFAULT_OBJECTIVES, reference)
+            seed: hypervolume(pd.concat([rows, own[own["seed"] == seed]]), DEFAULT_OBJECTIVES, reference)
             for seed, rows in mine.groupby("seed")
         }
         if number == 0:

@@ -3,7 +3,7 @@
 `masks` trains every mask method at every budget and says what the student is worth right after, and how much of the mask each
 update changed. `starts` fine-tunes gated students from random and from least-squares branches, for half and for all of the
 preset's epochs. `fixed` takes the masks of `masks` and trains them as they are, from the teacher's weights, to tell the worth
-of a mask from the worth of the way to it. All but `fixed` trains stages: run again, it finds them and prints the tables.
+of a mask from the worth of the way to it. Stages are found when it is run again; what `fixed` trains beyond them isn't.
 """
 
 import dataclasses

@@ -204,7 +204,7 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the checkout that this code is part of, and whether the code has uncommitted changes; empty outside one."""
+    """Commit of the checkout that this code is part of, and whether its files have uncommitted changes; empty outside one."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -213,6 +213,6 @@ def git_state() -> dict[str, Any]:
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)  # installed inside another project's checkout, it is none of that
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "."))}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
         return {}

@@ -14,7 +14,7 @@ from rich.table import Table
 from analysis.objectives import OBJECTIVES
 from analysis.pareto import DEFAULT_OBJECTIVES, front_of_each_group
 from analysis.report import Report
-from analysis.tables import differs, number
+from analysis.tables import differing, number
 from raysp.location import Location
 from raysp.plan import Outcome, Plan
 
@@ -115,8 +115,8 @@ def _print_rows(rows: pd.DataFrame, front: pd.DataFrame, console: Console) -> No
         rows = rows[rows["front"]]
         title = f"This sweep's models on the front of this results directory ({len(rows)} of {len(on_front)} rows)"
     console.print(title)
-    students = rows[rows["mask_method"] != "none"]
-    shown = [name for name in SHOWN if name == "budget" or differs(students[name])]
+    telling = differing(rows, SHOWN)
+    shown = [name for name in SHOWN if name == "budget" or name in telling]
     table = Table("", "exit", box=None, pad_edge=False)
     for name in shown:
         table.add_column(SHOWN[name], justify="right" if pd.api.types.is_numeric_dtype(rows[name]) else "left", no_wrap=True)

@@ -223,13 +223,21 @@ def test_ctrl_c_ends_quickly_and_leaves_no_process(tmp_path):
 
 
 def test_code_installed_inside_anothers_checkout_has_no_commit(tmp_path, monkeypatch):
-    subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-    (tmp_path / "sweep.py").write_text("")
-    monkeypatch.setattr(sweep, "__file__", str(tmp_path / "sweep.py"))
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", "-C", tmp_path, *who, *arguments], check=True)
+
+    git("init", "-q")
+    (tmp_path / "theirs.py").write_text("")
+    git("add", ".")
+    git("commit", "-qm", "theirs")
+    (tmp_path / "raysp").mkdir()
+    (tmp_path / "raysp" / "sweep.py").write_text("")
+    monkeypatch.setattr(sweep, "__file__", str(tmp_path / "raysp" / "sweep.py"))
     assert sweep.git_state() == {}
-    subprocess.run(["git", "-C", tmp_path, "add", "sweep.py"], check=True)
-    subprocess.run(["git", "-C", tmp_path, *who, "commit", "-qm", "its own"], check=True)
+    git("add", ".")
+    git("commit", "-qm", "now it is a part of it")
+    (tmp_path / "picture.png").write_text("")  # nobody's code
     assert sweep.git_state()["dirty"] is False
-    (tmp_path / "new.py").write_text("")
+    (tmp_path / "theirs.py").write_text("1")
     assert sweep.git_state()["dirty"] is True

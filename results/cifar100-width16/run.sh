@@ -6,7 +6,8 @@
 # IMAGES is CIFAR-100 as an image folder (train/<class>/*.png, test/<class>/*.png), RESULTS a results directory; flags go to every
 # sweep. On one GPU, `--gpus-per-stage 0.066` trains 15 stages at once.
 set -euo pipefail
-images=$1 results=$2
+images=$(cd "$1" && pwd) results=$2
+case $results in /* | *://*) ;; *) results=$PWD/$results ;; esac
 shift 2
 flags=("$@")
 cd "$(dirname "$0")/../.."

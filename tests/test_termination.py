@@ -16,6 +16,7 @@ from raysp.termination import Terminated, install, noticed
 def handled():
     """A function that handles SIGTERM for the length of a test, over another handler if it is given one."""
     original = signal.getsignal(signal.SIGTERM)
+    outside = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
     undo = []
 
     def handle(before=original, **options):
@@ -27,6 +28,7 @@ def handled():
         restore()
         assert signal.getsignal(signal.SIGTERM) == before
         assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    signal.signal(signal.SIGINT, outside)
     signal.signal(signal.SIGTERM, original)
 
 

@@ -26,7 +26,7 @@ START_S = 120.0
 
 
 def work(
-    width: int, image_size: int, batch_size: int, device: str, seconds: float, ready: "Barrier", rates: "Queue[float]"
+    width: int, image_size: int, batch_size: int, device: str, seconds: float, ready: Barrier, rates: "Queue[float]"
 ) -> None:
     """Make steps for so long, when all are ready; tell how many per second."""
     torch.set_num_threads(1)
@@ -59,7 +59,7 @@ def main(
     for number in stages:
         ready, rates = spawn.Barrier(number), spawn.Queue()
         arguments = (width, image_size, batch_size, device, seconds, ready, rates)
-        processes = [spawn.Process(target=work, args=arguments) for _ in range(number)]
+        processes = [spawn.Process(target=work, args=arguments, daemon=True) for _ in range(number)]  # none outlives a failure
         for process in processes:
             process.start()
         each = [rates.get(timeout=START_S + 10 * seconds) for _ in processes]

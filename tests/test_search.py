@@ -1,24 +1,20 @@
 """Searches beyond grids: what is proposed, what is told, and going on after an interruption."""
 
 import dataclasses
-import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from quick import builder
+from quick import builder, values_of
 from rich.console import Console
 from toy import toy
 
-from raysp.chain import Choice
 from raysp.data import open_source
 from raysp.options import RunOptions
 from raysp.progress import Progress
-from raysp.ray_search import ALGORITHMS, TuneAlgorithm
-from raysp.search import Between, Search, SearchQueue, objectives_of, proposed, read_proposals
+from raysp.ray_search import TuneAlgorithm
+from raysp.search import Search, SearchQueue, objectives_of, proposed, read_proposals
 from raysp.store import Store
 from raysp.sweep import run_sweep
-from sweeps.searching import axes_of, draw, read_search
+from sweeps.searching import read_search
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
 
@@ -206,19 +202,6 @@ def test_proposals_that_are_no_file_are_named(tmp_path, make):
         proposed(search, tmp_path)
 
 
-def test_every_value_of_an_axis_is_tried_before_anything_trains():
-    with pytest.raises(ValueError, match="after stage 9"):
-        read_search("optuna", 3, [], values_of(ac_after=((2,), (9,), (3,))), builder())
-
-
-def test_what_all_proposals_share_tells_searches_apart():
-    """Even where it means nothing to the first of them."""
-    one, other = (
-        read_search("optuna", 3, [], values_of(d_th=(None, 0.3), gamma=(gamma,)), builder(1.0)) for gamma in ("linear", "cosine")
-    )
-    assert one.id != other.id
-
-
 def test_another_search_has_its_own_proposals(tmp_path):
     search = toy_search()
     others = [
@@ -242,11 +225,6 @@ def test_proposals_that_cannot_be_read_are_named_and_kept(tmp_path, content):
     with pytest.raises(ValueError, match=r"move it away"):
         proposed(search, tmp_path)
     assert path.read_text() == content
-
-
-def values_of(**given):
-    held = {field.name: (field.default,) for field in dataclasses.fields(Choice) if field.name != "budget"}
-    return held | {"budget": (0.1, 0.4), "seed": (0,)} | given
 
 
 def test_optuna_learns_of_all_objectives(tmp_path):
@@ -290,68 +268,3 @@ def test_optuna_proposes_while_a_sweep_runs_and_goes_on(tmp_path, monkeypatch):
     on_ray = run(5, address="local", max_concurrent=2, gpus_per_stage=0)
     assert on_ray.ok and len(read_proposals(tmp_path, search(5))) == 5
     assert all(Store(root=tmp_path).read(leaf) for leaf in proposed(search(5), tmp_path))
-
-
-def test_an_unknown_or_missing_algorithm_is_refused_before_anything_trains(monkeypatch):
-    with pytest.raises(ValueError, match="expected grid, random, or one of"):
-        read_search("annealing", 3, [], values_of(), builder())
-    missing = [name for name in ALGORITHMS if not _is_usable(name)]
-    if not missing:
-        pytest.skip("all of Ray Tune's searchers are installed")
-
-
-def _is_usable(name):
-    try:
-        TuneAlgorithm(read_search(name, 3, [], values_of(), builder()), [])
-    except ValueError as error:
-        return f"search {name!r} can't be used" not in str(error)
-    return True
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("grid", 3, []), "--trials or --between"),
-        (("grid", None, ["budgets"]), "--trials or --between"),
-        (("random", None, []), "with no --trials"),
-        (("random", 0, []), "at least 1"),
-        (("optuna", -1, []), "at least 1"),
-        (("optuna", 10**9, []), "at most"),
-        (("random", 3, ["beta"]), "expected two numbers"),
-        (("random", 3, ["d-th"]), "expected two numbers"),
-    ],
-)
-def test_flags_that_do_not_go_together(arguments, said):
-    with pytest.raises(ValueError, match=said):
-        read_search(*arguments, values_of(), builder())
-
-
-def test_axes_between_values():
-    given = values_of()
-    del given["beta"]
-    with pytest.raises(ValueError, match="without --beta"):
-        axes_of(given, ["beta"])
-    with pytest.raises(ValueError, match="no none"):
-        axes_of(values_of(d_th=(None, 0.1, 0.3)), ["d-th"])
-    with pytest.raises(ValueError, match="not both"):
-        axes_of(values_of(budget=(0.1, 400)), ["budgets"])
-    with pytest.raises(ValueError, match="one value on every axis"):
-        read_search("random", 3, [], values_of(budget=(0.1,)), builder())
-    axes = axes_of(values_of(budget=(400, 20, 100), d_th=(0.3, None)), ["budgets"])
-    assert axes == {"budget": Between(lowest=20, highest=400, is_log=True), "d_th": (0.3, None)}
-
-
-@given(st.floats(0.001, 0.5), st.floats(1.001, 100), st.floats(0, 1), st.booleans())
-def test_what_lies_between_stays_between(lowest, ratio, share, is_log):
-    axis = Between(lowest=lowest, highest=lowest * ratio, is_log=is_log)
-    value = axis.at(share)
-    assert axis.lowest <= value <= axis.highest and axis.rounded(value) == value
-
-
-def test_random_draws_are_distinct_repeatable_and_grow():
-    values = values_of(budget=(0.1, 0.4), d_th=(None, 0.1), gamma=("linear", "cosine"))
-    five = draw(values, [], 5)
-    assert five == draw(values, [], 5) and draw(values, [], 7)[:5] == five
-    assert len({json.dumps(one) for one in draw(values, [], 100)}) == len(draw(values, [], 100)) == 8
-    assert len(draw(values, ["budgets"], 30)) == 30
-    assert len(draw(values_of(budget=(20, 22)), ["budgets"], 30)) == 3

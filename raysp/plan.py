@@ -123,11 +123,13 @@ class Outcome:
     """Stages whose ancestor failed, with the reason."""
     stopped: list[str] = field(default_factory=list)
     """Stages that were given up early for better ones; their checkpoints stay."""
+    left: list[str] = field(default_factory=list)
+    """Stages of which nothing is known: the run ended before them, which it should not."""
 
     @property
     def ok(self) -> bool:
-        """Whether everything planned is done."""
-        return not self.failed and not self.skipped
+        """Whether everything planned is done, or was given up for better ones."""
+        return not self.failed and not self.skipped and not self.left
 
 
 class JobQueue:
@@ -186,8 +188,16 @@ class JobQueue:
 
     @property
     def exhausted(self) -> bool:
-        """Whether every stage has been handed out, stopped or skipped; some may still run."""
-        return not self._ready and not self._blocked and not self._held
+        """Whether every stage has been handed out to its end, stopped or skipped; some may still run."""
+        if self._ready or self._blocked or self._held:
+            return False
+        # The waiting ones run, and those that run to a rung may have to be handed out again.
+        return all(self.until(stage) is None for stage in self._waiting.values())
+
+    @property
+    def left(self) -> list[str]:
+        """Keys of stages that are neither done nor given up."""
+        return list(self._waiting)
 
     def done(self, stage: Stage, record: Mapping[str, Any]) -> None:
         """Note that a stage has its record, which may make its children ready."""

@@ -123,7 +123,9 @@ def run_sweep(
         if search and algorithm:
             queue = SearchQueue(search, algorithm, earlier, store, slots=runner.slots, progress=shown)
         with shown.show() as progress:
-            return runner.run(queue, place, progress)
+            outcome = runner.run(queue, place, progress)
+        outcome.left = queue.left
+        return outcome
 
 
 def make_algorithm(search: Search, earlier: Sequence[Values]) -> Algorithm:

@@ -97,8 +97,10 @@ def front_so_far(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def print_failures(outcome: Outcome, console: Console) -> None:
-    """Name every stage that failed, and say how many were skipped for it."""
-    if outcome.ok:
+    """Name every stage that failed, and say how many were skipped for it, and how many are left."""
+    if outcome.left:
+        console.print(f"[bold red]{_count(len(outcome.left), 'stage')} left:[/] run the same command again to go on")
+    if not outcome.failed:
         return
     failed, skipped = _count(len(outcome.failed), "stage"), len(outcome.skipped)
     console.print(f"[bold red]{failed} failed, {skipped} skipped because of it:[/]")

@@ -130,6 +130,22 @@ def test_a_stage_that_finishes_instead_of_pausing_holds_nobody_up():
     assert race.queue.exhausted and len(race.queue.outcome.done) == 1 and len(race.queue.outcome.stopped) == 3
 
 
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_more_is_to_come_while_any_stage_runs_to_a_rung(number):
+    """With more slots than stages, all run at once and nothing is ready, blocked or held."""
+    race = Race(number)
+    while running := list(iter(race.queue.next, None)):
+        last = race.queue.until(running[0]) is None
+        for stage in running:
+            assert race.queue.exhausted == last
+            if last:
+                race.queue.done(stage, {"history": [], "rows": []})
+            else:
+                race.queue.paused(stage, race.queue.until(stage), race.row(stage))
+        race.queue.settle()
+    assert race.queue.exhausted and not race.queue.left and len(race.queue.outcome.done) == 1
+
+
 def test_nobody_waits_for_a_stage_that_failed():
     race = Race(3)
     first = race.queue.next()
@@ -308,6 +324,14 @@ def test_on_ray_the_same_are_stopped(stopped_root, tmp_path):
     on_ray = swept(tmp_path, inline=False, address="local", max_concurrent=2, gpus_per_stage=0)
     assert sorted(on_ray.stopped) == sorted(outcome.stopped) and on_ray.ok
     assert accuracies(tmp_path) == accuracies(root)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_on_ray_with_more_slots_than_configurations_all_is_trained(tmp_path):
+    leaves = grid()[:1]
+    outcome = swept(tmp_path, leaves=leaves, inline=False, address="local", max_concurrent=2, gpus_per_stage=0)
+    assert outcome.ok and not outcome.stopped and Store(root=tmp_path).read(leaves[0])
 
 
 def test_a_plan_says_how_much_stopping_saves(tmp_path):

@@ -33,7 +33,7 @@ _AMOUNT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([kMG]?)")
 class ReportFlags:
     """Tables, pictures and one page of the models of one or more results directories. Sweeps may still be running."""
 
-    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN_DIR ...")]
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN_DIR ...", help_behavior_hint="")]
     """Results directories or URLs: what sweeps were given as --storage."""
     out: Annotated[str | None, arg(metavar="DIR|URL", help_behavior_hint="(default: the results directory, if it is one)")] = None
     """Where to write. Files of an earlier report are replaced."""

@@ -136,7 +136,11 @@ def exits(table: Rows) -> None:
     has = table["ac_after"].notna()
     for name in ("ac2", "ac3"):
         found = pairs(table, has & (table["exit"] == "final"), has & (table["exit"] == name), ["exit"])
-        compared(f"3. Output at {name} against the same network's final classifier", found, ["mask_method", "ac_head", "d_th"])
+        compared(
+            f"3. Output at {name} against the same network's final classifier",
+            found,
+            ["mask_method", "ac_head", "d_th", "budget"],
+        )
     joint = table["ac_after"] == "2+3"
     for alone, name in (("2", "ac2"), ("3", "ac3")):
         found = pairs(
@@ -150,7 +154,7 @@ def exits(table: Rows) -> None:
 def recipes(table: Rows) -> None:
     """Question 4."""
     found = pairs(table, table["gamma"] == "linear", table["gamma"] == "cosine", ["gamma"])
-    compared("4. Cosine growth against linear", found, ["d_th", "exit"])
+    compared("4. Cosine growth against linear", found, ["budget", "exit"])
     found = pairs(table, table["gb_init"] == "random", table["gb_init"] == "least-squares", RAMPS)
     compared("4. Least-squares start against a random one", found, ["d_th", "exit"])
     for other in ("random", "counterfactual", "snl"):
@@ -227,7 +231,8 @@ def private_inference(points: Rows) -> None:
         "pi_time_s",
         "pi_bytes",
     ]
-    markdown("5. The measured ones", known.sort_values("pi_time_s")[shown])
+    rows = known.sort_values("pi_time_s")[shown].astype({"ac_after": object, "d_th": object}).round(2)
+    markdown("5. The measured ones", rows.where(rows.notna(), "-"))
 
 
 def spent(runs: Runs) -> None:
@@ -237,20 +242,24 @@ def spent(runs: Runs) -> None:
     def chain(key: str) -> set[str]:
         return {key}.union(*(chain(parent["key"]) for parent in records[key].get("parents", {}).values()))
 
-    last = [key for key, record in records.items() if record["stage"] == "finetune"]
-    shared = sum(record["time_s"] for record in records.values())
-    # A network with several auxiliary classifiers takes the place of one network for each.
-    separate = sum(
-        max(1, len(records[key]["config"]["ac_after"])) * sum(records[each]["time_s"] for each in chain(key)) for key in last
-    )
-    line = {
-        "configurations": len(last),
-        "stages": len(records),
-        "shared stages, hours": f"{shared / 3600:.2f}",
-        "separate pipelines, hours": f"{separate / 3600:.2f}",
-        "times": f"{separate / shared:.2f}",
-    }
-    markdown("6. Hours of training, one stage's slot each", [line])
+    lines = []
+    for where, counted in (("all", set(records)), ("on GPUs", {k for k, r in records.items() if "gpu" in r.get("host", {})})):
+        last = [key for key in counted if records[key]["stage"] == "finetune"]
+        chains = {key: sum(records[each]["time_s"] for each in chain(key)) for key in last}
+        shared = sum(records[key]["time_s"] for key in counted)
+        # A network with several auxiliary classifiers takes the place of one network for each, if each is to have one of its own.
+        each_ac = sum(max(1, len(records[key]["config"]["ac_after"])) * seconds for key, seconds in chains.items())
+        lines.append(
+            {
+                "stages": f"{where}, {len(counted)}",
+                "configurations": len(last),
+                "shared stages, hours": f"{shared / 3600:.2f}",
+                "separate pipelines, hours": f"{sum(chains.values()) / 3600:.2f}",
+                "one for each AC, hours": f"{each_ac / 3600:.2f}",
+                "times": f"{sum(chains.values()) / shared:.2f}, {each_ac / shared:.2f}" if shared else "-",
+            }
+        )
+    markdown("6. Hours of training, one stage's slot each", lines)
 
 
 def main(

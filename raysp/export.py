@@ -83,7 +83,7 @@ def export(
     if format == "onnx":
         missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
         if missing:
-            raise ValueError(f"ONNX needs {', '.join(missing)}: pip install 'raysp[export]'")
+            raise ValueError(f"ONNX needs {', '.join(missing)}: pip install -e '.[export]' where raysp lies")
     model = load_model(directory)
     name = exit_of(model.heads, exit)
     plain = fold_batchnorm(collapse(model, name))

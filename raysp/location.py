@@ -75,7 +75,7 @@ def locate(text: str | Path) -> Location:
         return UPath(str(text).rstrip("/"), use_listings_cache=False)
     except ImportError as error:
         extra = EXTRAS.get(protocol)
-        wanted = f"pip install 'raysp[{extra}]'" if extra else "install what it names"
+        wanted = f"pip install -e '.[{extra}]' where raysp lies" if extra else "install what it names"
         raise ValueError(f"storage {text} needs a package that is not here ({error}); {wanted}, on every node") from None
 
 

@@ -66,7 +66,7 @@ class RunFlags:
     width: Annotated[int | None, arg(metavar="CHANNELS", help_behavior_hint=THE_PRESETS)] = None
     """Channels of the network's first stage."""
     epochs_scale: float = 1.0
-    """Multiplies every stage's epochs, learning-rate milestones and gate epochs with them."""
+    """Multiplies every stage's epochs, and learning-rate milestones and the preset's gate epochs with them."""
     precision: Precision = "fp32"
     """What steps are computed in: `bf16` is autocast, with weights, sums and losses in float32; it trains other models than
     `fp32`. Accuracies are always measured in float32."""

@@ -23,7 +23,7 @@ def test_without_the_extra_nothing_is_trained_and_one_line_says_what_to_install(
     done = sweep(*TINY, "--inline", "--measure-pi", "front", "--storage", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines() == [
-        "error: private inference needs spu and jax: pip install 'raysp[pi]' (Python 3.11 or 3.12)"
+        "error: private inference needs spu and jax: pip install -e '.[pi]' where raysp lies (Python 3.11 or 3.12)"
     ]
     assert not (tmp_path / "run").exists()
 

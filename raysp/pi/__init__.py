@@ -31,4 +31,6 @@ __all__ = [
 def require_engine() -> None:
     """Raise ValueError, with what to install, where the engine is missing."""
     if missing := [name for name in ("spu", "jax") if importlib.util.find_spec(name) is None]:
-        raise ValueError(f"private inference needs {' and '.join(missing)}: pip install 'raysp[pi]' (Python 3.11 or 3.12)")
+        raise ValueError(
+            f"private inference needs {' and '.join(missing)}: pip install -e '.[pi]' where raysp lies (Python 3.11 or 3.12)"
+        )

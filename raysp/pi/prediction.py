@@ -98,7 +98,7 @@ def predict(
             if costs is None:
                 raise ValueError(
                     f"{operation.layer}: {shape} is not in the calibration of {dict(calibration.family)}; calibrate its "
-                    "family, with its kernels and heads"
+                    "family: with its --model, --width, --image-size, --in-channels, --num-classes, --kernels and --heads"
                 )
         if costs is not None:
             layers.append({"layer": operation.layer, **asdict(costs)})

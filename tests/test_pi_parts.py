@@ -73,7 +73,7 @@ def test_the_engine_s_log():
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"^private inference needs spu and jax: pip install 'raysp\[pi\]'.*$"):
+    with pytest.raises(ValueError, match=r"^private inference needs spu and jax: pip install -e '\.\[pi\]'.*$"):
         require_engine()
 
 

@@ -237,12 +237,25 @@ def test_without_stopping_the_stopped_go_on_from_where_they_were(stopped_root, t
     assert swept(copy).ok  # found ones take part in the race
 
 
+class Died(BaseException):
+    """What kills a driver here."""
+
+
+def ends_like(stopped_root, root):
+    """Whether a sweep that dies again and again, and is given again, ends as the undisturbed one."""
+    for _ in range(40):
+        try:
+            outcome = swept(root)
+            break
+        except Died:
+            continue
+    undisturbed, first = stopped_root
+    return accuracies(root) == accuracies(undisturbed) and sorted(outcome.stopped) == sorted(first.stopped)
+
+
 def test_interrupted_anywhere_it_ends_the_same(stopped_root, tmp_path, monkeypatch):
     """The driver dies after every third job."""
     from raysp import inline
-
-    class Died(BaseException):
-        pass
 
     calls = []
     real = inline.run_job
@@ -254,23 +267,11 @@ def test_interrupted_anywhere_it_ends_the_same(stopped_root, tmp_path, monkeypat
         return real(*args, **options)
 
     monkeypatch.setattr(inline, "run_job", dying)
-    for _ in range(20):
-        try:
-            outcome = swept(tmp_path)
-            break
-        except Died:
-            continue
-    root, first = stopped_root
-    assert accuracies(tmp_path) == accuracies(root) and sorted(outcome.stopped) == sorted(first.stopped)
+    assert ends_like(stopped_root, tmp_path)
 
 
 def test_killed_between_checkpoint_and_rung_or_record_it_ends_the_same(stopped_root, tmp_path, monkeypatch):
-    from raysp.store import Store as Kept
-
-    class Died(BaseException):
-        pass
-
-    real = {name: getattr(Kept, name) for name in ("save_rung", "commit")}
+    real = {name: getattr(Store, name) for name in ("save_rung", "commit")}
     calls = []
 
     def dying(name):
@@ -283,16 +284,8 @@ def test_killed_between_checkpoint_and_rung_or_record_it_ends_the_same(stopped_r
         return call
 
     for name in real:
-        monkeypatch.setattr(Kept, name, dying(name))
-    outcome = None
-    for _ in range(40):
-        try:
-            outcome = swept(tmp_path)
-            break
-        except Died:
-            continue
-    root, first = stopped_root
-    assert accuracies(tmp_path) == accuracies(root) and sorted(outcome.stopped) == sorted(first.stopped)
+        monkeypatch.setattr(Store, name, dying(name))
+    assert ends_like(stopped_root, tmp_path)
 
 
 def test_a_rung_that_cannot_be_written_is_the_stages_failure(tmp_path, monkeypatch):

@@ -265,7 +265,9 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
         raise ImportError("Please install gcsfs to access Google Storage")
 
     monkeypatch.setattr(location.fsspec, "get_filesystem_class", missing)
-    with pytest.raises(ValueError, match=r"\(Please install gcsfs .*\); pip install -e '\.\[gs\]' where raysp lies, on every node"):
+    with pytest.raises(
+        ValueError, match=r"\(Please install gcsfs .*\); pip install -e '\.\[gs\]' where raysp lies, on every node"
+    ):
         locate("gs://bucket/run")
 
 

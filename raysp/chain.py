@@ -114,7 +114,7 @@ class ChainBuilder:
             missing = [name for name in names if name not in sensitivity]
             unknown = [f"{name!r:.60}" for name in sensitivity if name not in names]
             if missing or unknown:
-                wrong = [f"{what} {', '.join(some)}" for what, some in (("missing", missing), ("unknown", unknown[:5])) if names]
+                wrong = [f"{what} {', '.join(some)}" for what, some in (("missing", missing), ("unknown", unknown[:5])) if some]
                 raise ValueError(
                     f"sensitivities: {'; '.join(wrong)}; "
                     f"expected one for each ReLU layer of {self._model}, {names[0]} to {names[-1]}"

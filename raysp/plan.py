@@ -124,7 +124,7 @@ class Outcome:
     stopped: list[str] = field(default_factory=list)
     """Stages that were given up early for better ones; their checkpoints stay."""
     left: list[str] = field(default_factory=list)
-    """Stages of which nothing is known: the run ended before them, which it should not."""
+    """Keys of stages that are neither done nor given up, though the run has ended; there should be none."""
 
     @property
     def ok(self) -> bool:

@@ -27,7 +27,8 @@ def test_a_users_own_sensitivities_take_the_stages_place(as_mapping):
     ("given", "message"),
     [
         ([1.0], "1 sensitivities; expected 17"),
-        ({"stem_relu": 1.0, "nonsense": 2.0}, "nonsense"),
+        ({"stem_relu": 1.0, "nonsense": 2.0}, "^sensitivities: missing .*; unknown 'nonsense'; expected"),
+        ({"stem_relu": 1.0}, "^sensitivities: missing (?!.*unknown)"),
         ([-1.0] * 17, "at least 0"),
         ([], "0 sensitivities"),
         ([float("nan")] * 17, "sensitivity is"),

@@ -23,6 +23,7 @@ from raysp.stage import Stage
 from raysp.store import RUNGS as RUNGS_FILE
 from raysp.store import Store
 from raysp.sweep import run_sweep
+from sweeps.ending import print_failures
 
 
 def points(*models):
@@ -146,6 +147,14 @@ def test_more_is_to_come_while_any_stage_runs_to_a_rung(number):
     assert race.queue.exhausted and not race.queue.left and len(race.queue.outcome.done) == 1
 
 
+def test_stages_that_a_run_leaves_undone_are_not_passed_over_in_silence(tmp_path, monkeypatch):
+    monkeypatch.setattr(JobQueue, "next", lambda queue: None)
+    outcome = swept(tmp_path)
+    console = Console(record=True, width=200)
+    print_failures(outcome, console)
+    assert not outcome.ok and "stages left: run the same command again" in console.export_text()
+
+
 def test_nobody_waits_for_a_stage_that_failed():
     race = Race(3)
     first = race.queue.next()
@@ -243,12 +252,16 @@ class Died(BaseException):
 
 def ends_like(stopped_root, root):
     """Whether a sweep that dies again and again, and is given again, ends as the undisturbed one."""
+    deaths = 0
     for _ in range(40):
         try:
             outcome = swept(root)
             break
         except Died:
-            continue
+            deaths += 1
+    else:
+        pytest.fail("it never ended")
+    assert deaths
     undisturbed, first = stopped_root
     return accuracies(root) == accuracies(undisturbed) and sorted(outcome.stopped) == sorted(first.stopped)
 

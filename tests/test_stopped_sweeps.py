@@ -1,0 +1,198 @@
+"""Sweeps with early stopping: what they train and leave, interrupted or not, and what runs and plans say of it."""
+
+import json
+import shutil
+
+import pytest
+from quick import builder
+from rich.console import Console
+
+from raysp.chain import Choice
+from raysp.data import open_source
+from raysp.options import RunOptions
+from raysp.plan import JobQueue, Plan
+from raysp.store import RUNGS as RUNGS_FILE
+from raysp.store import Store
+from raysp.sweep import run_sweep
+from sweeps.ending import print_failures
+
+GRID = {"d_th": (None, 0.1, 0.3), "budget": (0.1, 0.4)}
+
+
+def grid(scale=0.5):
+    build = builder(scale)
+    return [build.chain(Choice(budget=budget, d_th=d_th, ac_after=(3,))) for budget in GRID["budget"] for d_th in GRID["d_th"]]
+
+
+def swept(root, stopping="pareto", leaves=None, console=None, **options):
+    source = open_source("digits", None, None)
+    return run_sweep(
+        leaves or grid(),
+        root,
+        [source],
+        RunOptions(stopping=stopping, **({"inline": True} | options)),
+        labels={},
+        console=console or Console(quiet=True),
+    )
+
+
+def accuracies(root):
+    return {r["key"]: (r["history"][-1]["val_by_exit"], r["rows"]) for r in Store(root=root).records()[0]}
+
+
+@pytest.fixture(scope="module")
+def stopped_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("stopped")
+    outcome = swept(root)
+    assert outcome.ok
+    return root, outcome
+
+
+def test_a_stopped_sweep_trains_less_and_the_same(stopped_root, tmp_path):
+    root, outcome = stopped_root
+    leaves = grid()
+    kept = [leaf for leaf in leaves if Store(root=root).read(leaf)]
+    assert len(outcome.stopped) == 5 and len(kept) == 1  # of six: three, two, one
+    whole = tmp_path / "whole"
+    swept(whole, "none", kept)
+    expected, found = accuracies(whole), accuracies(root)
+    assert {key: found[key] for key in expected} == expected  # pausing changes no bit
+    for leaf in leaves:
+        directory = Store(root=root).directory(leaf)
+        assert (directory / RUNGS_FILE).exists() == (leaf not in kept)
+        assert (directory / "checkpoint.safetensors").exists() == (leaf not in kept)
+
+
+def test_given_again_nothing_is_trained(stopped_root):
+    root, outcome = stopped_root
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    again = swept(root)
+    assert again.ok and not again.done and sorted(again.stopped) == sorted(outcome.stopped)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()} == before
+
+
+def test_without_stopping_the_stopped_go_on_from_where_they_were(stopped_root, tmp_path):
+    root, outcome = stopped_root
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    finished = swept(copy, "none")
+    assert sorted(finished.done) == sorted(outcome.stopped)
+    fresh = tmp_path / "fresh"
+    swept(fresh, "none")
+    assert accuracies(copy) == accuracies(fresh)
+    assert not list(copy.glob(f"stages/*/{RUNGS_FILE}"))
+    assert swept(copy).ok  # found ones take part in the race
+
+
+class Died(BaseException):
+    """What kills a driver here."""
+
+
+def ends_like(stopped_root, root):
+    """Whether a sweep that dies again and again, and is given again, ends as the undisturbed one."""
+    deaths = 0
+    for _ in range(40):
+        try:
+            outcome = swept(root)
+            break
+        except Died:
+            deaths += 1
+    else:
+        pytest.fail("it never ended")
+    assert deaths
+    undisturbed, first = stopped_root
+    return accuracies(root) == accuracies(undisturbed) and sorted(outcome.stopped) == sorted(first.stopped)
+
+
+def test_interrupted_anywhere_it_ends_the_same(stopped_root, tmp_path, monkeypatch):
+    """The driver dies after every third job."""
+    from raysp import inline
+
+    calls = []
+    real = inline.run_job
+
+    def dying(*args, **options):
+        calls.append(args[0].label)
+        if len(calls) % 3 == 0:
+            raise Died
+        return real(*args, **options)
+
+    monkeypatch.setattr(inline, "run_job", dying)
+    assert ends_like(stopped_root, tmp_path)
+
+
+def test_killed_between_checkpoint_and_rung_or_record_it_ends_the_same(stopped_root, tmp_path, monkeypatch):
+    real = {name: getattr(Store, name) for name in ("save_rung", "commit")}
+    calls = []
+
+    def dying(name):
+        def call(*args, **options):
+            calls.append(name)
+            if len(calls) % 3 == 1:
+                raise Died
+            return real[name](*args, **options)
+
+        return call
+
+    for name in real:
+        monkeypatch.setattr(Store, name, dying(name))
+    assert ends_like(stopped_root, tmp_path)
+
+
+def test_a_rung_that_cannot_be_written_is_the_stages_failure(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Store, "save_rung", full)
+    outcome = swept(tmp_path)
+    assert len(outcome.failed) == 6 and "No space left" in next(iter(outcome.failed.values()))
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"key": "x", "rungs": {}, "sha256": ""}', '{"rungs": 3}'])
+def test_a_damaged_rung_is_set_aside_and_trained_again(stopped_root, tmp_path, content):
+    root, outcome = stopped_root
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    directory = sorted({path.parent for path in copy.glob(f"stages/*/{RUNGS_FILE}")})[0]
+    (directory / RUNGS_FILE).write_text(content)
+    again = swept(copy)
+    assert sorted(again.stopped) == sorted(outcome.stopped)
+    assert (directory / f"{RUNGS_FILE}.damaged-1").read_text() == content
+    assert json.loads((directory / RUNGS_FILE).read_text())["rungs"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_on_ray_the_same_are_stopped(stopped_root, tmp_path):
+    root, outcome = stopped_root
+    on_ray = swept(tmp_path, inline=False, address="local", max_concurrent=2, gpus_per_stage=0)
+    assert sorted(on_ray.stopped) == sorted(outcome.stopped) and on_ray.ok
+    assert accuracies(tmp_path) == accuracies(root)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_on_ray_with_more_slots_than_configurations_all_is_trained(tmp_path):
+    leaves = grid()[:1]
+    outcome = swept(tmp_path, leaves=leaves, inline=False, address="local", max_concurrent=2, gpus_per_stage=0)
+    assert outcome.ok and not outcome.stopped and Store(root=tmp_path).read(leaves[0])
+
+
+def test_a_plan_says_how_much_stopping_saves(tmp_path):
+    from raysp.forecast import print_plan
+    from raysp.plan import survey
+
+    plan = Plan(grid())
+    console = Console(record=True, width=200)
+    print_plan(plan, survey(plan, Store(root=tmp_path)), console, "pareto")
+    shared = sum(stage.epochs for stage in plan.stages.values() if not stage.stoppable)
+    epochs = shared + 6 * 1 + 3 * 1 + 2 * 2 + 1 * 4
+    assert f"at most {epochs} epochs" in console.export_text()
+
+
+def test_stages_that_a_run_leaves_undone_are_not_passed_over_in_silence(tmp_path, monkeypatch):
+    monkeypatch.setattr(JobQueue, "next", lambda queue: None)
+    outcome = swept(tmp_path)
+    console = Console(record=True, width=200)
+    print_failures(outcome, console)
+    assert not outcome.ok and "stages left: run the same command again" in console.export_text()

@@ -176,7 +176,8 @@ def test_a_live_holder_is_named_and_keeps_the_root(root, impatient):
     assert not (root / ".lock").exists()
 
 
-def test_a_dead_holders_lease_is_taken_over_and_its_workers_write_no_more(root, impatient):
+def test_a_dead_holders_lease_is_taken_over_and_its_workers_write_no_more(root, impatient, monkeypatch):
+    monkeypatch.setattr(lock, "RENEW_S", 1.0)
     assert create(root / ".lock", b"process 7 (start b/1) on elsewhere, run 0123")
     assert not create(root / ".lock", b"mine")
     stale = Store(root=root, run_id="0123")
@@ -186,11 +187,15 @@ def test_a_dead_holders_lease_is_taken_over_and_its_workers_write_no_more(root, 
             with pytest.raises(NoLongerOwner, match="is now driven by"):
                 write(toy(number=1), {}, {})
         store.save_checkpoint(toy(), {}, {})
-        time.sleep(1.5)
-        store.check_owner()  # renewed several times meanwhile
-        # What a second run does that took this one's lease for a dead one's.
+        time.sleep(2.5)
+        store.check_owner()  # renewed more than once meanwhile
+        seen = lock.holder(root)
+        while lock.holder(root) == seen:
+            time.sleep(0.02)
+        # What a second run does that took this one's lease for a dead one's. It comes just after a renewal: if it came in the midst
+        # of one, it would be the one that is refused.
         write_atomically(root / ".lock", b"process 8 on elsewhere, run 4567")
-        time.sleep(1)
+        time.sleep(2)
         with pytest.raises(NoLongerOwner):
             store.save_weights(toy(), {})
     assert lock.holder(root).endswith("4567"), "another's lease is left alone"

@@ -192,7 +192,7 @@ def test_a_dead_holders_lease_is_taken_over_and_its_workers_write_no_more(root, 
         seen = lock.holder(root)
         while lock.holder(root) == seen:
             time.sleep(0.02)
-        # What a second run does that took this one's lease for a dead one's. It comes just after a renewal: in the midst of one, it
+        # What a second run does that took this one's lease for a dead one's. Just after a renewal: in the midst of one, it
         # would be the one that is refused.
         write_atomically(root / ".lock", b"process 8 on elsewhere, run 4567")
         time.sleep(2)

@@ -53,8 +53,7 @@ class SweepFlags:
     )
     """Sensitivities of your own, as JSON: an object of ReLU layers' names and values, or a list in forward order."""
     d_th: Annotated[tuple[float | Nothing, ...], _several("SHARE|none")] = NOT_GIVEN
-    """Threshold of gated branching: blocks whose inner ReLU keeps at most this share of its positions (0 to 1) become shallow;
-    `none` gates no block."""
+    """Gated branching's threshold: blocks whose inner ReLU keeps at most this share (0 to 1) become shallow; `none`: none."""
     gamma: Annotated[tuple[GammaSchedule, ...], _several("linear|cosine", "linear")] = NOT_GIVEN
     """How the gate grows from 0 to 1 over the epochs."""
     gate_epochs: Annotated[tuple[int, ...], _several("EPOCHS")] = NOT_GIVEN
@@ -64,8 +63,7 @@ class SweepFlags:
     kernel_size: Annotated[tuple[Literal[3, 5], ...], _several("3|5", "3")] = NOT_GIVEN
     """Of the shallow branches' convolutions."""
     ac_after: Annotated[tuple[str, ...], _several("STAGE|A+B|none")] = NOT_GIVEN
-    """Stage (counted from 1) after which an auxiliary classifier is placed, or `none`. Each value is a model of its own: `2 3`
-    are two models, `2+3` one with both."""
+    """Stage (from 1) after which an auxiliary classifier is placed, or `none`. `2 3` are two models, `2+3` one with both."""
     ac_head: Annotated[tuple[AcHead, ...], _several("pool|bottleneck", "pool")] = NOT_GIVEN
     """What auxiliary classifiers are made of."""
     pram: Annotated[tuple[Pram, ...], _several("attention|eq2", "attention")] = NOT_GIVEN
@@ -73,8 +71,7 @@ class SweepFlags:
     beta: Annotated[tuple[float, ...], _several("WEIGHT")] = NOT_GIVEN
     """Weight of that loss; by default the preset's, a hundredth of it for `eq2`."""
     search: Annotated[str, arg(metavar="grid|random|SEARCHER")] = "grid"
-    """`grid` trains every combination of the flags' values, `random` some of them; any of Ray Tune's searchers, `optuna` for one,
-    proposes each configuration from what the earlier ones came to. Its package must be installed."""
+    """`grid`: all combinations of the flags' values; `random`: some; `optuna` or another Ray Tune searcher: its proposals."""
     trials: Annotated[int | None, arg(metavar="NUMBER", help_behavior_hint="")] = None
     """Configurations of a search other than `grid`, those of earlier runs of it counted."""
     between: Annotated[

@@ -59,8 +59,7 @@ class RunFlags:
     data_dir: Path = Path("data")
     """Where CIFAR lies, or is downloaded to."""
     image_size: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
-    """Height and width in pixels that images are resized to, a multiple of 8 (wrn22-8: 4, vgg16: 16); by default the data set's
-    own, 32 for an image folder."""
+    """Height and width that images are resized to, a multiple of 8 (wrn22-8: 4, vgg16: 16); by default the data's own, or 32."""
     selection: Annotated[Selection | None, arg(metavar="val|test", help_behavior_hint=THE_PRESETS)] = None
     """Part that chooses the best epoch: `val` is held out of the training part; `test` is the paper's way, and flatters."""
     width: Annotated[int | None, arg(metavar="CHANNELS", help_behavior_hint=THE_PRESETS)] = None
@@ -68,8 +67,7 @@ class RunFlags:
     epochs_scale: float = 1.0
     """Multiplies every stage's epochs, and learning-rate milestones and the preset's gate epochs with them."""
     precision: Precision = "fp32"
-    """What steps are computed in: `bf16` is autocast, with weights, sums and losses in float32; it trains other models than
-    `fp32`. Accuracies are always measured in float32."""
+    """What steps are computed in; `bf16` (autocast) trains other models than `fp32`. Accuracies are measured in float32."""
     seeds: Annotated[tuple[int, ...], arg(metavar="SEED ...", help_behavior_hint="(default: 0)")] = NOT_GIVEN
     """Each seed trains the whole chain once more."""
     storage: Annotated[str | None, arg(metavar="DIR|URL", help_behavior_hint="(default: runs/<preset>)")] = None
@@ -79,26 +77,21 @@ class RunFlags:
     inline: bool = False
     """Run in this process, without Ray, one stage after the other."""
     address: Annotated[str | None, arg(metavar="HOST:PORT|local", help_behavior_hint="")] = None
-    """Address of a Ray cluster, or `local` to start one here; by default the one that `ray start` started on this machine, else a
-    local one."""
+    """Ray cluster, or `local` to start one here; by default what `ray start` started on this machine, else a local one."""
     max_concurrent: Annotated[int | None, arg(metavar="STAGES", help_behavior_hint="")] = None
     """Stages at once; by default as many as the cluster's CPUs or GPUs allow."""
     workers_per_stage: int = 1
     """Training processes per stage, which share each batch under Ray Train."""
     gpus_per_stage: Annotated[float | None, arg(metavar="GPUS", help_behavior_hint="")] = None
-    """GPUs that each stage (each of its workers) holds; a share such as 0.25 packs several on one, 0 trains on the CPU. By
-    default 1 where there are GPUs."""
+    """GPUs that each worker of a stage holds; 0.25 packs four on one, 0 trains on the CPU. By default 1 where there are GPUs."""
     threads_per_stage: int = 1
-    """CPU threads of each stage (of each of its workers). More threads finish one stage sooner, but give (slightly) other
-    results: float sums depend on it."""
+    """CPU threads of each worker of a stage. More finish it sooner, but change results in their last digits (order of sums)."""
     compile: Compile = "off"
-    """Compile networks while they train: `on`, or with `cuda-graphs`, for GPUs. Needs a C++ compiler, and half a minute or more
-    per stage; like the number of threads it changes results in their last digits."""
+    """Compile training steps; `cuda-graphs` on GPUs. Needs a C++ compiler and 30 s a stage, changes results' last digits."""
     local_batchnorm: bool = False
     """With several workers on GPUs: take batch norm's statistics over each worker's part of a batch, not over the whole batch."""
     stopping: Stopping = "none"
-    """`pareto` gives half of the configurations up after an eighth of their last stage's epochs, half of those left after a
-    quarter, and half of those after a half: those that add least to the front of accuracy, ReLUs, MACs and depth."""
+    """`pareto` gives up half of those left at 1/8, 1/4 and 1/2 of their last stage: the ones that add least to the front."""
     retries: int = 1
     """How often a stage is tried again when its worker or machine dies; what its own code raises is not."""
     measure_pi: Annotated[Which | None, arg(metavar="front|all", help_behavior_hint="")] = None

@@ -134,7 +134,7 @@ def _run(flags: ReportFlags, console: Console) -> int:
         if not flags.watch:
             break
         time.sleep(flags.every)
-    return 1 if report.found and all(found.rows.empty for found in report.found.values()) else 0
+    return 1 if question.limits and all(found.rows.empty for found in report.found.values()) else 0
 
 
 def _refuse_empty(report: Report, roots: list[Location]) -> None:

@@ -45,15 +45,18 @@ def to_bytes(figure: Figure, kind: str) -> bytes:
 
 
 def draw_fronts(
-    points: pd.DataFrame, fronts: Mapping[str, pd.DataFrame], published: Mapping[str, Curves], accuracy: str = "val_accuracy"
+    points: pd.DataFrame,
+    fronts: Mapping[str, pd.DataFrame],
+    published: Mapping[tuple[str, str], Curves],
+    accuracy: str = "val_accuracy",
 ) -> Figure:
     """Draw accuracy against ReLUs, MACs and depth side by side, each with its two-objective front; a row per data set and
     selection part.
 
     Args:
-        points: one row per configuration, at least one, none without accuracies or costs; with spread over seeds.
+        points: as of `analysis.seeds.points_of`, at least one, none without accuracies or costs; with spread over seeds.
         fronts: for each column of a panel, the points that are non-dominated in accuracy and that column.
-        published: curves to stand beside the points of a data set in the panel of ReLUs.
+        published: curves to stand beside a row's points in the panel of ReLUs.
         accuracy: column that models are chosen by.
     """
     other = "test_accuracy" if accuracy == "val_accuracy" else "val_accuracy"
@@ -66,7 +69,7 @@ def draw_fronts(
                 mine = front[(front["dataset"] == dataset) & (front["selection"] == selection)]
                 _draw_panel(panel, column, rows, mine, accuracy, other)
                 if column == "relus":
-                    _draw_published(panel, published.get(str(dataset), {}))
+                    _draw_published(panel, published.get((str(dataset), str(selection)), {}))
             flattered = ",\nselected on the test part" if selection == "test" or accuracy == "test_accuracy" else ""
             panels[0].set_ylabel(f"{OBJECTIVES[accuracy].label}\non {dataset}{flattered}")
         _legend(figure, grid.flat)

@@ -20,7 +20,7 @@ import plotly.offline
 
 from analysis.objectives import ACCURACIES, Objective, present
 from analysis.pareto import GROUP, pareto_front
-from analysis.published import CURVES, of_the_curves
+from analysis.published import published_beside
 from analysis.records import Runs
 from analysis.results import WHICH
 from analysis.seeds import SPREAD
@@ -61,14 +61,14 @@ def build_page(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_web("page.html"))
     chunks, chunk_of = _pack(runs.records)
-    objectives = present(points)
+    objectives, published = present(points), published_beside(points)
     data = {
         "objectives": [asdict(o) for o in objectives],
         "columns": _columns(points, objectives),
         "rows": _rows(points, ranks, objectives),
         "groups": [" · selected on ".join(map(str, group)) for group in _groups(points)],
         "fronts": _fronts(points, objectives),
-        "published": _published(points),
+        "published": [published.get(group, {}) for group in _groups(points)],
         "chunkOf": chunk_of,
         "y": accuracy,
         "accuracies": list(ACCURACIES),
@@ -90,8 +90,8 @@ def build_page(
     return page.encode()
 
 
-def _groups(points: pd.DataFrame) -> list[tuple[Any, ...]]:
-    return sorted({tuple(row) for row in points[list(GROUP)].dropna().itertuples(index=False)})
+def _groups(points: pd.DataFrame) -> list[tuple[str, str]]:
+    return sorted({(str(one), str(other)) for one, other in points[list(GROUP)].dropna().itertuples(index=False)})
 
 
 def _columns(points: pd.DataFrame, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ def _columns(points: pd.DataFrame, objectives: Sequence[Objective]) -> list[dict
 
 def _rows(points: pd.DataFrame, ranks: "pd.Series[int]", objectives: Sequence[Objective]) -> list[list[Any]]:
     groups = {group: n for n, group in enumerate(_groups(points))}
-    number = [groups.get(tuple(row), -1) for row in points[list(GROUP)].itertuples(index=False)]
+    number = [groups.get((one, other), -1) for one, other in points[list(GROUP)].itertuples(index=False)]
     table = points.assign(group=number, rank=ranks)[[column["name"] for column in _columns(points, objectives)]]
     return [[_plain(value) for value in row] for row in table.astype(object).itertuples(index=False)]
 
@@ -131,12 +131,6 @@ def _fronts(points: pd.DataFrame, objectives: Sequence[Objective]) -> dict[str, 
                 fronts = [pareto_front(rows, (y.column, x.column)).sort_values([x.column, y.column]) for rows in groups]
                 found[f"{x.column}|{y.column}"] = [[int(n) for n in front.index] for front in fronts]
     return found
-
-
-def _published(points: pd.DataFrame) -> list[dict[str, list[tuple[float, float]]]]:
-    """Per group the published curves of its data set, where the paper's network is among the models."""
-    there = {tuple(row) for row in points[of_the_curves(points)][list(GROUP)].itertuples(index=False)}
-    return [dict(CURVES.get(str(group[0]), {})) if group in there else {} for group in _groups(points)]
 
 
 def _pack(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[str, int]]:

@@ -2,7 +2,7 @@
 
 Owns the matching of our models with the paper's. Refuses to draw, and to compare what isn't the same: a printed model stands
 beside ours if data set, network, threshold and the budget's share of the network's ReLUs agree (within 2 %), for SENet's masks
-per pixel; where ours is narrower or its images are smaller, that is said.
+per pixel; in what else ours differs (width, image size, epochs and the other choices) is said.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,21 @@ import numpy as np
 import pandas as pd
 
 from analysis.published import FULL_RELUS, IMAGE_SIZE, TABLE1, TABLE2, PublishedRow
+from analysis.tables import SHORT, differing
+from raysp.chain import Choice
+from raysp.presets import PRESETS
 
 SAME_SHARE = 0.02
-FULL_WIDTH = {"resnet18": 64, "wrn22-8": 128}
 NETWORK = ["dataset", "selection", "model", "width", "image_size", "precision"]
 GATING = ["d_th", "gamma", "gate_epochs", "gb_init", "kernel_size"]
 """What a model without gated branching lacks."""
 TRAINING = ["pram", "beta", "epochs"]
-MASK = ["mask_method", "granularity", "mask_start", "sensitivity", "budget"]
+MASK = ["mask_method", "granularity", "mask_start", "sensitivity", "budget", "baseline"]
+MORE = ("mask_start", "sensitivity", "gate_epochs", "ac_after", "ac_head", *TRAINING, "precision")
+"""Choices that a table shows where its rows differ in them."""
 
 TABLE_COLUMNS = (
-    "dataset", "selected on", "network", "mask", "budget", "d_th", "GB", "output", "seeds",
+    "dataset", "selected on", "network", "mask", "budget", "d_th", "GB", "output", *(SHORT.get(n, n) for n in MORE), "seeds",
     "ReLUs", "accuracy", "std", "depth", "MAC saving", "ReLU reduction",
     "paper's ReLUs", "paper's accuracy", "paper's depth", "paper's MAC saving", "paper's ReLU reduction",
     "accuracy difference", "remark",
@@ -64,11 +68,12 @@ def figure1(points: pd.DataFrame) -> pd.DataFrame:
     candidates = gated[gated["exit"] != "final"].sort_values(["budget", "val_accuracy"], ascending=False, kind="stable")
     for shallow in candidates.to_dict("records"):
         same = points[_equal(points, shallow, NETWORK)]
-        final = same[(same["configuration"] == shallow["configuration"]) & (same["exit"] == "final")]
+        is_own = np.array([shallow["key"] in keys for keys in same["key_list"]], dtype=bool)
+        final = same[is_own & (same["exit"] == "final")]
         plain = same[_equal(same, shallow, [*MASK, *TRAINING]) & same["d_th"].isna() & (same["exit"] == "final")]
         # The one without an auxiliary classifier, if there is one.
         plain = plain.sort_values("ac_after", na_position="first", kind="stable")
-        baseline = same[same["mask_method"] == "none"]
+        baseline = same[(same["mask_method"] == "none") & (same["configuration"] == shallow["baseline"])]
         if len(final) and len(plain) and len(baseline):
             chosen = pd.concat([baseline.head(1), plain.head(1), final, pd.DataFrame([shallow])], ignore_index=True)
             names = ["all-ReLU", f"{shallow['mask_method']} mask", "with GB", "with GB, output at AC"]
@@ -148,13 +153,15 @@ def _beside(ours: pd.DataFrame, printed: Sequence[PublishedRow], points: pd.Data
     """Our rows, each with the printed one that it matches; then the printed ones on our data sets that none of ours does."""
     baselines = points[points["mask_method"] == "none"]
     left = [row for row in printed if row.dataset in set(ours["dataset"])]
+    more = differing(ours, MORE)
     rows = []
     for point in ours.to_dict("records"):
         baseline = baselines[_equal(baselines, point, NETWORK)]
         base = baseline.iloc[0] if len(baseline) else None
         match = next((row for row in printed if _matches(row, point, base)), None)
         left = [row for row in left if row is not match]
-        rows.append(_our_cells(point, base) | (_printed_cells(match) if match else {}) | _difference(match, point))
+        telling = {SHORT.get(name, name): point[name] for name in more}
+        rows.append(_our_cells(point, base) | telling | (_printed_cells(match) if match else {}) | _difference(match, point))
     for row in left:
         names = {"dataset": row.dataset, "network": row.model, "mask": "senet", "budget": row.budget}
         names |= {"d_th": row.d_th if row.gated else None, "GB": "yes" if row.gated else "no", "output": row.exit}
@@ -201,9 +208,26 @@ def _printed_cells(row: PublishedRow) -> dict[str, Any]:
 def _difference(row: PublishedRow | None, point: Row) -> dict[str, Any]:
     if row is None:
         return {}
-    is_full = point["width"] == FULL_WIDTH[row.model] and point["image_size"] == IMAGE_SIZE
-    remark = "" if is_full else "not the paper's size of network or image"
+    other = [SHORT.get(name, name) for name, value in _papers(row).items() if pd.notna(point[name]) and point[name] != value]
+    remark = f"not the paper's: {', '.join(other)}" if other else ""
     return {"accuracy difference": point["test_accuracy"] - row.accuracy, "remark": remark}
+
+
+def _papers(row: PublishedRow) -> dict[str, Any]:
+    """What a printed model was trained with, as columns have it, but for what ours must agree in to stand beside it."""
+    preset = PRESETS[f"paper-{row.model}-{row.dataset}"]
+    usual = Choice(budget=row.budget)
+    return {
+        "width": preset.width,
+        "image_size": IMAGE_SIZE,
+        "selection": preset.selection,
+        "epochs": preset.finetune.epochs,
+        "sensitivity": f"density {usual.density:g}",
+        "beta": preset.beta,
+        "gate_epochs": preset.gate_epochs,
+        "precision": preset.finetune.precision,
+        **{name: getattr(usual, name) for name in ("mask_start", "gamma", "gb_init", "kernel_size", "ac_head", "pram")},
+    }
 
 
 def _matches(row: PublishedRow, point: Row, base: pd.Series | None) -> bool:

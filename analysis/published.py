@@ -10,15 +10,20 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis.pareto import GROUP
+
 MODEL, WIDTH, IMAGE_SIZE = "resnet18", 64, 32
 """The network that all published curves here are of."""
 
 
-def _curve(text: str) -> list[tuple[float, float]]:
+Curve = list[tuple[float, float]]
+
+
+def _curve(text: str) -> Curve:
     return [(1000 * float(relus), float(accuracy)) for relus, accuracy in (pair.split(":") for pair in text.split())]
 
 
-CURVES: Mapping[str, Mapping[str, list[tuple[float, float]]]] = {
+CURVES: Mapping[str, Mapping[str, Curve]] = {
     "cifar100": {
         "SNL": _curve(
             "12.9:66.54 14.9:67.17 24.9:70.05 29.8:70.19 40:72.34 49.3:73.75 59.9:74.85 69.6:75.30 78.9:75.72 99.8:75.94 "
@@ -38,9 +43,11 @@ CURVES: Mapping[str, Mapping[str, list[tuple[float, float]]]] = {
 """By data set and method: ReLUs per image, test accuracy."""
 
 
-def of_the_curves(points: pd.DataFrame) -> "pd.Series[bool]":
-    """Which of some models are of the network that the curves are of, so that they may stand beside these."""
-    return (points["model"] == MODEL) & (points["width"] == WIDTH) & (points["image_size"] == IMAGE_SIZE)
+def published_beside(points: pd.DataFrame) -> dict[tuple[str, str], Mapping[str, Curve]]:
+    """The curves of each group of `GROUP` that has models of the network that the curves are of."""
+    alike = points[(points["model"] == MODEL) & (points["width"] == WIDTH) & (points["image_size"] == IMAGE_SIZE)]
+    groups = alike[list(GROUP)].drop_duplicates().itertuples(index=False)
+    return {(dataset, selection): CURVES[dataset] for dataset, selection in groups if dataset in CURVES}
 
 
 @dataclass(frozen=True, kw_only=True)

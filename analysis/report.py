@@ -20,7 +20,7 @@ from analysis.objectives import ACCURACIES, OBJECTIVES
 from analysis.page import build_page
 from analysis.paper_figures import draw_figure1, draw_figure2, draw_growth
 from analysis.pareto import GROUP, Found, best_under, front_of_each_group, knee, ranks
-from analysis.published import CURVES, of_the_curves
+from analysis.published import published_beside
 from analysis.records import Runs, read_runs
 from analysis.results import layers_table, results_table
 from analysis.seeds import points_of
@@ -168,8 +168,7 @@ def figures_of(report: Report) -> dict[str, tuple[str, Figure]]:
     complete = points.dropna(subset=["dataset", *ACCURACIES, *COSTS])
     if len(complete):
         fronts = {cost: front_of_each_group(complete, (question.accuracy, cost)) for cost in COSTS}
-        usual = set(complete[of_the_curves(complete)]["dataset"])
-        published = {name: curves for name, curves in CURVES.items() if name in usual}
+        published = published_beside(complete)
         found["pareto"] = ("Accuracy against ReLUs, MACs and depth", draw_fronts(complete, fronts, published, question.accuracy))
     if len(bars := paper.figure1(points)):
         found["fig1"] = ("Fig. 1: metrics as shares of their largest value", draw_figure1(bars))

@@ -37,11 +37,12 @@ MASK_COLUMNS = (
 )
 """What was trained on what, and with which mask; `epochs` are those of the stage that the row is about."""
 
+NAMES = ("key", "mask_key", "configuration", "baseline", "preset")
+"""What a row's models are called. Rows that differ in nothing but the seed share their `configuration`; `baseline` is that of the
+all-ReLU network that a row's training started from."""
+
 COLUMNS = (
-    "key",
-    "mask_key",
-    "configuration",
-    "preset",
+    *NAMES,
     *MASK_COLUMNS,
     "d_th",
     "gamma",
@@ -55,10 +56,9 @@ COLUMNS = (
     "exit",
     *MEASURED,
 )
-"""Columns of results.csv. Accuracies in percent, budget and relus in ReLU units, time_s in seconds of that stage alone; rows that
-differ in nothing but the seed share their `configuration`."""
+"""Columns of results.csv. Accuracies in percent, budget and relus in ReLU units, time_s in seconds of that stage alone."""
 
-WHICH = tuple(name for name in COLUMNS if name not in ("key", "mask_key", "preset", "seed", *MEASURED))
+WHICH = ("configuration", *(name for name in COLUMNS if name not in (*NAMES, "seed", *MEASURED)))
 """Columns that say which model a row is about, whatever its seed."""
 
 
@@ -75,10 +75,13 @@ def results_table(
     measured = _measured(measurements or {})
     configuration = configurations(records)
     for record in records:
+        parents = record.get("parents", {})
+        teacher = parents["baseline"]["key"] if "baseline" in parents else record["key"]
         known = {
             "key": record["key"],
             "configuration": configuration[record["key"]],
-            "mask_key": record.get("parents", {}).get("mask", {}).get("key"),
+            "baseline": configuration.get(teacher, teacher),
+            "mask_key": parents.get("mask", {}).get("key"),
             "preset": record.get("labels", {}).get("preset"),
             "time_s": round(record["time_s"], 2),
         }
@@ -92,7 +95,7 @@ def results_table(
     table = pd.DataFrame(rows, columns=[*COLUMNS, *more])
     table[["kernel_size", "gate_epochs"]] = table[["kernel_size", "gate_epochs"]].astype("Int64")
     table["ac_after"] = table["ac_after"].astype("string")
-    order = [name for name in COLUMNS if name not in ("key", "mask_key", "configuration", "preset", "exit", *MEASURED)]
+    order = [name for name in COLUMNS if name not in (*NAMES, "exit", *MEASURED)]
     return table.sort_values([*order, "key", "exit"], kind="stable", ignore_index=True)
 
 

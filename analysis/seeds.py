@@ -1,7 +1,9 @@
 """Seeds of one configuration as one point with its spread.
 
-Owns the averaging. Contract: accuracies, costs and times are means over the seeds, `<accuracy>_std` their standard deviation with
-n - 1 (missing for a single seed), and `key` is the seed's whose model one would deploy: the one with the best selection accuracy.
+Owns the averaging. Contract: a point is of one network. Seeds whose masks let a threshold gate other blocks, so that MACs or
+depth differ, are points of their own. `key` names the seed's model that one would deploy, the one with the best selection
+accuracy; costs are that model's, those measured included. Accuracies and `time_s` are means over the point's seeds, and
+`<accuracy>_std` the standard deviation with n - 1 (missing for a single seed).
 """
 
 import pandas as pd
@@ -9,40 +11,36 @@ import pandas as pd
 from analysis.objectives import ACCURACIES, OBJECTIVES
 
 SPREAD = tuple(f"{name}_std" for name in ACCURACIES)
+POINT = ("configuration", "exit", "macs", "depth")
+"""Rows that agree in these are one point."""
 
 
 def points_of(table: pd.DataFrame, accuracy: str = "val_accuracy") -> pd.DataFrame:
-    """One row per configuration and exit.
+    """One row per configuration, exit and network.
 
     Args:
         table: a results table.
-        accuracy: column by which the best seed is told.
+        accuracy: column by which the best seed is told; of equally good ones the table's first.
 
     Returns:
         The table's columns but for `seed`, with `seeds` (how many), `seed_list`, `key_list` and `SPREAD` behind them. The order
-        is the table's, by each configuration's first row. Costs that are whole in every row stay whole numbers unless their mean
-        isn't.
+        is the table's, by each point's first row.
     """
     numbers = [name for name in table if name in OBJECTIVES or name == "time_s"]
     columns = [name for name in table if name != "seed"]
     if table.empty:
         return table.reindex(columns=[*columns, "seeds", "seed_list", "key_list", *SPREAD])
     values = table.astype(dict.fromkeys(numbers, "float64"))
-    values["_order"] = range(len(values))
-    groups = values.groupby(["configuration", "exit"], sort=False, dropna=False)
-    points = groups.first().reset_index()
-    means = groups[numbers].mean().reset_index(drop=True)
-    points[numbers] = means
-    points["seeds"] = groups.size().to_numpy()
-    points["seed_list"] = groups["seed"].agg(tuple).to_numpy()
-    points["key_list"] = groups["key"].agg(tuple).to_numpy()
-    spread = groups[list(ACCURACIES)].std(ddof=1).reset_index(drop=True)
-    points[list(SPREAD)] = spread.to_numpy()
-    best = values.sort_values([accuracy, "_order"], ascending=[False, True], kind="stable").groupby(
-        ["configuration", "exit"], sort=False, dropna=False
-    )
-    chosen = best[["key", "mask_key"]].first().reset_index()
-    points = points.drop(columns=["key", "mask_key"]).merge(chosen, on=["configuration", "exit"], how="left")
+    values["_point"] = values.groupby(list(POINT), sort=False, dropna=False).ngroup()
+    best = values.sort_values(accuracy, ascending=False, kind="stable").drop_duplicates("_point")
+    points = best.sort_values("_point").reset_index(drop=True)
+    groups = values.groupby("_point")
+    for name in (*ACCURACIES, "time_s"):
+        points[name] = groups[name].mean()
+    points["seeds"] = groups.size()
+    points["seed_list"] = groups["seed"].agg(tuple)
+    points["key_list"] = groups["key"].agg(tuple)
+    points[list(SPREAD)] = groups[list(ACCURACIES)].std(ddof=1).to_numpy()
     for name in (o.column for o in OBJECTIVES.values() if o.is_whole and o.column in numbers):
         if points[name].dropna().mod(1).eq(0).all():
             points[name] = points[name].astype("Int64")

@@ -99,6 +99,7 @@ def paper_table(title: str, rows: pd.DataFrame) -> Table:
         "MAC saving": "{:.2f}x", "ReLU reduction": "{:.1f}x", "paper's MAC saving": "{:.2f}x",
         "paper's ReLU reduction": "{:.2f}x", "ReLUs": "{:,.0f}", "paper's ReLUs": "{:,.0f}", "budget": "{:,.0f}",
         "depth": "{:.3g}", "paper's depth": "{:.0f}", "seeds": "{:.0f}", "d_th": "{:g}",
+        "beta": "{:g}", "epochs": "{:.0f}", "ramp": "{:.0f}",
     }  # fmt: skip
     used = [str(name) for name in rows if rows[name].notna().any() and not (rows[name].astype(str) == "").all()]
     cells = [["-" if pd.isna(row[n]) else formats.get(n, "{}").format(row[n]) for n in used] for row in _records(rows)]

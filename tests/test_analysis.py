@@ -6,9 +6,10 @@ import pytest
 from records import FILES, GATED, MASK_CONFIG, commit, record_of, row
 from toy import toy
 
+from analysis.published import published_beside
 from analysis.records import configurations, read_runs
 from analysis.report import FRONT, Question, figures_of, found_tables, read_report, tables_of, write_report
-from analysis.results import COLUMNS, ESTIMATED
+from analysis.results import COLUMNS, ESTIMATED, results_table
 from analysis.seeds import points_of
 from analysis.tables import Table
 
@@ -174,10 +175,41 @@ def test_seeds_of_one_configuration_are_one_point_with_its_spread(tmp_path):
     assert len(report.table) == 7 and len(report.points) == 3
     point = report.points[(report.points["budget"] == 100) & (report.points["exit"] == "final")].iloc[0]
     assert (point["seeds"], point["val_accuracy"], point["val_accuracy_std"]) == (3, 84.0, 4.0)
-    assert (point["relus"], point["seed_list"]) == (101, (0, 1, 2))
+    assert point["seed_list"] == (0, 1, 2)
     assert point["key"] == point["key_list"][2], "the best seed's model is the one to deploy"
+    assert point["relus"] == 102, "costs are that model's"
     alone = report.points[report.points["budget"] == 7].iloc[0]
     assert alone["seeds"] == 1 and pd.isna(alone["val_accuracy_std"])
+
+
+def test_seeds_that_came_to_other_networks_are_points_of_their_own(tmp_path):
+    seeds = ((16, 900, 88.0), (12, 600, 80.0), (12, 600, 82.0))
+    keys = [
+        commit(tmp_path, [row(seed=seed, **GATED, depth=depth, macs=macs, val_accuracy=accuracy)]).name
+        for seed, (depth, macs, accuracy) in enumerate(seeds)
+    ]
+    report = read_report([tmp_path], Question(limits={"depth": 14.0, "val_accuracy": 81.0}))
+    assert sorted(report.points[["depth", "seeds", "val_accuracy"]].to_numpy().tolist()) == [[12, 2, 81.0], [16, 1, 88.0]]
+    ((_, found),) = report.found.items()
+    (chosen,) = found.rows.to_dict("records")
+    assert keys[2].endswith(chosen["key"][:12]), "a model that meets the limits itself"
+
+
+def test_a_row_names_the_network_that_it_started_from():
+    base = record_of(toy(name="baseline"), [row(mask_method="none")])
+    tuned = record_of(toy(name="finetune"), [row()], parents={"baseline": {"key": base["key"]}})
+    orphan = record_of(toy(name="finetune", number=1), [row(budget=7)], parents={"baseline": {"key": "elsewhere"}})
+    table = results_table([base, tuned, orphan]).set_index("key")
+    assert table.loc[tuned["key"], "baseline"] == table.loc[base["key"], "baseline"] == table.loc[base["key"], "configuration"]
+    assert table.loc[orphan["key"], "baseline"] == "elsewhere"
+
+
+def test_published_curves_stand_beside_the_papers_network_alone(tmp_path):
+    usual = {"dataset": "cifar100", "model": "resnet18", "image_size": 32}
+    commit(tmp_path, [row(**usual, width=64, selection="test")])
+    commit(tmp_path, [row(**usual, width=16, selection="val")])
+    found = published_beside(read_report([tmp_path]).points)
+    assert list(found) == [("cifar100", "test")] and "SENet" in found["cifar100", "test"]
 
 
 def test_a_configuration_is_told_by_its_parents_too():

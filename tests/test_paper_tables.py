@@ -8,10 +8,16 @@ from records import GATED, row
 from analysis.paper import figure1, figure2a, figure2b, table1, table2
 
 
+def points(rows, names):
+    """Rows as points of one seed, by the names of their models; the first is everyone's all-ReLU network."""
+    known = {"configuration": names, "key": names, "key_list": [(name,) for name in names], "baseline": names[0]}
+    return pd.DataFrame(rows).assign(seeds=1, test_accuracy_std=np.nan, **known)
+
+
 def test_tables_1_and_2_set_ours_beside_the_papers():
-    full = {"dataset": "cifar100", "width": 64, "image_size": 32}
-    gated = {**GATED, "d_th": 0.05}
-    table = pd.DataFrame(
+    full = {"dataset": "cifar100", "width": 64, "image_size": 32, "epochs": 180, "beta": 1000.0, "selection": "test"}
+    gated = {**GATED, "d_th": 0.05, "gate_epochs": 90}
+    table = points(
         [
             row(**full, mask_method="none", budget=557_056, relus=557_056, macs=550, depth=16),
             row(**full, budget=24_900, relus=24_900, macs=550, depth=16, test_accuracy=70.0),
@@ -19,8 +25,9 @@ def test_tables_1_and_2_set_ours_beside_the_papers():
             row(**full, **gated, budget=100_000, ac_after="3", relus=96_000, macs=475, depth=14, test_accuracy=78.0),
             row(**full, **gated, budget=100_000, ac_after="3", exit="ac3", relus=65_000, macs=376, depth=10, test_accuracy=76.0),
             row(dataset="digits", budget=24_900, macs=550),
-        ]
-    ).assign(seeds=1, test_accuracy_std=np.nan, configuration=["base", "a", "b", "c", "c", "d"])
+        ],
+        ["base", "a", "b", "c", "c", "d"],
+    )
     first = table1(table)
     ours = first[first["accuracy"].notna()]
     assert ours[["GB", "ReLUs", "paper's ReLUs", "paper's accuracy"]].to_numpy().tolist() == [
@@ -35,12 +42,22 @@ def test_tables_1_and_2_set_ours_beside_the_papers():
     assert second["accuracy difference"].tolist()[:2] == pytest.approx([-0.24, -0.31])
     bars = figure1(table)
     assert bars.empty, "there is no mask alone of that budget"
-    more = pd.DataFrame([row(**full, budget=100_000, relus=100_000, macs=550)]).assign(seeds=1, configuration="e")
-    bars = figure1(pd.concat([table, more]))
+    more = points([row(**full, budget=100_000, relus=100_000, macs=550)], ["e"]).assign(baseline="base")
+    other = points([row(**full, mask_method="none", budget=557_056, relus=557_055, macs=550)], ["another"])
+    bars = figure1(pd.concat([other, table, more]))
     assert bars["relus_value"].tolist() == [557_056, 100_000, 96_000, 65_000]
     assert bars["macs"].tolist() == pytest.approx([1, 1, 475 / 550, 376 / 550])
-    narrow = table1(table.assign(width=16))
-    assert "not the paper's size of network or image" in set(narrow["remark"])
+    assert set(ours["remark"]) == {""}
+    short = table1(table.assign(width=16, epochs=18))
+    assert short["remark"].dropna().tolist()[:2] == ["not the paper's: width, epochs"] * 2
+
+
+def test_rows_of_a_table_say_in_what_they_differ():
+    gated = {**GATED, "budget": 100}
+    rows = [row(**gated, ac_after=after, beta=beta) for after, beta in (("3", 10.0), ("2+3", 10.0), ("3", 100.0))]
+    shown = table2(points([row(mask_method="none"), *rows], ["base", "a", "b", "c"]))
+    assert sorted(shown[["AC after", "beta"]].to_numpy().tolist()) == [["2+3", 10.0], ["3", 10.0], ["3", 100.0]]
+    assert shown[["epochs", "pram", "precision"]].isna().all(axis=None), "in which they agree"
 
 
 def test_figure_2_is_of_the_blocks_layers():
@@ -75,14 +92,15 @@ def test_figure_2_is_of_the_blocks_layers():
 def test_figure_1_is_of_the_model_that_validation_chooses():
     full = {"dataset": "cifar100", "budget": 100}
     gated = {**full, **GATED, "ac_after": "3"}
-    table = pd.DataFrame(
+    table = points(
         [
             row(**full, mask_method="none"),
             row(**full),
             *(row(**gated, val_accuracy=90.0, test_accuracy=70.0, exit=name) for name in ("final", "ac3")),
             *(row(**gated | {"gamma": "cosine"}, val_accuracy=80.0, test_accuracy=75.0, exit=name) for name in ("final", "ac3")),
-        ]
-    ).assign(seeds=1, configuration=["base", "a", "b", "b", "c", "c"])
+        ],
+        ["base", "a", "b", "b", "c", "c"],
+    )
     assert figure1(table)["test_accuracy_value"].tolist() == [79.0, 79.0, 70.0, 70.0]
 
 

@@ -3,7 +3,10 @@ import sys
 
 import pandas as pd
 import pytest
-from records import FILES, commit, row
+from records import FILES, commit, row, stages
+
+from raysp.intent import intent_of, write_intent
+from raysp.store import Store
 
 
 def report_command(*arguments, cwd):
@@ -22,6 +25,13 @@ def test_the_command_writes_everything_and_says_what_qualifies(tmp_path):
     none = report_command("run", "--out", "out", "--min-accuracy", "75", cwd=tmp_path)
     assert none.returncode == 1
     assert "None qualifies" in none.stdout and "73.00" in none.stdout
+
+
+def test_limits_are_not_met_by_nothing(tmp_path):
+    with Store(root=tmp_path / "run").lock() as store:
+        write_intent(store, intent_of(stages(0), "quick", "sweep"))
+    assert report_command("run", cwd=tmp_path).returncode == 0
+    assert report_command("run", "--max-depth", "12", cwd=tmp_path).returncode == 1
 
 
 def test_nothing_is_written_where_there_is_nothing(tmp_path):

@@ -236,7 +236,7 @@ async function fill(body, record, row) {
     body.append(element("h3", { textContent: "Results and costs" }));
     body.append(grid(["exit", ...shown.map((o) => o.label)], exits.map((e) => [e.exit, ...shown.map((o) => short(e[o.column], o))])));
     const estimated = data.objectives.filter((o) => o.column.startsWith("est_"));
-    if (estimated.length) body.append(grid([`estimated, not measured${row[at.seeds] > 1 ? "; mean over seeds" : ""}`, row[at.exit] ?? ""], estimated.map((o) => [o.label, short(row[at[o.column]], o)])));
+    if (estimated.length) body.append(grid([`estimated, not measured${row[at.seeds] > 1 ? "; of the best seed" : ""}`, row[at.exit] ?? ""], estimated.map((o) => [o.label, short(row[at[o.column]], o)])));
   }
   const pair = element("div", { className: "pair" });
   body.append(pair);

@@ -62,6 +62,7 @@ def hold(root: Location, tell: Tell = lambda message: None) -> Iterator[str]:
                 file.truncate(0)
                 file.write(_describe(run_id))
                 file.flush()
+                os.fsync(file.fileno())  # other nodes look for it before this one's cache is written back
                 yield run_id
                 return
     with _lease(root, run_id, tell):

@@ -1,7 +1,7 @@
 """What a person sees while a sweep trains: jobs by stage, the running ones, the front so far, the time and the hours left.
 
 Owns the estimate and its drawing: one live table on a terminal, plain lines elsewhere. Refuses to decide anything, and to know
-what a front is; a runner tells it what happens. Contract: no call raises or blocks for long.
+what a front is; a runner tells it what happens. Contract: no call blocks for long, or raises what the console doesn't.
 """
 
 import time
@@ -89,6 +89,7 @@ class Progress:
         self._slots = slots
         self._jobs = Counter(stage.name for stage in (*found, *missing))
         self._done = Counter(stage.name for stage in found)
+        self._found = len(found)
         self._failed: Counter[str] = Counter()
         self._stopped: Counter[str] = Counter()
         self._trained: dict[str, int] = {}
@@ -122,6 +123,7 @@ class Progress:
         """More stages belong to the run, found or to be trained."""
         self._jobs.update(stage.name for stage in (*found, *missing))
         self._done.update(stage.name for stage in found)
+        self._found += len(found)
         self._left |= {stage.key: stage for stage in missing}
         self._total += len(missing)
 
@@ -220,9 +222,9 @@ class Progress:
 
     def _say(self, line: str, note: str = "") -> None:
         left = self._estimate()
-        finished = self._total - len(self._left)
         tail = f", {self._bound} {clock_of(left)} left" if left and self._left else ""
-        self._console.print(f"{line}  [dim]({finished}/{self._total}{tail})[/]  {note}".rstrip(), highlight=False, soft_wrap=True)
+        count = f"[dim]({self._num_done}/{self._total}{tail})[/]"
+        self._console.print(f"{line}  {count}  {note}".rstrip(), highlight=False, soft_wrap=True)
 
     def _draw(self) -> Group:
         stages = Table("stage", "done", "of", "running", "stopped", "failed", box=None, pad_edge=False)
@@ -249,11 +251,16 @@ class Progress:
     def _summary(self) -> str:
         left = self.seconds_left()
         spent, to_spend, unit = self.device_hours()
-        text = f"{self._total - len(self._left)} of {self._total} stages done, {clock_of(time.monotonic() - self._begun)} gone"
+        text = f"{self._num_done} of {self._total} stages done, {clock_of(time.monotonic() - self._begun)} gone"
         text += f", {self._bound} {clock_of(left)} left" if left is not None else ""
         text += f"; {spent:.3g} {unit} spent" + (f", {self._bound} {to_spend:.3g} left" if to_spend is not None else "")
-        failures = self._failed.total()
-        return text + (f"; {failures} failed" if failures else "")
+        others = {"stopped": self._stopped.total(), "failed": self._failed.total()}
+        return text + "".join(f"; {number} {name}" for name, number in others.items() if number)
+
+    @property
+    def _num_done(self) -> int:
+        """Stages that this run has finished."""
+        return self._done.total() - self._found
 
 
 def _accuracy(figures: dict[str, Any]) -> str:

@@ -58,6 +58,7 @@ def run_on_ray(queue: JobQueue, place: Place, progress: Progress, *, slots: Slot
 
     Raises:
         NoLongerOwner: another run has taken the results root over.
+        OSError: what became of a stage can't be read.
         ValueError: a node doesn't see the results root.
     """
     check_seen_everywhere(place.store)
@@ -89,8 +90,8 @@ def run_on_ray(queue: JobQueue, place: Place, progress: Progress, *, slots: Slot
         raise
     finally:
         clear(scratch)
-    if searcher.disowned:
-        raise NoLongerOwner(searcher.disowned)
+    if searcher.lost:
+        raise searcher.lost
     return searcher.queue.outcome
 
 
@@ -134,7 +135,8 @@ class GraphSearcher(Searcher):
         self.progress = progress
         self.running: dict[str, _Job] = {}
         """By trial."""
-        self.disowned = ""
+        self.lost: Exception | None = None
+        """Why the run can't go on: the results root is another's, or can't be read."""
         self._place, self._slots, self._retries = place, slots, retries
         self._said = 0.0
 
@@ -145,13 +147,13 @@ class GraphSearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next stage that is ready; None while all that is left waits for running ones or a slot; FINISHED at the end."""
         termination.check()
-        if len(self.running) >= self._slots.to_hand_out() and not self.disowned:
+        if len(self.running) >= self._slots.to_hand_out() and self.lost is None:
             self._say_if_stuck()
             return None
-        stage = None if self.disowned else self.queue.next()
+        stage = None if self.lost else self.queue.next()
         if stage is None:
             # With nothing running, None would make Tune poll for minutes: nothing could become ready any more.
-            return Searcher.FINISHED if self.disowned or self.queue.exhausted or not self.running else None
+            return Searcher.FINISHED if self.lost or self.queue.exhausted or not self.running else None
         job = self.running[trial_id] = _Job(stage, self.queue.until(stage))
         self.progress.started(stage)
         return {"job": job}
@@ -161,10 +163,17 @@ class GraphSearcher(Searcher):
         job = self.running.pop(trial_id, None)
         if job is None:
             return
-        stage, until = job.stage, job.until
         result = result or {}
-        self.disowned = self.disowned or result.get("disowned", "")
-        message = result.get("error") or result.get("disowned")
+        if "disowned" in result:
+            self.lost = self.lost or NoLongerOwner(result["disowned"])
+        try:
+            self._judge(job.stage, job.until, result.get("error") or result.get("disowned"), error)
+        except OSError as unread:  # no verdict on the stage
+            self.lost = self.lost or unread
+            self.progress.say(f"[bold red]error[/]    {escape(str(unread))}; the run ends when the stages that run now have")
+
+    def _judge(self, stage: Stage, until: int | None, message: str | None, error: bool) -> None:
+        """Pass on what became of a stage. Raises OSError where that can't be read."""
         record: dict[str, Any] = {}
         if message is None and until is not None and (rows := self._rung(stage, until)):
             self.queue.paused(stage, until, rows)
@@ -182,7 +191,7 @@ class GraphSearcher(Searcher):
         try:
             rungs = self._place.store.read_rungs(stage)
             return rungs[epoch]["rows"] if epoch in rungs else []
-        except (DamagedFile, OSError):
+        except DamagedFile:
             return []
 
     def _why_not_done(self, stage: Stage, error: bool, record: dict[str, Any]) -> str | None:
@@ -192,7 +201,7 @@ class GraphSearcher(Searcher):
             if (found := read_record(path)) is not None:
                 record |= found
                 return None
-        except (DamagedFile, OSError) as damaged:
+        except DamagedFile as damaged:
             return f"{stage.label}: whether it is done can't be told: {damaged}"
         cause = f"its worker died {_times(self._retries + 1)}" if error else "it ended without a record"
         return f"{stage.label}: {cause}; run the same command again to go on from its checkpoint"

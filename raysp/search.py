@@ -145,7 +145,7 @@ class SearchQueue(JobQueue):
         algorithm: makes the proposals, earlier ones first.
         earlier: from `read_proposals`.
         store: as its owner sees it.
-        slots: so many proposals are open at once, at least one.
+        at_once: so many proposals are open at once, at least one.
         progress: told of a proposal's stages.
     """
 
@@ -156,12 +156,12 @@ class SearchQueue(JobQueue):
         earlier: Sequence[Values],
         store: Store,
         *,
-        slots: Callable[[], int],
+        at_once: Callable[[], int],
         progress: Progress,
     ) -> None:
         super().__init__([])
         self._search, self._algorithm, self._store = search, algorithm, store
-        self._slots, self._progress = slots, progress
+        self._at_once, self._progress = at_once, progress
         self._proposed = list(earlier)
         self._number = 0
         """Of the next proposal."""
@@ -173,7 +173,7 @@ class SearchQueue(JobQueue):
 
     def next(self) -> Stage | None:
         """See `JobQueue`; asks for proposals while nothing is ready and few enough are open."""
-        while (stage := super().next()) is None and len(self._open) < max(self._slots(), 1) and not self._is_over():
+        while (stage := super().next()) is None and len(self._open) < max(self._at_once(), 1) and not self._is_over():
             if not self._propose() and self._open:
                 return None  # what it waits for may be told to it
         return stage

@@ -24,7 +24,8 @@ from raysp.halving import Halving
 from raysp.inline import run_inline
 from raysp.intent import intent_of, write_intent
 from raysp.keys import key_of
-from raysp.location import Location
+from raysp.location import Location, Unreachable
+from raysp.lock import StoreBusy
 from raysp.options import RunOptions
 from raysp.plan import JobQueue, Outcome, Plan, Survey, inspect, survey
 from raysp.progress import FrontSoFar, Progress
@@ -32,6 +33,10 @@ from raysp.search import STOPPED_SEARCH, Algorithm, Search, SearchQueue, Values,
 from raysp.stage import Stage
 from raysp.store import CHECKPOINT, READERS, RECORD, Store, read_record
 from raysp.tensor_files import DamagedFile
+
+
+class BrokenOff(Exception):
+    """A run has ended by an error outside its stages, such as a full disk under its search's proposals."""
 
 
 def run_sweep(
@@ -65,8 +70,9 @@ def run_sweep(
     Raises:
         ValueError: there are no leaves, the data can't be used (`DataError`), no node can run a stage (`PlacementError`), or one
             doesn't see the root.
-        StoreBusy: another process drives a sweep in this root.
+        StoreBusy: another process drives a sweep in this root, or has gone on with this search meanwhile.
         OSError: the root can't be written.
+        BrokenOff: it couldn't be any more once stages were running; what is finished is kept.
     """
     if not leaves and search is None:
         raise ValueError("the sweep has no configuration; expected at least one value on every axis")
@@ -97,6 +103,8 @@ def run_sweep(
         counts = ", ".join(f"{len(getattr(loaded, part))} {part}" for part in ("train", "val", "test"))
         console.print(f"{source.config.name}: {counts} images in {source.config.num_classes} classes", highlight=False)
     with _runner(options) as runner, reader.lock(tell=partial(console.print, soft_wrap=True)) as store:
+        if search and read_proposals(root, search) != earlier:
+            raise StoreBusy(f"another run in {root} has gone on with this search meanwhile; run the same command again")
         if leaves:
             write_intent(store, intent_of(plan, labels.get("preset", ""), command))
         _tidy(found, queue, store, console)
@@ -121,9 +129,14 @@ def run_sweep(
             bound="at least" if search else "about" if halving is None else "at most",
         )
         if search and algorithm:
-            queue = SearchQueue(search, algorithm, earlier, store, slots=runner.slots, progress=shown)
+            queue = SearchQueue(search, algorithm, earlier, store, at_once=runner.at_once, progress=shown)
         with shown.show() as progress:
-            outcome = runner.run(queue, place, progress)
+            try:
+                outcome = runner.run(queue, place, progress)
+            except Unreachable:
+                raise
+            except OSError as error:
+                raise BrokenOff(f"{type(error).__name__}: {error}") from error
         outcome.left = queue.left
         return outcome
 
@@ -182,6 +195,9 @@ def _tidy(found: Survey, queue: JobQueue, store: Store, console: Console) -> Non
 class _Runner:
     gpus: float
     slots: Callable[[], int]
+    """Stages that run at once, now."""
+    at_once: Callable[[], int]
+    """Stages to have out; more, where a cluster grows by what waits."""
     run: Callable[[JobQueue, Place, Progress], Outcome]
 
 
@@ -192,7 +208,7 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
         gpus = options.gpus_here()
         check_compile(options.compile, gpus)
         check_compiler(options.compile, torch.device("cuda" if gpus else "cpu"))
-        yield _Runner(gpus=gpus, slots=lambda: 1, run=run_inline)
+        yield _Runner(gpus=gpus, slots=lambda: 1, at_once=lambda: 1, run=run_inline)
         return
     from raysp import cluster, ray_tune  # Ray takes seconds to import
 
@@ -202,7 +218,8 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
         request = cluster.Request(num_threads=options.threads_per_stage, gpus=gpus, workers=options.workers_per_stage)
         request.check()
         slots = cluster.Slots(request, options.max_concurrent)
-        yield _Runner(gpus=gpus, slots=slots.now, run=partial(ray_tune.run_on_ray, slots=slots, retries=options.retries))
+        run = partial(ray_tune.run_on_ray, slots=slots, retries=options.retries)
+        yield _Runner(gpus=gpus, slots=slots.now, at_once=slots.to_hand_out, run=run)
 
 
 def git_state() -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What every sweep's command line shares: where and how to run, what is printed at the end, exit statuses.
 
-Owns the flags that don't change what is compared, and the statuses: 0 all done, 1 a stage or a measurement failed or the results
-root was lost, 2 bad input (nothing was trained), 130 interrupted, 143 terminated. The flags that are swept are `sweeps.axes`'.
+Owns the flags that don't change what is compared, and the statuses: 0 all done, 1 a stage or a measurement failed or the run
+broke off (the results root was lost, a disk is full), 2 bad input (nothing was trained), 130 interrupted, 143 terminated. The
+flags that are swept are `sweeps.axes`'.
 """
 
 import os
@@ -36,9 +37,10 @@ from raysp.schedules import Precision
 from raysp.search import Search, proposed
 from raysp.stage import Stage
 from raysp.store import NoLongerOwner, Store
-from raysp.sweep import run_sweep
+from raysp.sweep import BrokenOff, run_sweep
 from sweeps.ending import front_so_far, print_failures, print_report
 from sweeps.private import Which, measure_models
+from sweeps.terminal import consoles
 
 THE_PRESETS = "(default: the preset's)"
 
@@ -137,8 +139,7 @@ def main(flags_type: type[Flags], prepare: Callable[[Flags], Work], description:
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
     flags = tyro.cli(flags_type, description=description, config=config)
     run: RunFlags = flags.run  # type: ignore[attr-defined]
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)  # logs know no width
-    errors = Console(stderr=True, highlight=False)
+    console, errors = consoles()
     put_back, hurried = termination.install(), False
     try:
         if "None" in sys.argv[1:]:  # what the parser would take for a flag that was left out
@@ -151,7 +152,9 @@ def main(flags_type: type[Flags], prepare: Callable[[Flags], Work], description:
         ended, status = ("terminated", 143) if by_signal else ("interrupted", 130)
         hurried = True
         errors.print(f"{ended}; the same command goes on from the last checkpoints")
-    except (Unreachable, NoLongerOwner) as error:
+    except (Unreachable, NoLongerOwner, BrokenOff) as error:
+        if run.verbose:
+            traceback.print_exc()
         errors.print(
             f"[bold red]error:[/] {escape(str(error))}; the same command goes on from the last checkpoints", soft_wrap=True
         )
@@ -221,6 +224,8 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
         search=work.search,
     )
     plan = Plan([*leaves, *(proposed(work.search, root) if work.search else ())])
+    if not plan.leaves:
+        return 1  # of a search that proposed nothing, which has been said
     report, written = _report(root, intent_of(plan, work.name, command), console)
     print_report(report, plan, root if written else None, console)
     print_failures(outcome, console)

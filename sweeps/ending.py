@@ -109,9 +109,10 @@ def print_failures(outcome: Outcome, console: Console) -> None:
 
 
 def _print_rows(rows: pd.DataFrame, front: pd.DataFrame, console: Console) -> None:
-    which = ["configuration", "exit"]  # whatever the seed
-    on_front = pd.MultiIndex.from_frame(rows[which]).isin(pd.MultiIndex.from_frame(front[which]))
-    rows = rows.assign(front=on_front)
+    # Whatever the seed.
+    named = {(key, name) for keys, name in zip(front["key_list"], front["exit"], strict=True) for key in keys}
+    on_front = [pair in named for pair in zip(rows["key"], rows["exit"], strict=True)]
+    rows = rows.assign(front=pd.Series(on_front, rows.index, dtype=bool))
     title = "This sweep's models; * on the front of this results directory (accuracy up; ReLUs, MACs, depth down)"
     if len(rows) > MOST_ROWS:
         rows = rows[rows["front"]]

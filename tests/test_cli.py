@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from raysp.location import Unreachable
+from raysp.sweep import BrokenOff
 from sweeps.axes import sweep as sweep_script
 
 SWEEPS = Path(__file__).parent.parent / "sweeps"
@@ -105,6 +107,20 @@ def test_bad_input_ends_with_2_and_writes_nothing(arguments, message, tmp_path, 
     printed = capsys.readouterr()
     assert message in " ".join((printed.err + printed.out).split())
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("error", [BrokenOff("OSError: No space left"), Unreachable("s3://x can't be reached")])
+def test_what_breaks_a_run_off_ends_with_1_and_says_how_to_go_on(error, tmp_path, monkeypatch, capsys):
+    def broken(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("sweeps.cli.run_sweep", broken)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["budget_sweep.py", "--inline"])
+    with pytest.raises(SystemExit) as stopped:
+        sweep_script("test")
+    assert stopped.value.code == 1
+    assert f"{error}; the same command goes on from the last checkpoints" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_the_exit_status_is_the_programs(tmp_path):

@@ -83,3 +83,15 @@ def test_a_log_file_gets_plain_lines():
     assert len(lines) == 2, "epochs that follow fast share a line"
     assert "epoch 1/" in lines[0] and lines[1].startswith("done")
     assert "\x1b" not in console.file.getvalue()
+
+
+def test_what_failed_was_skipped_or_given_up_is_not_done():
+    stages = list(Plan(diamond()).stages.values())
+    console = terminal()
+    progress = Progress(stages, lambda: 1, console)
+    progress.finished(stages[0])
+    progress.stopped(stages[4:])
+    progress.failed(stages[1], "it failed", [stages[3]])
+    assert f"(1/{len(stages)})" in console.file.getvalue().splitlines()[-1]
+    assert f"1 of {len(stages)} stages done" in (summary := progress._summary())
+    assert summary.endswith("; 2 stopped; 1 failed")

@@ -1,19 +1,23 @@
 """Searches beyond grids: what is proposed, what is told, and going on after an interruption."""
 
 import dataclasses
+import errno
+from contextlib import nullcontext
 
 import pytest
 from quick import builder, values_of
 from rich.console import Console
 from toy import toy
 
+from raysp import cluster
 from raysp.data import open_source
+from raysp.lock import StoreBusy
 from raysp.options import RunOptions
 from raysp.progress import Progress
 from raysp.ray_search import TuneAlgorithm
-from raysp.search import Search, SearchQueue, objectives_of, proposed, read_proposals
+from raysp.search import Search, SearchQueue, objectives_of, proposed, read_proposals, write_proposals
 from raysp.store import Store
-from raysp.sweep import run_sweep
+from raysp.sweep import BrokenOff, _runner, run_sweep
 from sweeps.searching import read_search
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
@@ -64,7 +68,7 @@ def queue_of(tmp_path, search, algorithm, slots=2):
     owner = held.__enter__()
     progress = Progress([], lambda: slots, Console(quiet=True))
     progress.added = lambda found, missing: added.append((found, missing))
-    return SearchQueue(search, algorithm, [], owner, slots=lambda: slots, progress=progress), added, held
+    return SearchQueue(search, algorithm, [], owner, at_once=lambda: slots, progress=progress), added, held
 
 
 def test_asks_only_when_a_slot_would_be_idle_and_tells_what_came_of_it(tmp_path):
@@ -190,6 +194,51 @@ def test_earlier_proposals_are_kept_whatever_the_algorithm_says(tmp_path, monkey
     outcome = swept(tmp_path, toy_search(trials=3), monkeypatch, other)
     assert len(outcome.done) == 1 and sorted(other.told) == [1, 2]
     assert [values["n"] for values in read_proposals(tmp_path, toy_search())] == [2, 4, 8]
+
+
+def test_a_search_that_another_run_has_gone_on_with_is_not_overwritten(tmp_path, monkeypatch):
+    search = toy_search(trials=3)
+    late = Scripted({"n": 6})
+    values = [{"n": 2}, {"n": 4}]
+
+    def meanwhile(search, earlier):
+        with Store(root=tmp_path).lock() as store:
+            write_proposals(store, search, values)
+        return late
+
+    monkeypatch.setattr("raysp.sweep.make_algorithm", meanwhile)
+    with pytest.raises(StoreBusy, match="gone on with this search meanwhile"):
+        swept(tmp_path, search, monkeypatch)
+    assert read_proposals(tmp_path, search) == values and not late.told
+
+
+def test_a_disk_that_fills_up_under_the_proposals_breaks_off_what_is_running(tmp_path, monkeypatch):
+    written = []
+
+    def fill_up(*arguments):
+        written.append(arguments)
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_proposals(*arguments)
+
+    monkeypatch.setattr("raysp.search.write_proposals", fill_up)
+    values = [{"n": 2}, {"n": 4}]
+    with pytest.raises(BrokenOff, match="No space left"):
+        swept(tmp_path, toy_search(trials=2), monkeypatch, Scripted(*values))
+    outcome = swept(tmp_path, toy_search(trials=2), monkeypatch, Scripted(*values))
+    assert len(outcome.done) == 1, "what was trained before is found"
+
+
+def test_a_search_asks_a_cluster_that_can_grow_for_more_than_it_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "connect", lambda *arguments, **options: nullcontext())
+    monkeypatch.setattr(cluster, "LOOK_EVERY_S", 0.0)
+    there, possible = [{"CPU": 1.0}], [{"CPU": 1.0}] * 3
+    monkeypatch.setattr(cluster, "alive_nodes", lambda: there)
+    monkeypatch.setattr(cluster, "possible_nodes", lambda: possible)
+    with _runner(RunOptions(gpus_per_stage=0)) as runner:
+        assert runner.at_once() == 5 and runner.slots() == 1
+        there += possible[1:]
+        assert runner.at_once() == runner.slots() == 3
 
 
 @pytest.mark.parametrize("make", [lambda p: p.mkdir(), lambda p: p.symlink_to("nowhere")])

@@ -1,16 +1,23 @@
 """Sweeps with early stopping: what they train and leave, interrupted or not, and what runs and plans say of it."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 from quick import builder
 from rich.console import Console
+from toy import toy
 
 from raysp.chain import Choice
+from raysp.cluster import Request, Slots
+from raysp.context import Place
 from raysp.data import open_source
+from raysp.halving import Halving
+from raysp.location import Unreachable
 from raysp.options import RunOptions
 from raysp.plan import JobQueue, Plan
+from raysp.progress import Progress
 from raysp.store import RUNGS as RUNGS_FILE
 from raysp.store import Store
 from raysp.sweep import run_sweep
@@ -176,6 +183,28 @@ def test_on_ray_with_more_slots_than_configurations_all_is_trained(tmp_path):
     leaves = grid()[:1]
     outcome = swept(tmp_path, leaves=leaves, inline=False, address="local", max_concurrent=2, gpus_per_stage=0)
     assert outcome.ok and not outcome.stopped and Store(root=tmp_path).read(leaves[0])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["read_rungs", "read_record"])
+def test_on_ray_what_cannot_be_read_is_no_verdict_on_a_stage(tmp_path, monkeypatch, name):
+    from raysp import ray_tune
+
+    def unreachable(*arguments):
+        raise Unreachable("s3://x can't be reached")
+
+    stages = [dataclasses.replace(toy(number=number, epochs=16), stoppable=name == "read_rungs") for number in range(2)]
+    slots = Slots(Request(num_threads=1, gpus=0), most=4)
+    monkeypatch.setattr(slots, "to_hand_out", lambda: 4)
+    with Store(root=tmp_path).lock() as store:
+        queue = JobQueue(stages, Halving(stages) if name == "read_rungs" else None)
+        place = Place(store=store)
+        searcher = ray_tune.GraphSearcher(queue, place, Progress(stages, lambda: 2, Console(quiet=True)), slots, 1)
+        assert searcher.suggest("one")
+        monkeypatch.setattr(ray_tune if name == "read_record" else Store, name, unreachable)
+        searcher.on_trial_complete("one", {"epoch": 2})
+        assert not queue.outcome.failed and isinstance(searcher.lost, Unreachable)
+        assert searcher.suggest("two") == "FINISHED", "the run ends"
 
 
 def test_a_plan_says_how_much_stopping_saves(tmp_path):

@@ -170,7 +170,7 @@ class GraphSearcher(Searcher):
             self._judge(job.stage, job.until, result.get("error") or result.get("disowned"), error)
         except OSError as unread:  # no verdict on the stage
             self.lost = self.lost or unread
-            self.progress.say(f"[bold red]error[/]    {escape(str(unread))}; the run ends when the stages that run now have")
+            self.progress.say(f"[bold red]error[/]    {escape(str(unread))}; the run ends with the stages that are running")
 
     def _judge(self, stage: Stage, until: int | None, message: str | None, error: bool) -> None:
         """Pass on what became of a stage. Raises OSError where that can't be read."""

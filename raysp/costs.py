@@ -23,7 +23,7 @@ class LayerCosts:
     """One layer's share of a network's costs."""
 
     layer: str
-    """Its name in the collapsed network."""
+    """Its name in the collapsed network; of a ReLU layer that by which masks and sensitivities know it."""
     kind: str
     """Convolution with its kernel and stride, linear, norm or ReLU."""
     relus: int = 0
@@ -75,6 +75,7 @@ def count_costs(model: Network, exit: str = FINAL) -> Costs:  # noqa: A002 (the 
     """
     plain = collapse(model, exit).to("meta")
     deep = {f"{name}.{conv}" for name, block in plain.blocks() for conv, _ in block.main_path()}
+    relu_names = {layer.relu: layer.name for layer in plain.relu_layers()}
     layers: list[LayerCosts] = []
 
     def counter(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
@@ -85,7 +86,7 @@ def count_costs(model: Network, exit: str = FINAL) -> Costs:  # noqa: A002 (the 
 
     for name, module in plain.named_modules():
         if not list(module.children()):
-            module.register_forward_hook(counter(name))
+            module.register_forward_hook(counter(relu_names.get(module, name)))
     with torch.inference_mode():
         plain(plain.example_input().to("meta"))
     counted = tuple(layer for layer in layers if layer.macs or layer.params or layer.relu_positions)

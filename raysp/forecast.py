@@ -67,18 +67,33 @@ def print_seconds(plan: Plan, found: Survey, sources: Sequence[Source], options:
     clock = time.monotonic()
     with console.status("trying some steps of each kind of stage; Ctrl-C ends it, and the plan above stays"):
         calibration = calibrate(plan, sources, num_threads=options.threads_per_stage, gpus=gpus)
-    here = int(torch.cuda.device_count() / gpus + 1e-9) if gpus else cores // options.threads_per_stage
-    slots = 1 if options.inline else max(1, here if options.max_concurrent is None else min(here, options.max_concurrent))
+    slots, asked = (1, "") if options.inline else _room_here(options, gpus, cores)
     left, whole = calibration.of(found.missing), calibration.of(plan.stages.values())
     separate = sum(leaf.stands_for * calibration.of(leaf.lineage()) for leaf in plan.leaves.values())
-    wall = max(left / slots, calibration.chain(found.missing))
-    left_out = {"early stopping": options.stopping != "none", "compiling": options.compile != "off"}
+    if slots:
+        wall = clock_of(max(left / slots, calibration.chain(found.missing)))
+        here = f"{wall} on this machine ({slots} stage{'s' if slots > 1 else ''} at once)"
+    else:
+        here = f"this machine has no room for a stage, which asks for {asked}"
+    left_out = {
+        "early stopping": options.stopping != "none",
+        "compiling": options.compile != "off",
+        "sharing stages among workers": options.workers_per_stage > 1,
+    }
     without = [what for what, is_asked in left_out.items() if is_asked]
     console.print(
-        f"About {clock_of(left)} of computing to train{', without ' + ' or '.join(without) if without else ''}; "
-        f"{clock_of(wall)} on this machine ({slots} stage{'s' if slots > 1 else ''} at once). The whole plan takes "
-        f"{clock_of(whole)}, separate pipelines {clock_of(separate)}, {separate / whole:.1f}x as long. Estimated in "
-        f"{time.monotonic() - clock:.0f} s, from some steps of each kind of stage on random images.",
+        f"About {clock_of(left)} of computing to train{', without ' + ' or '.join(without) if without else ''}; {here}. The "
+        f"whole plan takes {clock_of(whole)}, separate pipelines {clock_of(separate)}, {separate / whole:.1f}x as long. "
+        f"Estimated in {time.monotonic() - clock:.0f} s, from some steps of each kind of stage on random images.",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _room_here(options: RunOptions, gpus: float, cores: int) -> tuple[int, str]:
+    """Stages at once for which this machine has room, counted as a run on Ray counts them, and what each asks for."""
+    from raysp.cluster import Request  # Ray takes seconds to import
+
+    request = Request(num_threads=options.threads_per_stage, gpus=gpus, workers=options.workers_per_stage)
+    slots = request.slots([{"CPU": cores, "GPU": torch.cuda.device_count()}])
+    return (slots if options.max_concurrent is None else min(slots, options.max_concurrent)), str(request)

@@ -13,10 +13,9 @@ from typing import Any
 from raysp.keys import SHORT_KEY_DIGITS, Config, key_of
 from raysp.location import Location, exists
 from raysp.plan import Plan
-from raysp.store import Store, entries
+from raysp.store import PLANS, Store, entries
 from raysp.tensor_files import DamagedFile, read_file
 
-PLANS = "plans"
 PLAN_FORMAT = 1
 _LABEL = re.compile(r"[\w.-]+")
 _PLAN_FILE = re.compile(rf"[0-9a-f]{{{SHORT_KEY_DIGITS}}}\.json")

@@ -23,6 +23,9 @@ from upath import UPath
 Location = Path | UPath
 T = TypeVar("T")
 
+UNFINISHED_NAME = re.compile(r"\.tmp-.+-[0-9a-f]{8}", re.DOTALL)
+"""Of files that are being written; where their writer was killed, they stay."""
+
 TRY_AGAIN_AFTER_S = (1.0, 4.0, 15.0)
 """Pauses between tries to reach an object store, beyond those that its package makes."""
 
@@ -159,7 +162,7 @@ def write_atomically(path: Location, content: bytes, before_rename: Callable[[],
         before_rename()
         _reach(path, lambda: _put(path, content, mode="overwrite"))
         return
-    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
+    temporary = _unfinished(path)
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -190,7 +193,7 @@ def create(path: Location, content: bytes) -> bool:
                 raise _unreachable(path, error) from error
             return found == content
         return True
-    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
+    temporary = _unfinished(path)
     try:
         temporary.write_bytes(content)
         os.link(temporary, path)
@@ -199,6 +202,10 @@ def create(path: Location, content: bytes) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
 
 
 def _reach(path: Location, act: Callable[[], T]) -> T:

@@ -18,6 +18,7 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysp.context import Report
 from raysp.job import StageError, run_job
@@ -71,7 +72,7 @@ def run_on_workers(
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    news: Queue = Queue(actor_options={"num_cpus": 0})
+    news = _queue_here()
     try:
         trainer = TorchTrainer(
             _work,
@@ -97,6 +98,14 @@ def run_on_workers(
         _fit(trainer, news, report)
     finally:
         news.shutdown(force=True)
+
+
+def _queue_here() -> Queue:
+    """A queue that any process of the cluster can put into. It lies on this node: what asks for no CPU Ray may put anywhere, and
+    the loss of a machine that trains nothing of the stage would end the stage.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
 def _fit(trainer: TorchTrainer, news: Queue, report: Report) -> None:

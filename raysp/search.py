@@ -24,10 +24,9 @@ from raysp.location import Location, exists
 from raysp.plan import JobQueue, inspect
 from raysp.progress import Progress
 from raysp.stage import Stage
-from raysp.store import Store
+from raysp.store import SEARCHES, Store
 from raysp.tensor_files import DamagedFile, read_file
 
-SEARCHES = "searches"
 DIGITS = 4
 """Of a value that lies between two."""
 

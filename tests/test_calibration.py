@@ -71,3 +71,31 @@ def test_what_is_said(tmp_path, monkeypatch):
     assert "About 32:40 of computing to train; 32:40 on this machine (1 stage at once)" in text
     assert "separate pipelines 2:16:00, 4.2x as long" in text
     assert made.separate_epochs == 12 * 68
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "4 stages at once"),
+        ({"max_concurrent": 3}, "3 stages at once"),
+        ({"threads_per_stage": 3}, "1 stage at once"),
+        ({"workers_per_stage": 2}, "2 stages at once"),
+        ({"workers_per_stage": 5}, "no room for a stage, which asks for 5 workers of 1 CPU each"),
+        ({"gpus_per_stage": 0.05}, "4 stages at once"),
+        ({"gpus_per_stage": 0.5}, "2 stages at once"),
+        ({"gpus_per_stage": 1, "workers_per_stage": 2}, "no room for a stage, which asks for 2 workers of 1 CPU, 1 GPU each"),
+    ],
+)
+def test_as_many_stages_are_said_to_run_at_once_as_a_run_has_room_for(options, said, tmp_path, monkeypatch):
+    made = plan()
+    seconds = dict.fromkeys(made.stages, 1.0)
+    monkeypatch.setattr("raysp.forecast.calibrate", lambda *a, **k: Calibration(seconds=seconds))
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: "gpus_per_stage" in options)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: int("gpus_per_stage" in options))
+    console = Console(record=True, width=300)
+    print_seconds(made, survey(made, Store(root=tmp_path)), [], RunOptions(**options), console)
+    text = console.export_text()
+    assert said in text
+    assert ("without sharing stages among workers" in text) == ("workers_per_stage" in options)

@@ -209,6 +209,29 @@ def test_stages_of_two_workers_spread_over_nodes_and_wait_for_each_other(two_nod
 
 
 @pytest.mark.slow
+def test_a_stages_news_stay_on_the_node_of_who_waits_for_them(two_nodes):
+    import ray
+
+    from raysp.ray_train import _queue_here
+
+    node = two_nodes.add_node(num_cpus=1)
+    two_nodes.wait_for_nodes()
+    try:
+        with cluster.connect(two_nodes.address, verbose=False):
+            queues = [_queue_here() for _ in range(4)]  # anywhere would mean both nodes
+            where = ray.get([queue.actor.__ray_call__.remote(_node_of) for queue in queues])
+            assert set(where) == {ray.get_runtime_context().get_node_id()}
+    finally:
+        two_nodes.remove_node(node)
+
+
+def _node_of(actor):
+    import ray
+
+    return ray.get_runtime_context().get_node_id()
+
+
+@pytest.mark.slow
 def test_images_are_read_from_the_nodes_object_store_without_a_copy(two_nodes, tmp_path):
     source = open_source("digits", None, tmp_path)
     stage = Stage(name="look", version=1, config=source.config, run=_look_at_images, epochs=1)

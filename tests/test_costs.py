@@ -60,6 +60,13 @@ def test_the_layers_of_the_costs_add_up_to_the_totals(exit_name):
     assert table[table["depth"] == 1]["layer"].str.startswith("stages.").all()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_relu_layers_have_the_names_that_masks_know_them_by(name):
+    model = build_model(name, num_classes=10, image_size=16, width=4)
+    table = count_costs(model).table()
+    assert table[table["kind"] == "ReLU"]["layer"].tolist() == [layer.name for layer in model.relu_layers()]
+
+
 @pytest.mark.parametrize(("head", "relus", "macs"), [("pool", 0, 25_600), ("bottleneck", 2_048, 4_245_504)])
 def test_auxiliary_heads_cost_next_to_no_relus(head, relus, macs):
     model = build_model("resnet18", num_classes=100)

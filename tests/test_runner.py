@@ -18,7 +18,7 @@ from raysp import sweep
 from raysp.lock import StoreBusy
 from raysp.options import RunOptions
 from raysp.plan import Plan
-from raysp.store import NoLongerOwner, Store
+from raysp.store import SCRATCH, NoLongerOwner, Store
 from raysp.sweep import run_sweep
 
 HERE = Path(__file__).parent
@@ -53,7 +53,7 @@ def test_a_rerun_is_a_no_op_and_says_found(options, tmp_path, console):
     assert len(outcome.done) == 6
     before = snapshot(tmp_path)
     assert len(before) == 12
-    assert not (tmp_path / ".tune").exists()
+    assert not (tmp_path / SCRATCH).exists()
     again = run(diamond(), tmp_path, options, console)
     assert again.ok
     assert not again.done

@@ -19,6 +19,7 @@ from raysp.presets import PRESETS
 from raysp.saving import load_model
 from raysp.stages.baseline import baseline_stage
 from raysp.stages.finetune import grow_shallow_branches
+from raysp.stages.sensitivity import SparseTask
 from raysp.store import Store
 from raysp.sweep import run_sweep
 from raysp.tensor_files import load_tensors
@@ -75,6 +76,24 @@ def test_sensitivity_is_one_minus_density_and_the_density_is_held(finished):
     assert min(layer["eta_alpha"] for layer in layers) >= 0.05
     assert all(layer["eta_alpha"] == 1 - layer["eta_theta"] for layer in layers)
     assert layers[1]["eta_theta"] == float((tensors["stages.0.0.conv1.weight"] != 0).float().mean())
+
+
+@pytest.mark.parametrize("density", [0.1, 0.9, 0.9299, 0.93])
+def test_any_density_up_to_the_largest_is_held_while_weights_move(density):
+    config = builder().chain(Choice(budget=0.1)).parents["mask"].parents["sensitivity"].config
+    config = dataclasses.replace(config, density=density, max_density=0.93)
+    model = config.experiment.build("test")
+    task = SparseTask(model, config)
+    start = {name: int(alive.sum()) for name, alive in task.alive.items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    for epoch in range(2):
+        for parameter in model.parameters():
+            parameter.grad = torch.rand_like(parameter)
+        optimizer.step()
+        assert task.end_epoch(epoch, optimizer)["rewired"] > 0
+        now = {name: int(alive.sum()) for name, alive in task.alive.items()}
+        assert sum(now.values()) == sum(start.values())
+        assert all(count <= max(start[name], 0.93 * task.alive[name].numel()) for name, count in now.items())
 
 
 def test_rows_are_what_the_saved_weights_really_cost(finished):

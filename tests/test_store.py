@@ -11,9 +11,10 @@ import torch
 from toy import toy
 
 from raysp.job import run_job
+from raysp.location import UNFINISHED_NAME, create, write_atomically
 from raysp.lock import StoreBusy
 from raysp.plan import Plan, inspect, survey
-from raysp.store import NoLongerOwner, Store
+from raysp.store import ABANDONED_AFTER_S, SCRATCH, NoLongerOwner, Store
 from raysp.tensor_files import DamagedFile
 
 
@@ -106,10 +107,46 @@ def test_a_cut_checkpoint_is_noticed(place, cut):
 
 
 def test_what_a_killed_runner_left_goes_when_the_root_is_next_held(tmp_path):
-    (tmp_path / ".tune" / "deep").mkdir(parents=True)
-    (tmp_path / ".tmp-results.csv-0").touch()
+    leftovers = (
+        ".raysp-tune/deep/file",
+        ".tmp-results.csv-0123abcd",
+        "plans/.tmp-0.json-0123abcd",
+        "searches/.tmp-0.json-0123abcd",
+        "stages/toy-0/.tmp-record.json-0123abcd",
+    )
+    for name in leftovers:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    an_hour_ago = (tmp_path / leftovers[0]).stat().st_mtime - ABANDONED_AFTER_S
+    os.utime(tmp_path / ".tmp-results.csv-0123abcd", (an_hour_ago, an_hour_ago - 1))
     with Store(root=tmp_path).lock():
-        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+        assert [path.name for path in tmp_path.glob("**/*") if path.is_file()] == [".lock"]
+        assert not (tmp_path / SCRATCH).exists()
+
+
+def test_what_others_write_into_a_root_stays_when_it_is_held(tmp_path):
+    others = (".tmp-report.html-0123abcd", ".tmp-notes", "work/.tmp-draft-0123abcd", "stages/toy-0/.tmp-notes", ".tune/mine")
+    for name in others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name in others[1:]:
+        os.utime(tmp_path / name, (0, 0))
+    with Store(root=tmp_path).lock():
+        assert all((tmp_path / name).exists() for name in others)
+
+
+def test_what_a_killed_write_leaves_is_known_by_its_name(tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise OSError("killed")
+
+    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: None)  # nobody tidies up after a kill
+    monkeypatch.setattr(os, "fsync", killed)
+    monkeypatch.setattr(os, "link", killed)
+    for write in (write_atomically, create):
+        with pytest.raises(OSError, match="killed"):
+            write(tmp_path / "results.csv", b"")
+    names = [path.name for path in tmp_path.iterdir()]
+    assert len(names) == 2 and all(UNFINISHED_NAME.fullmatch(name) for name in names)
 
 
 def test_another_stages_checkpoint_is_refused(place):

@@ -110,20 +110,23 @@ class SparseTask(CrossEntropyTask):
         momentum = {name: optimizer.state[w]["momentum_buffer"].detach().reshape(-1).abs() for name, w in self._weights.items()}
         # How much a layer's living weights still want to move says how much of what was pruned it gets.
         pull = [float(momentum[name][self.alive[name]].double().mean()) for name in self._weights]
-        num_pruned = 0
+        pruned = []
         for name, weight in self._weights.items():
             alive = self.alive[name]
             cut = min(round(rate * int(alive.sum())), int(alive.sum()) - 1)
             magnitude = weight.detach().reshape(-1).abs().masked_fill(~alive, math.inf)
             alive[torch.sort(magnitude, stable=True).indices[:cut]] = False
-            num_pruned += cut
+            pruned.append(cut)
         most = self._config.max_density
         room = [max(int(most * alive.numel()) - int(alive.sum()), 0) for alive in self.alive.values()]
-        for (name, alive), count in zip(self.alive.items(), allocate_budget(pull, room, num_pruned), strict=True):
+        if sum(room) < sum(pruned):
+            # The density is next to the largest: the start rounds up, the room down. A layer may keep as many weights as it had.
+            room = [max(some, cut) for some, cut in zip(room, pruned, strict=True)]
+        for (name, alive), count in zip(self.alive.items(), allocate_budget(pull, room, sum(pruned)), strict=True):
             want = momentum[name].masked_fill(alive, -1.0)
             alive[torch.sort(want, descending=True, stable=True).indices[:count]] = True
         self._zero_dead()
-        return {"rewired": num_pruned}
+        return {"rewired": sum(pruned)}
 
     def extra_state(self) -> dict[str, Tensor]:
         """Which weights live."""

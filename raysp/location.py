@@ -6,6 +6,7 @@ other machines write too. "Not there" is said only of what isn't; whatever else 
 """
 
 import errno
+import math
 import os
 import re
 import shutil
@@ -202,6 +203,20 @@ def create(path: Location, content: bytes) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+def remove_unfinished(directory: Path, before: float = math.inf) -> None:
+    """Remove what killed writers have left in a directory of files that weren't whole yet. A leftover that can't be removed does
+    no harm.
+
+    Args:
+        directory: it need not exist.
+        before: only what was last written before this time; in seconds, as the file system has it.
+    """
+    for path in directory.glob(".tmp-*"):
+        with suppress(OSError):
+            if UNFINISHED_NAME.fullmatch(path.name) and path.stat().st_mtime < before:
+                path.unlink()
 
 
 def _unfinished(path: Path) -> Path:

@@ -16,7 +16,6 @@ interrupted write. Nothing is unpickled: records are JSON, weights and checkpoin
 
 import hashlib
 import json
-import math
 import re
 import socket
 from collections.abc import Iterator, Mapping
@@ -33,7 +32,7 @@ import torch
 from raysp import lock
 from raysp.halving import check_rows
 from raysp.keys import SHORT_KEY_DIGITS
-from raysp.location import UNFINISHED_NAME, Location, clear, exists, is_remote, remove, rename, size, write_atomically
+from raysp.location import Location, clear, exists, is_remote, remove, remove_unfinished, rename, size, write_atomically
 from raysp.stage import Stage
 from raysp.tensor_files import DamagedFile, digest_of, fingerprint, plain_tensors, read_file, read_listed, unpack
 
@@ -48,7 +47,7 @@ SEARCHES = "searches"
 SCRATCH = ".raysp-tune"
 """What a runner may keep beside the stages while it runs."""
 ABANDONED_AFTER_S = 3600.0
-"""An unfinished file that others than the root's owner may be writing is taken for a killed writer's at this age."""
+"""In the root itself reports are written, by others too: an unfinished file there is taken for a killed writer's at this age."""
 ASIDE = ".damaged-"
 """In the name of what was set aside, followed by a number."""
 WEIGHTS_NAME = re.compile(r"\w+\.safetensors", re.ASCII)
@@ -221,7 +220,10 @@ class Store:
                 reason = getattr(error, "strerror", None) or error
                 raise OSError(f"results can't be written to {self.root}: {reason}; give another --storage") from error
             if isinstance(self.root, Path):
-                _remove_unfinished(self.root)
+                now = (self.root / lock.LOCK).stat().st_mtime  # by the file system's own clock
+                remove_unfinished(self.root, before=now - ABANDONED_AFTER_S)
+                for directory in (self.root / PLANS, self.root / SEARCHES, *self.root.glob("stages/*")):
+                    remove_unfinished(directory)  # below the root only its owner writes
                 clear(self.root / SCRATCH)
             yield Store(root=self.root, run_id=run_id)
 
@@ -346,18 +348,6 @@ def entries(directory: Location) -> list[Location]:
         return list(directory.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _remove_unfinished(root: Path) -> None:
-    """Remove what killed writers left of files that weren't whole yet, from a root whose lock was just taken."""
-    now = (root / lock.LOCK).stat().st_mtime  # by the file system's own clock
-    for directory in (root, root / PLANS, root / SEARCHES, *root.glob("stages/*")):
-        # Others write reports into the root itself, at any time; below it only the owner writes.
-        age_s = ABANDONED_AFTER_S if directory == root else -math.inf
-        for path in directory.glob(".tmp-*"):
-            with suppress(OSError):  # a leftover does no harm
-                if UNFINISHED_NAME.fullmatch(path.name) and now - path.stat().st_mtime > age_s:
-                    path.unlink()
 
 
 def _record_digest(record: Mapping[str, Any]) -> str:

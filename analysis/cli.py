@@ -150,6 +150,8 @@ def _check_out(out: Location) -> None:
 
 
 def _print(report: Report, out: Location, console: Console) -> None:
+    if report.question.limits and report.points.empty:
+        console.print("No model is finished yet, so that none meets the limits.")
     for table in tables_of(report).get(QUALIFIES if report.found else FRONT, []):
         _print_table(table, console)
     states = [sweep.lines.iloc[-1] for sweep in report.sweeps]

@@ -1,17 +1,18 @@
 """Seeds of one configuration as one point with its spread.
 
-Owns the averaging. Contract: a point is of one network. Seeds whose masks let a threshold gate other blocks, so that MACs or
-depth differ, are points of their own. `key` names the seed's model that one would deploy, the one with the best selection
-accuracy; costs are that model's, those measured included. Accuracies and `time_s` are means over the point's seeds, and
-`<accuracy>_std` the standard deviation with n - 1 (missing for a single seed).
+Owns the averaging. Contract: a point is of one network. Seeds whose masks let a threshold gate blocks of other shapes, so that
+MACs, depth or parameters differ, are points of their own. `key` names the seed's model that one would deploy, the one with the
+best selection accuracy; costs are that model's, but measured ones those of the best seed that was measured. Accuracies and
+`time_s` are means over the point's seeds, `<accuracy>_std` the standard deviation with n - 1 (missing for a single seed).
 """
 
 import pandas as pd
 
 from analysis.objectives import ACCURACIES, OBJECTIVES
+from analysis.results import MEASURED_PI
 
 SPREAD = tuple(f"{name}_std" for name in ACCURACIES)
-POINT = ("configuration", "exit", "macs", "depth")
+POINT = ("configuration", "exit", "macs", "depth", "params")
 """Rows that agree in these are one point."""
 
 
@@ -32,8 +33,10 @@ def points_of(table: pd.DataFrame, accuracy: str = "val_accuracy") -> pd.DataFra
         return table.reindex(columns=[*columns, "seeds", "seed_list", "key_list", *SPREAD])
     values = table.astype(dict.fromkeys(numbers, "float64"))
     values["_point"] = values.groupby(list(POINT), sort=False, dropna=False).ngroup()
-    best = values.sort_values(accuracy, ascending=False, kind="stable").drop_duplicates("_point")
-    points = best.sort_values("_point").reset_index(drop=True)
+    ranked = values.sort_values(accuracy, ascending=False, kind="stable")
+    points = ranked.drop_duplicates("_point").sort_values("_point").reset_index(drop=True)
+    for name in (name for name in MEASURED_PI if name in table):
+        points[name] = ranked.groupby("_point")[name].first()  # of those that have one
     groups = values.groupby("_point")
     for name in (*ACCURACIES, "time_s"):
         points[name] = groups[name].mean()

@@ -88,6 +88,8 @@ def front_tables(front: pd.DataFrame, objectives: Sequence[str]) -> list[Table]:
     for (dataset, selection), rows in front.groupby(list(GROUP), sort=True):
         on_test = selection == "test" or "test_accuracy" in objectives
         flattered = " Selected on the test part: these accuracies flatter." if on_test else ""
+        if rows["seeds"].min() < rows["seeds"].max():
+            flattered += " Among means over several seeds one of fewer has more of luck."
         tables.append(models_table(f"Front on {dataset}", rows, f"Non-dominated in {names}.{flattered}", objectives))
     return tables
 

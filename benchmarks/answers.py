@@ -125,12 +125,12 @@ def _spearman(one: Iterable[float], other: Iterable[float]) -> float:
 def gating(table: Rows) -> None:
     """Question 2."""
     linear = table["d_th"].notna() & (table["gamma"] == "linear")
-    ways = table[linear][["d_th", "gb_init", "gate_epochs"]].drop_duplicates()
-    for d_th, start, ramp in sorted(ways.to_numpy().tolist()):
-        on = linear & (table["d_th"] == d_th) & (table["gb_init"] == start) & (table["gate_epochs"] == ramp)
+    names = ["d_th", "gb_init", "gate_epochs", "kernel_size"]
+    for way in sorted(table[linear][names].drop_duplicates().to_numpy().tolist()):
+        on = linear & (table[names] == way).all(axis=1)
         found = pairs(table, table["d_th"].isna(), on, GATE)
         final = found[found["exit"] == "final"]
-        how = f"d_th {d_th:g}, {start} start, {ramp} epochs of linear ramp"
+        how = "d_th {:g}, {} start, {} epochs of linear ramp, kernel {}".format(*way)
         compared(f"2. Gated branching ({how}) against none; final classifier", final, ["mask_method", "budget"])
 
 
@@ -175,7 +175,7 @@ def fronts(table: Rows, names: Sequence[str]) -> None:
     lines = []
     for number, name in enumerate(names):
         found = students.query(name, engine="python")
-        own = baseline[baseline["preset"].isin(found["preset"])]
+        own = baseline[baseline["configuration"].isin(found["baseline"])]
         mine = found[found.groupby(["configuration", "exit"])["seed"].transform("nunique") == found["seed"].nunique()]
         each = {
             seed: hypervolume(pd.concat([rows, own[own["seed"] == seed]]), DEFAULT_OBJECTIVES, reference)

@@ -61,7 +61,7 @@ class RunFlags:
     data_dir: Path = Path("data")
     """Where CIFAR lies, or is downloaded to."""
     image_size: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
-    """Height and width that images are resized to, a multiple of 8 (wrn22-8: 4, vgg16: 16); by default the data's own, or 32."""
+    """Height and width that images get, a multiple of 8 (wrn22-8: 4, vgg16: 16); by default their own, of image folders 32."""
     selection: Annotated[Selection | None, arg(metavar="val|test", help_behavior_hint=THE_PRESETS)] = None
     """Part that chooses the best epoch: `val` is held out of the training part; `test` is the paper's way, and flatters."""
     width: Annotated[int | None, arg(metavar="CHANNELS", help_behavior_hint=THE_PRESETS)] = None
@@ -225,7 +225,8 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
     )
     plan = Plan([*leaves, *(proposed(work.search, root) if work.search else ())])
     if not plan.leaves:
-        return 1  # of a search that proposed nothing, which has been said
+        console.print("[bold red]nothing to report:[/] the search has proposed no configuration that can be built")
+        return 1
     report, written = _report(root, intent_of(plan, work.name, command), console)
     print_report(report, plan, root if written else None, console)
     print_failures(outcome, console)

@@ -1,9 +1,10 @@
 """Standard output and errors of a process that outlives who reads them.
 
-Owns what happens when a terminal is closed, the reader of a pipe is gone or the disk under a log is full: lines are lost, and
-nothing else. Training goes on, and exit statuses stay what they are.
+Owns what happens when a terminal is closed, the reader of a pipe is gone, the disk under a log is full, or there is no stream at
+all: lines are lost, and nothing else. Training goes on, and exit statuses stay what they are.
 """
 
+import atexit
 import errno
 import os
 import sys
@@ -20,7 +21,8 @@ GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 
 def consoles() -> tuple[Console, Console]:
     """The consoles of standard output and of standard error, neither of which ever raises. Logs, which have no width, get 120."""
-    out, errors = _Lossy(sys.stdout), _Lossy(sys.stderr)
+    nowhere = Path(os.devnull).open("w")  # noqa: SIM115 (a console may use it as long as the process lives)
+    out, errors = _Lossy(sys.stdout or nowhere), _Lossy(sys.stderr or nowhere)
     return (
         Console(file=out, highlight=False, width=None if out.isatty() else 120),  # type: ignore[arg-type]
         Console(file=errors, highlight=False),  # type: ignore[arg-type]
@@ -32,6 +34,7 @@ class _Lossy:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        atexit.register(self._finish)
 
     def write(self, text: str) -> int:
         """As `TextIO`'s."""
@@ -47,9 +50,19 @@ class _Lossy:
             act()
         except OSError as error:
             if error.errno in GONE:
-                # What is buffered would fail again when the process ends, and change its status.
-                with suppress(OSError), Path(os.devnull).open("w") as nowhere:
-                    os.dup2(nowhere.fileno(), self._stream.fileno())
+                self._drop()
+
+    def _finish(self) -> None:
+        """What is buffered and can't be written would fail once more when Python ends, and change the process' status."""
+        try:
+            self._stream.flush()
+        except OSError:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Let all that is written from here on, and all that is buffered, go nowhere."""
+        with suppress(OSError), Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

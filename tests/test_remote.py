@@ -189,8 +189,9 @@ def test_a_dead_holders_lease_is_taken_over_and_its_workers_write_no_more(root, 
         store.save_checkpoint(toy(), {}, {})
         time.sleep(2.5)
         store.check_owner()  # renewed more than once meanwhile
-        seen = lock.holder(root)
+        seen, deadline = lock.holder(root), time.monotonic() + 30
         while lock.holder(root) == seen:
+            assert time.monotonic() < deadline
             time.sleep(0.02)
         # What a second run does that took this one's lease for a dead one's. Just after a renewal: in the midst of one, it
         # would be the one that is refused.

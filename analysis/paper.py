@@ -60,8 +60,9 @@ def figure1(points: pd.DataFrame) -> pd.DataFrame:
     """Fig. 1: baseline, mask alone (SENet), gated, and gated with output at the auxiliary classifier, each metric as a share of
     its largest value.
 
-    Of the networks that have all four, the one of the largest budget; its rows have the columns `model`, `relus`, `macs`, `depth`
-    and `test_accuracy` (shares), and the same with `_value` behind (as they are). Empty where no network has them.
+    Of the networks that have all four and a block gated, the one of the largest budget; its rows have the columns `model`,
+    `relus`, `macs`, `depth` and `test_accuracy` (shares), and the same with `_value` behind (as they are). Empty where no network
+    has them.
     """
     metrics = ["relus", "macs", "depth", "test_accuracy"]
     gated = points[points["d_th"].notna() & points["ac_after"].notna()]
@@ -74,7 +75,8 @@ def figure1(points: pd.DataFrame) -> pd.DataFrame:
         # The one without an auxiliary classifier, if there is one.
         plain = plain.sort_values("ac_after", na_position="first", kind="stable")
         baseline = same[(same["mask_method"] == "none") & (same["configuration"] == shallow["baseline"])]
-        if len(final) and len(plain) and len(baseline):
+        # A threshold may have found nothing to gate.
+        if len(final) and len(plain) and len(baseline) and final["macs"].iloc[0] < plain["macs"].iloc[0]:
             chosen = pd.concat([baseline.head(1), plain.head(1), final, pd.DataFrame([shallow])], ignore_index=True)
             names = ["all-ReLU", f"{shallow['mask_method']} mask", "with GB", "with GB, output at AC"]
             values = chosen[metrics].astype(float)

@@ -91,15 +91,17 @@ def test_figure_2_is_of_the_blocks_layers():
 
 def test_figure_1_is_of_the_model_that_validation_chooses():
     full = {"dataset": "cifar100", "budget": 100}
-    gated = {**full, **GATED, "ac_after": "3"}
+    gated = {**full, **GATED, "ac_after": "3", "macs": 900}
+    nothing = gated | {"macs": 1000, "val_accuracy": 95.0}
     table = points(
         [
             row(**full, mask_method="none"),
             row(**full),
             *(row(**gated, val_accuracy=90.0, test_accuracy=70.0, exit=name) for name in ("final", "ac3")),
             *(row(**gated | {"gamma": "cosine"}, val_accuracy=80.0, test_accuracy=75.0, exit=name) for name in ("final", "ac3")),
+            *(row(**nothing, exit=name) for name in ("final", "ac3")),
         ],
-        ["base", "a", "b", "b", "c", "c"],
+        ["base", "a", "b", "b", "c", "c", "d", "d"],
     )
     assert figure1(table)["test_accuracy_value"].tolist() == [79.0, 79.0, 70.0, 70.0]
 

@@ -3,7 +3,8 @@
 Trains the main sweep at its smallest undisturbed, then the same again on two Ray nodes while a random one of driver, trial actor,
 training worker and second node's raylet is killed at random moments, with the same command given again whenever the driver has
 ended. At the end every stage must be there once, results.csv must be what the undisturbed run wrote, bit for bit (but for its
-column of wall-clock seconds), and no temporary file and no process may be left. Then come the other faults, one function each.
+column of wall-clock seconds), and no temporary file of a stage and no process may be left. Then come the other faults, one
+function each.
 """
 
 import argparse

@@ -21,8 +21,8 @@ GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 
 def consoles() -> tuple[Console, Console]:
     """The consoles of standard output and of standard error, neither of which ever raises. Logs, which have no width, get 120."""
-    nowhere = Path(os.devnull).open("w")  # noqa: SIM115 (a console may use it as long as the process lives)
-    out, errors = _Lossy(sys.stdout or nowhere), _Lossy(sys.stderr or nowhere)
+    # Where there is no stream, one that the console uses as long as the process lives.
+    out, errors = (_Lossy(stream or Path(os.devnull).open("w")) for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     return (
         Console(file=out, highlight=False, width=None if out.isatty() else 120),  # type: ignore[arg-type]
         Console(file=errors, highlight=False),  # type: ignore[arg-type]
@@ -58,6 +58,8 @@ class _Lossy:
             self._stream.flush()
         except OSError:
             self._drop()
+        except ValueError:  # it is closed
+            pass
 
     def _drop(self) -> None:
         """Let all that is written from here on, and all that is buffered, go nowhere."""

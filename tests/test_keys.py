@@ -8,7 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raysp.chain import ChainBuilder, Choice
+from raysp.data import DataConfig
 from raysp.keys import Config, encode, key_of
+from raysp.plan import Plan
+from raysp.presets import PRESETS
+
+PINNED = {
+    "quick": ("baseline-6ea72a474980", "72e82834a818"),
+    "cifar10": ("baseline-1399b74bbd41", "089e2df8ae8b"),
+    "cifar100": ("baseline-135caa529df4", "b22ad34d4434"),
+    "paper-resnet18-cifar10": ("baseline-3953060d2b1d", "f8acac5a50e1"),
+    "paper-resnet18-cifar100": ("baseline-614aca75d39d", "72caf6d121ca"),
+    "paper-wrn22-8-cifar100": ("baseline-4d697d56f261", "2c8f038b750b"),
+}
+"""By preset its baseline, and a hash of all its stages' labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,3 +132,30 @@ def test_keys_are_the_same_in_another_process():
     code = "from raysp.keys import key_of; print(key_of({'a': (1, 2.5, 'ü', None, True)}))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert printed == key_of({"a": (1, 2.5, "ü", None, True)})
+
+
+def stages_of_presets():
+    """For every preset the labels of a sweep over what its stages can be, in order."""
+    data = {"digits": DataConfig(name="digits", num_classes=10, image_size=8, channels=1, flip=False)}
+    data |= {name: DataConfig(name=name, num_classes=int(name[5:]), image_size=32) for name in ("cifar10", "cifar100")}
+    found = {}
+    for name, preset in PRESETS.items():
+        builder = ChainBuilder(preset, data[preset.dataset])
+        choices = [
+            Choice(budget=budget, d_th=d, ac_after=after)
+            for budget in preset.budgets
+            for d in preset.d_th
+            for after in preset.ac_after
+        ]
+        choices += [Choice(budget=0.1, mask_method=method, seed=1) for method in ("snl", "random", "counterfactual")]
+        choices += [Choice(budget=0.2, d_th=0.3, gamma="cosine", gb_init="least-squares", kernel_size=5, ac_head="bottleneck",
+                           ac_after=(1, 2), pram="eq2", granularity="channel", mask_start="scratch", density=0.2)]  # fmt: skip
+        stages = Plan([builder.chain(choice) for choice in choices]).stages.values()
+        found[name] = [stage.label for stage in stages]
+    return found
+
+
+def test_the_presets_stages_keep_their_keys():
+    """What users have trained is found again. A key changes only with what a stage computes: then its version was raised."""
+    found = {name: (labels[0], key_of(tuple(labels))[:12]) for name, labels in stages_of_presets().items()}
+    assert found == PINNED

@@ -22,7 +22,7 @@ from analysis.report import FRONT, QUALIFIES, Question, Report, read_report, sav
 from analysis.spending import STATES
 from analysis.tables import Table
 from raysp.halving import COSTS
-from raysp.location import Location, locate
+from raysp.store.location import Location, locate
 
 Amount = Annotated[str | None, arg(metavar="NUMBER", help_behavior_hint="")]
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}

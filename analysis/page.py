@@ -25,7 +25,7 @@ from analysis.records import Runs
 from analysis.results import WHICH
 from analysis.seeds import SPREAD
 from analysis.tables import SHORT, Table, differing
-from raysp.store import label_of
+from raysp.store.records import label_of
 
 RECORDS_PER_CHUNK = 50
 """Records are packed together: they resemble each other, and a click unpacks one pack."""

@@ -15,12 +15,12 @@ from typing import Any
 
 from analysis.objectives import OBJECTIVES
 from raysp.data import DataConfig, Selection
-from raysp.intent import Intent, read_intents
-from raysp.keys import SHORT_KEY_DIGITS
-from raysp.location import Location, NotAFile, exists, read
 from raysp.pi import MeasuredFile, read_measurements
-from raysp.store import ERROR, READERS, RECORD, RUNGS, Store, label_of, read_rungs
-from raysp.tensor_files import DamagedFile
+from raysp.store.keys import SHORT_KEY_DIGITS
+from raysp.store.location import Location, NotAFile, exists, read
+from raysp.store.manifest import Intent, read_intents
+from raysp.store.records import ERROR, READERS, RECORD, RUNGS, Store, label_of, read_rungs
+from raysp.store.tensor_files import DamagedFile
 
 MOST_OF_AN_ERROR = 20_000
 """Characters of a traceback that a report shows."""

@@ -27,8 +27,8 @@ from analysis.seeds import points_of
 from analysis.spending import Spending, spending_of
 from analysis.tables import Table, front_tables, latex, markdown, measured_table, models_table, paper_table, spending_table
 from raysp.halving import COSTS
-from raysp.location import Location, write_atomically
-from raysp.tensor_files import DamagedFile
+from raysp.store.location import Location, write_atomically
+from raysp.store.tensor_files import DamagedFile
 
 QUALIFIES = "What qualifies"
 FRONT = "The front in numbers"

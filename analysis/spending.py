@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.pareto import GROUP, hypervolume, reference_point
 from analysis.records import Runs
-from raysp.intent import Intent
+from raysp.store.manifest import Intent
 
 STATES = ("done", "stopped", "failed", "skipped", "waiting")
 """What may have become of a planned stage, as columns of `Spending.lines`."""

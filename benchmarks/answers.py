@@ -25,7 +25,7 @@ from analysis.pareto import DEFAULT_OBJECTIVES, hypervolume, pareto_front, refer
 from analysis.records import Runs
 from analysis.report import read_report
 from analysis.results import WHICH
-from raysp.location import locate
+from raysp.store.location import locate
 
 Rows = pd.DataFrame
 GATE = ("d_th", "gamma", "gate_epochs", "gb_init", "kernel_size")

@@ -25,11 +25,11 @@ from raysp.methods.positions import top_positions
 from raysp.methods.scores import StudentTask
 from raysp.options import RunOptions
 from raysp.presets import PRESETS, Preset, PresetName
-from raysp.stage import Stage
 from raysp.stages.mask import MaskConfig, MaskMethod
-from raysp.store import WEIGHTS, Store
+from raysp.store.records import WEIGHTS, Store
+from raysp.store.stage import Stage
+from raysp.store.tensor_files import load_tensors
 from raysp.sweep import run_sweep
-from raysp.tensor_files import load_tensors
 from raysp.training import accuracy, train
 from raysp.workers import ALONE
 

@@ -27,14 +27,14 @@ from raysp.cluster import Request, Slots, connect
 from raysp.context import Context, Place
 from raysp.data import open_source
 from raysp.inline import run_inline
-from raysp.keys import Config
 from raysp.options import RunOptions
 from raysp.plan import JobQueue, Plan
 from raysp.presets import PRESETS
 from raysp.progress import Progress
 from raysp.ray_tune import run_on_ray
-from raysp.stage import Stage, StageResult
-from raysp.store import Store
+from raysp.store.keys import Config
+from raysp.store.records import Store
+from raysp.store.stage import Stage, StageResult
 from raysp.sweep import run_sweep
 
 SHARED_BY = 10

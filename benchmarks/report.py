@@ -20,7 +20,7 @@ from analysis.pareto import DEFAULT_OBJECTIVES, pareto_front
 from analysis.report import write_report
 from raysp.costs import count_costs
 from raysp.models import build_model
-from raysp.store import RECORD_FORMAT
+from raysp.store.records import RECORD_FORMAT
 
 
 def main(

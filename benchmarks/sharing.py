@@ -25,13 +25,13 @@ from raysp.chain import ChainBuilder, Choice
 from raysp.cluster import Request, Slots, connect
 from raysp.context import Place
 from raysp.data import load_splits, open_source
-from raysp.keys import key_of
 from raysp.plan import JobQueue, Plan
 from raysp.presets import PRESETS
 from raysp.progress import Progress
 from raysp.ray_tune import run_on_ray
-from raysp.stage import Stage
-from raysp.store import Store
+from raysp.store.keys import key_of
+from raysp.store.records import Store
+from raysp.store.stage import Stage
 
 PLACEMENTS = (2, 3)
 

@@ -23,9 +23,9 @@ from tyro.conf import Positional, arg
 from analysis.pareto import DEFAULT_OBJECTIVES, hypervolume, reference_point
 from analysis.results import results_table
 from raysp import halving
-from raysp.keys import Config
-from raysp.stage import Stage, StageResult
-from raysp.store import Store
+from raysp.store.keys import Config
+from raysp.store.records import Store
+from raysp.store.stage import Stage, StageResult
 
 Record = dict[str, Any]
 Choose = Callable[[Sequence[npt.NDArray[np.float64]]], set[int]]

@@ -9,8 +9,8 @@ from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.options import RunOptions
 from raysp.presets import PRESETS, Preset
 from raysp.saving import load_model, save_model
-from raysp.stage import Stage, StageResult
-from raysp.store import Store
+from raysp.store.records import Store
+from raysp.store.stage import Stage, StageResult
 from raysp.sweep import run_sweep
 
 __version__ = "0.1.0"

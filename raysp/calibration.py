@@ -19,11 +19,11 @@ from rich.console import Console
 from raysp.context import Place
 from raysp.data import DataConfig, Part, Source, Splits, part_sizes
 from raysp.inline import run_inline
-from raysp.keys import key_of
 from raysp.plan import JobQueue, Plan
 from raysp.progress import Progress
-from raysp.stage import Stage
-from raysp.store import Store
+from raysp.store.keys import key_of
+from raysp.store.records import Store
+from raysp.store.stage import Stage
 
 EPOCHS = 3
 """Of each trial: one that warms up, with closed gates; one with half-open gates; one with gates at 1."""

@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from raysp.costs import count_costs, estimate_delphi
-from raysp.location import Location, exists
 from raysp.models.network import Network
 from raysp.pi import MEANING
 from raysp.pi.files import read_measurements
 from raysp.saving import checked_weights
-from raysp.store import RECORD, WEIGHTS, label_of, read_record
+from raysp.store.location import Location, exists
+from raysp.store.records import RECORD, WEIGHTS, label_of, read_record
 
 NOT_KNOWN = "not known"
 

@@ -14,11 +14,11 @@ import torch
 
 from raysp.compiling import Compile
 from raysp.halving import Rows, rows_after
-from raysp.keys import Config, key_of
 from raysp.saving import metadata_of
-from raysp.stage import Stage
-from raysp.store import WEIGHTS, Store
-from raysp.tensor_files import load_tensors
+from raysp.store.keys import Config, key_of
+from raysp.store.records import WEIGHTS, Store
+from raysp.store.stage import Stage
+from raysp.store.tensor_files import load_tensors
 from raysp.workers import ALONE, Workers
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from raysp import imagefolder
-from raysp.keys import Config
+from raysp.store.keys import Config
 
 CROP_SHARE = 8
 """Training images are padded by one pixel in this many before they are cropped: by 4 at 32x32, as is usual."""

@@ -25,13 +25,13 @@ from tyro.conf import Positional, arg
 
 from raysp import termination
 from raysp.card import card_of, markdown
-from raysp.location import locate
 from raysp.models.collapse import Logits, collapse, fold_batchnorm
 from raysp.models.exits import exit_of
 from raysp.models.network import Network
 from raysp.models.relu import MaskedReLU
 from raysp.saving import load_model
-from raysp.tensor_files import DamagedFile, fingerprint
+from raysp.store.location import locate
+from raysp.store.tensor_files import DamagedFile, fingerprint
 
 Format = Literal["onnx", "torch"]
 TOLERANCE = 1e-4

@@ -20,8 +20,8 @@ import moocore
 import numpy as np
 import numpy.typing as npt
 
-from raysp.keys import key_of
-from raysp.stage import Stage
+from raysp.store.keys import key_of
+from raysp.store.stage import Stage
 
 Stopping = Literal["none", "pareto"]
 

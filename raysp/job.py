@@ -19,12 +19,12 @@ from typing import Any
 import torch
 
 from raysp.context import Context, Paused, Place, Report, read_parents
-from raysp.location import Unreachable, exists
 from raysp.memory import keep_freed_memory
 from raysp.models.layout import use_tensor_cores
-from raysp.stage import Stage
-from raysp.store import NoLongerOwner
-from raysp.tensor_files import DamagedFile
+from raysp.store.location import Unreachable, exists
+from raysp.store.records import NoLongerOwner
+from raysp.store.stage import Stage
+from raysp.store.tensor_files import DamagedFile
 from raysp.workers import ALONE, WorkerLost, Workers, is_lost_worker
 
 PACKAGES = ("raysp", "torch", "torchvision", "numpy", "ray", "safetensors", "scikit-learn")

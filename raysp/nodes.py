@@ -15,7 +15,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysp import termination
-from raysp.store import NoLongerOwner, Store
+from raysp.store.records import NoLongerOwner, Store
 
 SEEN_WITHIN_S = 60.0
 """Seconds that a node has to say whether it sees the results root."""

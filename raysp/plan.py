@@ -13,10 +13,10 @@ from heapq import heappop, heappush
 from typing import Any
 
 from raysp.halving import Halving, Rows
-from raysp.location import is_remote
-from raysp.stage import Stage
-from raysp.store import READERS, RECORD, Store
-from raysp.tensor_files import DamagedFile
+from raysp.store.location import is_remote
+from raysp.store.records import READERS, RECORD, Store
+from raysp.store.stage import Stage
+from raysp.store.tensor_files import DamagedFile
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from raysp.stage import Stage
+from raysp.store.stage import Stage
 
 T = TypeVar("T")
 FrontSoFar = Callable[[Sequence[dict[str, Any]]], RenderableType]

@@ -22,8 +22,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysp.context import Report
 from raysp.job import StageError, run_job
-from raysp.stage import Stage
-from raysp.store import NoLongerOwner
+from raysp.store.records import NoLongerOwner
+from raysp.store.stage import Stage
 from raysp.workers import WorkerLost, Workers
 
 POLL_S = 0.2

@@ -25,14 +25,14 @@ from raysp import termination
 from raysp.cluster import Request, Slots
 from raysp.context import Place
 from raysp.job import StageError, run_job
-from raysp.location import clear
 from raysp.memory import keep_freed_memory
 from raysp.nodes import check_seen_everywhere, end_processes
 from raysp.plan import JobQueue, Outcome
 from raysp.progress import Progress
-from raysp.stage import Stage
-from raysp.store import RECORD, SCRATCH, NoLongerOwner, Store, read_record
-from raysp.tensor_files import DamagedFile
+from raysp.store.location import clear
+from raysp.store.records import RECORD, SCRATCH, NoLongerOwner, Store, read_record
+from raysp.store.stage import Stage
+from raysp.store.tensor_files import DamagedFile
 from raysp.termination import Terminated
 
 MAX_PENDING = "64"

@@ -15,14 +15,14 @@ import safetensors
 import safetensors.torch
 import torch
 
-from raysp.keys import Config
-from raysp.location import Location, locate, write_atomically
 from raysp.models import build_model
 from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.exits import AC_HEADS, FINAL, exit_name
 from raysp.models.network import Network
-from raysp.store import RECORD, WEIGHTS, read_record
-from raysp.tensor_files import DamagedFile, fingerprint, plain_tensors, read_listed, unpack
+from raysp.store.keys import Config
+from raysp.store.location import Location, locate, write_atomically
+from raysp.store.records import RECORD, WEIGHTS, read_record
+from raysp.store.tensor_files import DamagedFile, fingerprint, plain_tensors, read_listed, unpack
 
 METADATA = "network"
 """Key of the description in a weights file's metadata."""

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from raysp.keys import Config
+from raysp.store.keys import Config
 
 MAX_EPOCHS = 1_000_000
 

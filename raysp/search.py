@@ -19,13 +19,13 @@ from rich.markup import escape
 from raysp.costs import Costs
 from raysp.halving import BEYOND
 from raysp.halving import COSTS as COST_NAMES
-from raysp.keys import SHORT_KEY_DIGITS, key_of
-from raysp.location import Location, exists
 from raysp.plan import JobQueue, inspect
 from raysp.progress import Progress
-from raysp.stage import Stage
-from raysp.store import SEARCHES, Store
-from raysp.tensor_files import DamagedFile, read_file
+from raysp.store.keys import SHORT_KEY_DIGITS, key_of
+from raysp.store.location import Location, exists
+from raysp.store.records import SEARCHES, Store
+from raysp.store.stage import Stage
+from raysp.store.tensor_files import DamagedFile, read_file
 
 DIGITS = 4
 """Of a value that lies between two."""

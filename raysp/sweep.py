@@ -22,17 +22,17 @@ from raysp.data import Source, load_splits
 from raysp.forecast import print_plan
 from raysp.halving import Halving
 from raysp.inline import run_inline
-from raysp.intent import intent_of, write_intent
-from raysp.keys import key_of
-from raysp.location import Location, Unreachable
-from raysp.lock import StoreBusy
 from raysp.options import RunOptions
 from raysp.plan import JobQueue, Outcome, Plan, Survey, inspect, survey
 from raysp.progress import FrontSoFar, Progress
 from raysp.search import STOPPED_SEARCH, Algorithm, Search, SearchQueue, Values, read_proposals, set_aside
-from raysp.stage import Stage
-from raysp.store import CHECKPOINT, READERS, RECORD, Store, read_record
-from raysp.tensor_files import DamagedFile
+from raysp.store.keys import key_of
+from raysp.store.location import Location, Unreachable
+from raysp.store.lock import StoreBusy
+from raysp.store.manifest import intent_of, write_intent
+from raysp.store.records import CHECKPOINT, READERS, RECORD, Store, read_record
+from raysp.store.stage import Stage
+from raysp.store.tensor_files import DamagedFile
 
 
 class BrokenOff(Exception):
@@ -55,7 +55,7 @@ def run_sweep(
 
     Args:
         leaves: one stage per configuration; of a search those that were proposed in earlier runs (`raysp.search.proposed`).
-        root: the results root; made if it doesn't exist. A path is taken as it is: make it absolute (`raysp.location.locate`).
+        root: the results root; made if it doesn't exist. A path is taken as it is: make it absolute (`raysp.store.location.locate`).
         sources: the data sets that the stages read.
         options: where to run.
         labels: kept in every record besides its identity.

@@ -26,17 +26,17 @@ from raysp.compiling import Compile
 from raysp.data import Selection, Source, open_source
 from raysp.forecast import print_plan, print_seconds
 from raysp.halving import Stopping
-from raysp.intent import Intent, intent_of, write_intent
-from raysp.location import Location, Unreachable, locate
-from raysp.lock import StoreBusy
 from raysp.options import RunOptions
 from raysp.pi import require_engine
 from raysp.plan import Plan, survey
 from raysp.presets import Preset
 from raysp.schedules import Precision
 from raysp.search import Search, proposed
-from raysp.stage import Stage
-from raysp.store import NoLongerOwner, Store
+from raysp.store.location import Location, Unreachable, locate
+from raysp.store.lock import StoreBusy
+from raysp.store.manifest import Intent, intent_of, write_intent
+from raysp.store.records import NoLongerOwner, Store
+from raysp.store.stage import Stage
 from raysp.sweep import BrokenOff, run_sweep
 from sweeps.ending import front_so_far, print_failures, print_report
 from sweeps.private import Which, measure_models

@@ -15,8 +15,8 @@ from analysis.objectives import OBJECTIVES
 from analysis.pareto import DEFAULT_OBJECTIVES, front_of_each_group
 from analysis.report import Report
 from analysis.tables import differing, number
-from raysp.location import Location
 from raysp.plan import Outcome, Plan
+from raysp.store.location import Location
 
 MOST_ROWS = 60
 """A sweep of more rows than this prints only those on the front."""

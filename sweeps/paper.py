@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 from raysp.chain import ChainBuilder, Choice
 from raysp.models import build_model
 from raysp.presets import PRESETS, PresetName
-from raysp.stage import Stage
+from raysp.store.stage import Stage
 from sweeps.cli import RunFlags, Work, main
 
 GridName = Literal["table1", "table2", "fig1", "fig2"]

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis.report import Report
-from raysp.location import Location
 from raysp.pi import MeasureOptions, Protocol
 from raysp.pi.machine import disturbed
 from raysp.pi.stored import measure_stored
-from raysp.store import NoLongerOwner, label_of
+from raysp.store.location import Location
+from raysp.store.records import NoLongerOwner, label_of
 
 Which = Literal["front", "all"]
 PROTOCOL: Protocol = "cheetah"

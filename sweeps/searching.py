@@ -11,7 +11,7 @@ from typing import Any
 
 from raysp.chain import ChainBuilder, Choice
 from raysp.search import Axis, Between, Search, Values
-from raysp.stage import Stage
+from raysp.store.stage import Stage
 
 FIELD_OF = {"budgets": "budget", "d-th": "d_th", "beta": "beta"}
 """Fields of `Choice` by the names that `--between` takes."""

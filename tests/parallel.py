@@ -20,7 +20,6 @@ from raysp.batches import Batches
 from raysp.context import Place
 from raysp.data import DataConfig, Part, Splits
 from raysp.job import run_job
-from raysp.keys import Config, key_of
 from raysp.methods.positions import top_positions
 from raysp.methods.scores import ScoreTask
 from raysp.methods.snl import SnlConfig, SnlTask
@@ -28,12 +27,13 @@ from raysp.models.collapse import fold_batchnorm
 from raysp.models.network import Architecture, Network
 from raysp.models.residual import BasicBlock
 from raysp.schedules import Recipe
-from raysp.stage import Stage, StageResult
 from raysp.stages.baseline import CrossEntropyTask
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask
 from raysp.stages.sensitivity import SensitivityConfig, SparseTask
-from raysp.store import Store
+from raysp.store.keys import Config, key_of
+from raysp.store.records import Store
+from raysp.store.stage import Stage, StageResult
 from raysp.termination import Terminated
 from raysp.training import accuracy, train
 from raysp.workers import Workers

@@ -5,8 +5,8 @@ import itertools
 from toy import toy
 
 from raysp.plan import Plan
-from raysp.stage import Stage
-from raysp.store import Store
+from raysp.store.records import Store
+from raysp.store.stage import Stage
 
 CHOICES = {
     "dataset": "digits", "model": "resnet18", "width": 4, "image_size": 8, "epochs": 3, "seed": 0, "selection": "val",

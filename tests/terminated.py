@@ -9,7 +9,7 @@ import torch
 
 from raysp.batches import Batches
 from raysp.job import run_job
-from raysp.store import Store
+from raysp.store.records import Store
 from raysp.termination import Terminated, install
 
 torch.set_num_threads(1)

@@ -11,7 +11,7 @@ from raysp.data import load_splits, open_source, part_sizes
 from raysp.forecast import print_seconds
 from raysp.options import RunOptions
 from raysp.plan import Plan, survey
-from raysp.store import Store
+from raysp.store.records import Store
 
 
 def plan(**values):

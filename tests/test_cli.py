@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raysp.location import Unreachable
+from raysp.store.location import Unreachable
 from raysp.sweep import BrokenOff
 from sweeps.axes import sweep as sweep_script
 

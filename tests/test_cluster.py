@@ -13,8 +13,8 @@ from raysp import cluster
 from raysp.cluster import PlacementError, Request, Slots
 from raysp.data import load_splits, open_source
 from raysp.options import RunOptions
-from raysp.stage import Stage, StageResult
-from raysp.store import Store
+from raysp.store.records import Store
+from raysp.store.stage import Stage, StageResult
 from raysp.sweep import run_sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn

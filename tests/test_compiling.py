@@ -16,9 +16,9 @@ from raysp.data import open_source
 from raysp.job import run_job
 from raysp.plan import Plan, survey
 from raysp.presets import PRESETS
-from raysp.store import Store
+from raysp.store.records import Store
+from raysp.store.tensor_files import load_tensors
 from raysp.sweep import RunOptions, run_sweep
-from raysp.tensor_files import load_tensors
 
 
 def quick(precision="fp32"):

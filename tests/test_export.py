@@ -15,8 +15,8 @@ from raysp.costs import count_costs
 from raysp.export import export
 from raysp.models.collapse import collapse
 from raysp.saving import checked_weights, metadata_of, save_model
-from raysp.store import Store
-from raysp.tensor_files import DamagedFile
+from raysp.store.records import Store
+from raysp.store.tensor_files import DamagedFile
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 FORMATS = [

@@ -15,7 +15,7 @@ from raysp.data import open_source
 from raysp.halving import RUNGS, Halving, better_half, rung_epochs
 from raysp.plan import JobQueue
 from raysp.presets import PRESETS
-from raysp.stage import Stage
+from raysp.store.stage import Stage
 
 
 def points(*models):

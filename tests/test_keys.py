@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from raysp.chain import ChainBuilder, Choice
 from raysp.data import DataConfig
-from raysp.keys import Config, encode, key_of
 from raysp.plan import Plan
 from raysp.presets import PRESETS
+from raysp.store.keys import Config, encode, key_of
 
 PINNED = {
     "quick": ("baseline-6ea72a474980", "72e82834a818"),
@@ -129,7 +129,7 @@ def test_every_field_counts():
 
 
 def test_keys_are_the_same_in_another_process():
-    code = "from raysp.keys import key_of; print(key_of({'a': (1, 2.5, 'ü', None, True)}))"
+    code = "from raysp.store.keys import key_of; print(key_of({'a': (1, 2.5, 'ü', None, True)}))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert printed == key_of({"a": (1, 2.5, "ü", None, True)})
 

@@ -11,7 +11,7 @@ from analysis.cli import ReportFlags, question_of
 from analysis.report import MEASURED, read_report, tables_of, write_report
 from analysis.results import COLUMNS, MEASURED_PI
 from raysp.pi.files import FORMAT, name_of
-from raysp.store import Store
+from raysp.store.records import Store
 
 
 def finished(root, number, exits=("final",), **columns):

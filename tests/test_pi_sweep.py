@@ -11,7 +11,7 @@ from test_pi_report import finished
 
 from analysis.report import read_report
 from raysp.pi import PartyFault
-from raysp.tensor_files import DamagedFile
+from raysp.store.tensor_files import DamagedFile
 from sweeps import private
 
 HERE = importlib.util.find_spec("spu") is not None

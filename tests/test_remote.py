@@ -16,11 +16,11 @@ from toy import diamond, toy
 
 import raysp
 from analysis.report import write_report
-from raysp import location, lock
-from raysp.location import create, locate, write_atomically
 from raysp.options import RunOptions
 from raysp.plan import Plan
-from raysp.store import NoLongerOwner, Store
+from raysp.store import location, lock
+from raysp.store.location import create, locate, write_atomically
+from raysp.store.records import NoLongerOwner, Store
 from raysp.sweep import run_sweep
 
 pytest.importorskip("s3fs")

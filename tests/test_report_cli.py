@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from records import FILES, commit, row, stages
 
-from raysp.intent import intent_of, write_intent
-from raysp.store import Store
+from raysp.store.manifest import intent_of, write_intent
+from raysp.store.records import Store
 
 
 def report_command(*arguments, cwd):

@@ -15,10 +15,10 @@ from toy import diamond, toy
 
 from analysis.report import write_report
 from raysp import sweep
-from raysp.lock import StoreBusy
 from raysp.options import RunOptions
 from raysp.plan import Plan
-from raysp.store import SCRATCH, NoLongerOwner, Store
+from raysp.store.lock import StoreBusy
+from raysp.store.records import SCRATCH, NoLongerOwner, Store
 from raysp.sweep import run_sweep
 
 HERE = Path(__file__).parent

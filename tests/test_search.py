@@ -11,12 +11,12 @@ from toy import toy
 
 from raysp import cluster
 from raysp.data import open_source
-from raysp.lock import StoreBusy
 from raysp.options import RunOptions
 from raysp.progress import Progress
 from raysp.ray_search import TuneAlgorithm
 from raysp.search import Search, SearchQueue, objectives_of, proposed, read_proposals, write_proposals
-from raysp.store import Store
+from raysp.store.lock import StoreBusy
+from raysp.store.records import Store
 from raysp.sweep import BrokenOff, _runner, run_sweep
 from sweeps.searching import read_search
 

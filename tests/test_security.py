@@ -13,9 +13,9 @@ from toy import diamond, toy
 import raysp
 from raysp.options import RunOptions
 from raysp.plan import inspect
-from raysp.store import Store
+from raysp.store.records import Store
+from raysp.store.tensor_files import DamagedFile
 from raysp.sweep import run_sweep
-from raysp.tensor_files import DamagedFile
 
 ROOT = Path(__file__).parent.parent
 INLINE = RunOptions(inline=True, gpus_per_stage=0)
@@ -75,7 +75,7 @@ def test_a_record_that_names_other_files_is_not_believed(name, tmp_path):
     path = Store(root=tmp_path).directory(stage) / "record.json"
     record = json.loads(path.read_text())
     record["files"] = {name: next(iter(record["files"].values()))}
-    from raysp.store import _record_digest
+    from raysp.store.records import _record_digest
 
     path.write_text(json.dumps(record | {"sha256": _record_digest({k: v for k, v in record.items() if k != "sha256"})}))
     with pytest.raises(DamagedFile, match="not the name of a weights file"):

@@ -8,9 +8,9 @@ from toy import toy
 
 from analysis.report import read_report, write_report
 from analysis.spending import device_seconds
-from raysp.intent import intent_of, read_intents, write_intent
 from raysp.plan import Plan
-from raysp.store import Store
+from raysp.store.manifest import intent_of, read_intents, write_intent
+from raysp.store.records import Store
 
 
 def test_a_plan_is_kept_once_and_damage_is_named(tmp_path):

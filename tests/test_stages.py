@@ -20,9 +20,9 @@ from raysp.saving import load_model
 from raysp.stages.baseline import baseline_stage
 from raysp.stages.finetune import grow_shallow_branches
 from raysp.stages.sensitivity import SparseTask
-from raysp.store import Store
+from raysp.store.records import Store
+from raysp.store.tensor_files import load_tensors
 from raysp.sweep import run_sweep
-from raysp.tensor_files import load_tensors
 
 BUDGETS = (0.05, 0.4)
 

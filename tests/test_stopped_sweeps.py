@@ -14,12 +14,12 @@ from raysp.cluster import Request, Slots
 from raysp.context import Place
 from raysp.data import open_source
 from raysp.halving import Halving
-from raysp.location import Unreachable
 from raysp.options import RunOptions
 from raysp.plan import JobQueue, Plan
 from raysp.progress import Progress
-from raysp.store import RUNGS as RUNGS_FILE
-from raysp.store import Store
+from raysp.store.location import Unreachable
+from raysp.store.records import RUNGS as RUNGS_FILE
+from raysp.store.records import Store
 from raysp.sweep import run_sweep
 from sweeps.ending import print_failures
 

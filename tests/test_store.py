@@ -11,11 +11,11 @@ import torch
 from toy import toy
 
 from raysp.job import run_job
-from raysp.location import UNFINISHED_NAME, create, write_atomically
-from raysp.lock import StoreBusy
 from raysp.plan import Plan, inspect, survey
-from raysp.store import ABANDONED_AFTER_S, SCRATCH, NoLongerOwner, Store
-from raysp.tensor_files import DamagedFile
+from raysp.store.location import UNFINISHED_NAME, create, write_atomically
+from raysp.store.lock import StoreBusy
+from raysp.store.records import ABANDONED_AFTER_S, SCRATCH, NoLongerOwner, Store
+from raysp.store.tensor_files import DamagedFile
 
 
 def nothing(figures):
@@ -176,7 +176,7 @@ def test_what_a_kill_leaves_beside_a_record_is_dropped_by_the_next_run(place, do
 def test_a_second_driver_is_refused_and_told_who_holds_the_root(place):
     code = f"""
 from pathlib import Path
-from raysp.store import Store
+from raysp.store.records import Store
 with Store(root=Path({str(place.store.root)!r})).lock(): pass
 """
     second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -188,7 +188,7 @@ def test_the_lock_of_a_killed_driver_is_free_and_its_workers_write_no_more(tmp_p
     code = f"""
 import time
 from pathlib import Path
-from raysp.store import Store
+from raysp.store.records import Store
 with Store(root=Path({str(tmp_path)!r})).lock() as store:
     print(store.run_id, flush=True)
     time.sleep(100)

@@ -10,7 +10,7 @@ import pytest
 from toy import diamond
 
 from raysp.plan import Plan
-from raysp.store import Store
+from raysp.store.records import Store
 
 TOY_CLI = Path(__file__).parent / "toy_cli.py"
 ON_RAY = ("--address", "local", "--gpus-per-stage", "0", "--max-concurrent", "2")

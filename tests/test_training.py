@@ -16,8 +16,8 @@ from raysp.job import run_job
 from raysp.schedules import Recipe
 from raysp.stages.sensitivity import SparseTask
 from raysp.step import Step
-from raysp.store import Store
-from raysp.tensor_files import load_tensors
+from raysp.store.records import Store
+from raysp.store.tensor_files import load_tensors
 from raysp.termination import Terminated
 from raysp.training import Task, Trained, train
 from raysp.workers import ALONE

@@ -17,8 +17,8 @@ from toy import toy
 from raysp.batches import Batches
 from raysp.context import Context, Place
 from raysp.job import StageError, run_job
-from raysp.store import NoLongerOwner, Store
-from raysp.tensor_files import load_tensors
+from raysp.store.records import NoLongerOwner, Store
+from raysp.store.tensor_files import load_tensors
 from raysp.workers import ALONE, WorkerLost, Workers, is_lost_worker, synchronised_batchnorm
 
 HERE = Path(__file__).parent

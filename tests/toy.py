@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from raysp.keys import Config
-from raysp.stage import Stage, StageResult
+from raysp.store.keys import Config
+from raysp.store.stage import Stage, StageResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from rich.console import Console
 from toy import diamond
 
 from analysis.report import write_report
-from raysp.location import locate
 from raysp.options import RunOptions
+from raysp.store.location import locate
 from raysp.sweep import run_sweep
 
 if __name__ == "__main__":

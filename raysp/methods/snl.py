@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raysp.keys import Config
 from raysp.methods.positions import Granularity, network_masks
 from raysp.methods.scores import TaughtTask
 from raysp.models.network import Network
+from raysp.store.keys import Config
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,6 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 
 from raysp import termination
-from raysp.location import exists, locate, write_atomically
-from raysp.lock import StoreBusy
 from raysp.models.exits import exit_of
 from raysp.pi import MeasureOptions, PartyFault, require_engine
 from raysp.pi.calibration import calibrate, family, read_calibration
@@ -29,8 +27,10 @@ from raysp.pi.session import LONGEST_S, LOOPBACK
 from raysp.pi.stored import measure_stored
 from raysp.saving import load_model
 from raysp.stages.finetune import AcHead
-from raysp.store import NoLongerOwner
-from raysp.tensor_files import DamagedFile
+from raysp.store.location import exists, locate, write_atomically
+from raysp.store.lock import StoreBusy
+from raysp.store.records import NoLongerOwner
+from raysp.store.tensor_files import DamagedFile
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from raysp.location import Location
 from raysp.models import build_model
 from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.exits import AC_HEADS, FINAL, exit_name
@@ -27,7 +26,8 @@ from raysp.pi.program import compile_program
 from raysp.pi.protocols import MEANING
 from raysp.pi.session import Session, session
 from raysp.pi.shapes import alone, shape_of
-from raysp.tensor_files import read_file
+from raysp.store.location import Location
+from raysp.store.tensor_files import read_file
 
 FORMAT = 1
 SHARES_KEPT = (1.0, 0.5, 0.1)

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raysp.location import Location
 from raysp.pi.protocols import MEANING
-from raysp.store import WEIGHTS, entries
-from raysp.tensor_files import DamagedFile, read_file
+from raysp.store.location import Location
+from raysp.store.records import WEIGHTS, entries
+from raysp.store.tensor_files import DamagedFile, read_file
 
 FORMAT = 1
 _NAME = re.compile(r"pi-(?P<exit>final|ac\d+)-(?P<protocol>[a-z0-9]+)\.json", re.ASCII)

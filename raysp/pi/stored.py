@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from raysp.location import Location, exists, locate, write_atomically
 from raysp.models.exits import exit_of
 from raysp.models.network import Network
 from raysp.pi import MeasureOptions, machine, measure, require_engine
@@ -24,8 +23,9 @@ from raysp.pi.calibration import read_calibration
 from raysp.pi.files import name_of
 from raysp.pi.prediction import LAN, WAN, predict
 from raysp.saving import checked_weights, load_model
-from raysp.store import RECORD, WEIGHTS, Store
-from raysp.tensor_files import DamagedFile
+from raysp.store.location import Location, exists, locate, write_atomically
+from raysp.store.records import RECORD, WEIGHTS, Store
+from raysp.store.tensor_files import DamagedFile
 
 Tell = Callable[[str], None]
 Write = Callable[[Location, bytes], None]

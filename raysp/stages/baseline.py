@@ -8,11 +8,11 @@ from torch.nn import functional as F
 from raysp.batches import Batches
 from raysp.context import Context
 from raysp.costs import count_costs
-from raysp.keys import Config
 from raysp.models.exits import FINAL
 from raysp.schedules import Recipe
-from raysp.stage import Stage, StageResult
 from raysp.stages.experiment import Experiment, exit_rows
+from raysp.store.keys import Config
+from raysp.store.stage import Stage, StageResult
 from raysp.training import Task, accuracy, train
 
 

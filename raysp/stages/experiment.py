@@ -12,12 +12,12 @@ from torch import Tensor
 
 from raysp.costs import Costs
 from raysp.data import DataConfig
-from raysp.keys import Config
 from raysp.models import build_model
 from raysp.models.collapse import fold_batchnorm
 from raysp.models.layout import channels_last
 from raysp.models.network import Network
 from raysp.schedules import Recipe
+from raysp.store.keys import Config
 from raysp.training import seed_torch
 
 

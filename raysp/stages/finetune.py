@@ -15,15 +15,15 @@ from torch.nn import functional as F
 from raysp.batches import Batches
 from raysp.context import Context
 from raysp.costs import count_costs
-from raysp.keys import Config
 from raysp.losses import PRAM_LOSSES, distillation_kl
 from raysp.methods.least_squares import fit_shallow_branches
 from raysp.models.collapse import drop_main_branches
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.schedules import GammaSchedule, Recipe, gamma_at
-from raysp.stage import Stage, StageResult
 from raysp.stages.experiment import Experiment, exit_rows
+from raysp.store.keys import Config
+from raysp.store.stage import Stage, StageResult
 from raysp.training import Task, accuracy, seed_torch, train
 
 GateStart = Literal["random", "least-squares"]

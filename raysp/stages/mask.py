@@ -13,15 +13,15 @@ import torch
 from raysp.batches import Batches
 from raysp.budget import allocate_budget, whole_channels
 from raysp.context import Context
-from raysp.keys import Config, key_of
 from raysp.methods.positions import Granularity, layer_mask
 from raysp.methods.scores import ScoreTask, StudentTask
 from raysp.methods.snl import SnlConfig, SnlTask
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.schedules import Recipe
-from raysp.stage import Stage, StageResult
 from raysp.stages.experiment import Experiment
+from raysp.store.keys import Config, key_of
+from raysp.store.stage import Stage, StageResult
 from raysp.training import Task, accuracy, train
 
 MaskMethod = Literal["senet", "counterfactual", "snl", "random"]

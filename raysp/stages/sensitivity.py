@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from raysp.batches import Batches
 from raysp.budget import allocate_budget
 from raysp.context import Context
-from raysp.keys import Config
 from raysp.models.network import Network
 from raysp.schedules import Recipe
-from raysp.stage import Stage, StageResult
 from raysp.stages.baseline import CrossEntropyTask
 from raysp.stages.experiment import Experiment
+from raysp.store.keys import Config
+from raysp.store.stage import Stage, StageResult
 from raysp.training import train
 
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from raysp.location import Location, create, read, remove, write_atomically
+from raysp.store.location import Location, create, read, remove, write_atomically
 
 LOCK = ".lock"
 RENEW_S = 5.0

@@ -1,7 +1,7 @@
 """Files of tensors, and the proof that a file is what was written.
 
 Owns safetensors content, digests, and the error for a file that can't be trusted. Refuses to know where files lie and what they
-are for (`raysp.store`). Nothing is unpickled.
+are for (`raysp.store.records`). Nothing is unpickled.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from raysp.location import Location, NotAFile, read
+from raysp.store.location import Location, NotAFile, read
 
 
 class DamagedFile(Exception):

@@ -10,11 +10,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from raysp.keys import SHORT_KEY_DIGITS, Config, key_of
-from raysp.location import Location, exists
 from raysp.plan import Plan
-from raysp.store import PLANS, Store, entries
-from raysp.tensor_files import DamagedFile, read_file
+from raysp.store.keys import SHORT_KEY_DIGITS, Config, key_of
+from raysp.store.location import Location, exists
+from raysp.store.records import PLANS, Store, entries
+from raysp.store.tensor_files import DamagedFile, read_file
 
 PLAN_FORMAT = 1
 _LABEL = re.compile(r"[\w.-]+")

@@ -1,11 +1,11 @@
 """Where results live: one directory per stage, done when its record is there.
 
 Owns the layout under a results root, records, weights, checkpoints, and the setting aside of damaged files. Refuses to know what
-a stage computes, who runs it, or who may (`raysp.lock`). Contract: every file appears whole or not at all, and says by a digest
+a stage computes, who runs it, or who may (`raysp.store.lock`). Contract: every file appears whole or not at all, and says by a digest
 that it is; `record.json` is written last; nothing is ever deleted but a finished stage's checkpoint and leftovers of an
 interrupted write. Nothing is unpickled: records are JSON, weights and checkpoints safetensors.
 
-    <root>/.lock                                  who drives a sweep here (`raysp.lock`)
+    <root>/.lock                                  who drives a sweep here (`raysp.store.lock`)
     <root>/stages/<name>-<key>/record.json        exists = the stage is done
     <root>/stages/<name>-<key>/weights.safetensors
     <root>/stages/<name>-<key>/checkpoint.safetensors   only while the stage is unfinished
@@ -29,12 +29,12 @@ import safetensors
 import safetensors.torch
 import torch
 
-from raysp import lock
 from raysp.halving import check_rows
-from raysp.keys import SHORT_KEY_DIGITS
-from raysp.location import Location, clear, exists, is_remote, remove, remove_unfinished, rename, size, write_atomically
-from raysp.stage import Stage
-from raysp.tensor_files import DamagedFile, digest_of, fingerprint, plain_tensors, read_file, read_listed, unpack
+from raysp.store import lock
+from raysp.store.keys import SHORT_KEY_DIGITS
+from raysp.store.location import Location, clear, exists, is_remote, remove, remove_unfinished, rename, size, write_atomically
+from raysp.store.stage import Stage
+from raysp.store.tensor_files import DamagedFile, digest_of, fingerprint, plain_tensors, read_file, read_listed, unpack
 
 RECORD_FORMAT = 1
 RECORD = "record.json"

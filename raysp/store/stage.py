@@ -1,7 +1,7 @@
 """What a stage is: a frozen description with a key computed from it.
 
 Owns `Stage`, and `StageResult`, which a stage's function hands back. Refuses to know where a stage runs (`raysp.context`), how
-its result is kept (`raysp.store`) or who schedules it. Contract: two stages with one key are the same stage.
+its result is kept (`raysp.store.records`) or who schedules it. Contract: two stages with one key are the same stage.
 """
 
 import re
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from raysp.keys import SHORT_KEY_DIGITS, Config, key_of
+from raysp.store.keys import SHORT_KEY_DIGITS, Config, key_of
 
 if TYPE_CHECKING:
     from raysp.context import Context

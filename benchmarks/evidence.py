@@ -20,7 +20,7 @@ from rich.table import Table
 
 from raysp.batches import Batches
 from raysp.chain import ChainBuilder, Choice
-from raysp.data import Source, load_splits, open_source
+from raysp.data.sources import Source, load_splits, open_source
 from raysp.methods.positions import top_positions
 from raysp.methods.scores import StudentTask
 from raysp.options import RunOptions

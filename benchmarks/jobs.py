@@ -25,7 +25,7 @@ from tyro.conf import arg
 from raysp.chain import ChainBuilder, Choice
 from raysp.cluster import Request, Slots, connect
 from raysp.context import Context, Place
-from raysp.data import open_source
+from raysp.data.sources import open_source
 from raysp.inline import run_inline
 from raysp.options import RunOptions
 from raysp.plan import JobQueue, Plan

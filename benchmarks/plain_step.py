@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from raysp.data import Splits
+from raysp.data.sources import Splits
 from raysp.models.network import Network
 from raysp.models.relu import MaskedReLU
 

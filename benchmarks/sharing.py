@@ -24,7 +24,7 @@ from tyro.conf import arg
 from raysp.chain import ChainBuilder, Choice
 from raysp.cluster import Request, Slots, connect
 from raysp.context import Place
-from raysp.data import load_splits, open_source
+from raysp.data.sources import load_splits, open_source
 from raysp.plan import JobQueue, Plan
 from raysp.presets import PRESETS
 from raysp.progress import Progress

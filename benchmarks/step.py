@@ -26,7 +26,7 @@ from tyro.conf import arg
 
 from raysp.batches import Batches
 from raysp.compiling import Compile, begin_step, compiled
-from raysp.data import DataConfig, Part, Splits
+from raysp.data.sources import DataConfig, Part, Splits
 from raysp.memory import keep_freed_memory
 from raysp.models.layout import use_tensor_cores
 from raysp.models.network import Network

@@ -3,7 +3,7 @@
 from raysp.budget import allocate_budget
 from raysp.chain import ChainBuilder, Choice
 from raysp.costs import Costs, LayerCosts, count_costs
-from raysp.data import DataConfig, load_splits, open_source
+from raysp.data.sources import DataConfig, load_splits, open_source
 from raysp.models import MODELS, build_model
 from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.options import RunOptions

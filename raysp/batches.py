@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from raysp.data import DataConfig, Part, Splits
+from raysp.data.sources import DataConfig, Part, Splits
 from raysp.workers import ALONE, Workers
 
 EVAL_BATCH = 512

@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from raysp.context import Place
-from raysp.data import DataConfig, Part, Source, Splits, part_sizes
+from raysp.data.sources import DataConfig, Part, Source, Splits, part_sizes
 from raysp.inline import run_inline
 from raysp.plan import JobQueue, Plan
 from raysp.progress import Progress

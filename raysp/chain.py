@@ -14,7 +14,7 @@ import torch
 
 from raysp.budget import resolve_budget
 from raysp.costs import Costs, count_costs
-from raysp.data import DataConfig
+from raysp.data.sources import DataConfig
 from raysp.methods.positions import Granularity
 from raysp.models import architecture, build_model
 from raysp.presets import Preset

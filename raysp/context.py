@@ -22,7 +22,7 @@ from raysp.store.tensor_files import load_tensors
 from raysp.workers import ALONE, Workers
 
 if TYPE_CHECKING:
-    from raysp.data import Splits
+    from raysp.data.sources import Splits
     from raysp.models.network import Network
 
 

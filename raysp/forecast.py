@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raysp.calibration import calibrate
-from raysp.data import Source
+from raysp.data.sources import Source
 from raysp.halving import Halving, Stopping
 from raysp.options import RunOptions
 from raysp.plan import Plan, Survey

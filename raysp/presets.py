@@ -9,7 +9,7 @@ largest density, Table 2's thresholds, and an end to SNL's search. The others ar
 from dataclasses import dataclass
 from typing import Literal
 
-from raysp.data import Selection
+from raysp.data.sources import Selection
 from raysp.methods.snl import SnlConfig
 from raysp.schedules import GammaSchedule, Recipe
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from raysp.compiling import check_compile, check_compiler
 from raysp.context import Place
-from raysp.data import Source, load_splits
+from raysp.data.sources import Source, load_splits
 from raysp.forecast import print_plan
 from raysp.halving import Halving
 from raysp.inline import run_inline

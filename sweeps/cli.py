@@ -23,7 +23,7 @@ from tyro.conf import arg
 from analysis.report import Report, read_report, write_report
 from raysp import termination
 from raysp.compiling import Compile
-from raysp.data import Selection, Source, open_source
+from raysp.data.sources import Selection, Source, open_source
 from raysp.forecast import print_plan, print_seconds
 from raysp.halving import Stopping
 from raysp.options import RunOptions

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from raysp import termination
 from raysp.batches import Batches
 from raysp.context import Place
-from raysp.data import DataConfig, Part, Splits
+from raysp.data.sources import DataConfig, Part, Splits
 from raysp.job import run_job
 from raysp.methods.positions import top_positions
 from raysp.methods.scores import ScoreTask

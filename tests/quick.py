@@ -3,7 +3,7 @@
 import dataclasses
 
 from raysp.chain import ChainBuilder, Choice
-from raysp.data import open_source
+from raysp.data.sources import open_source
 from raysp.presets import PRESETS
 
 

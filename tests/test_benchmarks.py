@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from raysp.batches import Batches
-from raysp.data import DataConfig, Part, Splits
+from raysp.data.sources import DataConfig, Part, Splits
 from raysp.methods.scores import StudentTask
 from raysp.schedules import Recipe
 from raysp.stages.experiment import Experiment

@@ -7,7 +7,7 @@ from rich.console import Console
 from raysp import calibration
 from raysp.calibration import Calibration, calibrate
 from raysp.chain import Choice
-from raysp.data import load_splits, open_source, part_sizes
+from raysp.data.sources import load_splits, open_source, part_sizes
 from raysp.forecast import print_seconds
 from raysp.options import RunOptions
 from raysp.plan import Plan, survey

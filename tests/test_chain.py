@@ -6,7 +6,7 @@ import pytest
 from quick import builder
 
 from raysp.chain import ChainBuilder, Choice
-from raysp.data import open_source
+from raysp.data.sources import open_source
 from raysp.plan import Plan
 from raysp.presets import PRESETS
 from raysp.stages.finetune import FinetuneConfig

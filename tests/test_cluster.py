@@ -11,7 +11,7 @@ from toy import toy
 
 from raysp import cluster
 from raysp.cluster import PlacementError, Request, Slots
-from raysp.data import load_splits, open_source
+from raysp.data.sources import load_splits, open_source
 from raysp.options import RunOptions
 from raysp.store.records import Store
 from raysp.store.stage import Stage, StageResult

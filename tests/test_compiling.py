@@ -12,7 +12,7 @@ from rich.console import Console
 
 from raysp.chain import ChainBuilder, Choice
 from raysp.compiling import RECOMPILES
-from raysp.data import open_source
+from raysp.data.sources import open_source
 from raysp.job import run_job
 from raysp.plan import Plan, survey
 from raysp.presets import PRESETS

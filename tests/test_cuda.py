@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from raysp.data import DataConfig
+from raysp.data.sources import DataConfig
 from raysp.models.network import Network
 from raysp.schedules import Recipe
 from raysp.stages.experiment import Experiment

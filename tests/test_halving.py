@@ -11,7 +11,7 @@ from reference import area
 from toy import toy
 
 from raysp.chain import ChainBuilder, Choice
-from raysp.data import open_source
+from raysp.data.sources import open_source
 from raysp.halving import RUNGS, Halving, better_half, rung_epochs
 from raysp.plan import JobQueue
 from raysp.presets import PRESETS

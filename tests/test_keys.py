@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysp.chain import ChainBuilder, Choice
-from raysp.data import DataConfig
+from raysp.data.sources import DataConfig
 from raysp.plan import Plan
 from raysp.presets import PRESETS
 from raysp.store.keys import Config, encode, key_of

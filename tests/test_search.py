@@ -10,7 +10,7 @@ from rich.console import Console
 from toy import toy
 
 from raysp import cluster
-from raysp.data import open_source
+from raysp.data.sources import open_source
 from raysp.options import RunOptions
 from raysp.progress import Progress
 from raysp.ray_search import TuneAlgorithm

@@ -10,7 +10,7 @@ from rich.console import Console
 from analysis.results import layers_table, results_table
 from raysp.chain import ChainBuilder, Choice
 from raysp.costs import count_costs
-from raysp.data import load_splits, open_source
+from raysp.data.sources import load_splits, open_source
 from raysp.methods.positions import top_positions
 from raysp.models.relu import MaskedReLU
 from raysp.options import RunOptions

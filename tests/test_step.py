@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from raysp.batches import Batches
-from raysp.data import DataConfig, Part, Splits
+from raysp.data.sources import DataConfig, Part, Splits
 from raysp.models.collapse import fold_batchnorm
 from raysp.schedules import Recipe
 from raysp.stages.experiment import Experiment

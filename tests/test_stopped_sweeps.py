@@ -12,7 +12,7 @@ from toy import toy
 from raysp.chain import Choice
 from raysp.cluster import Request, Slots
 from raysp.context import Place
-from raysp.data import open_source
+from raysp.data.sources import open_source
 from raysp.halving import Halving
 from raysp.options import RunOptions
 from raysp.plan import JobQueue, Plan

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from raysp.costs import Costs
-from raysp.data import DataConfig
+from raysp.data.sources import DataConfig
 from raysp.models import build_model
 from raysp.models.collapse import fold_batchnorm
 from raysp.models.layout import channels_last

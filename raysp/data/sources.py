@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from raysp import imagefolder
+from raysp.data import imagefolder
 from raysp.store.keys import Config
 
 CROP_SHARE = 8

@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 
 from analysis.records import configurations, mask_facts
-from raysp.costs import estimate_delphi
+from raysp.models.costs import estimate_delphi
 from raysp.pi import MEANING, MeasuredFile
 
 ESTIMATED = tuple(estimate_delphi(0, 0, 0))
-"""Columns of published estimates (`raysp.costs`), whose names say so."""
+"""Columns of published estimates (`raysp.models.costs`), whose names say so."""
 
 MEASURED_PI = ("pi_time_s", "pi_bytes", "pi_protocol")
 """Columns that a table has only if one of its models was run under private inference (`raysp.pi`): seconds of a warm image, bytes

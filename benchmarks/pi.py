@@ -17,8 +17,8 @@ import tyro
 from tabulate import tabulate
 
 from analysis.published import FULL_RELUS
-from raysp.costs import count_costs, estimate_delphi
 from raysp.models import build_model
+from raysp.models.costs import count_costs, estimate_delphi
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.pi.calibration import calibrate, family, read_calibration

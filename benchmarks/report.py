@@ -18,8 +18,8 @@ from tyro.conf import arg
 
 from analysis.pareto import DEFAULT_OBJECTIVES, pareto_front
 from analysis.report import write_report
-from raysp.costs import count_costs
 from raysp.models import build_model
+from raysp.models.costs import count_costs
 from raysp.store.records import RECORD_FORMAT
 
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from raysp.costs import count_costs, estimate_delphi
+from raysp.models.costs import count_costs, estimate_delphi
+from raysp.models.files import checked_weights
 from raysp.models.network import Network
 from raysp.pi import MEANING
 from raysp.pi.files import read_measurements
-from raysp.saving import checked_weights
 from raysp.store.location import Location, exists
 from raysp.store.records import RECORD, WEIGHTS, label_of, read_record
 

@@ -13,10 +13,10 @@ from typing import Literal
 import torch
 
 from raysp.budget import resolve_budget
-from raysp.costs import Costs, count_costs
 from raysp.data.sources import DataConfig
 from raysp.methods.positions import Granularity
 from raysp.models import architecture, build_model
+from raysp.models.costs import Costs, count_costs
 from raysp.presets import Preset
 from raysp.schedules import GammaSchedule, Precision
 from raysp.stages.baseline import BaselineConfig, baseline_stage

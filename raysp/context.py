@@ -14,7 +14,7 @@ import torch
 
 from raysp.compiling import Compile
 from raysp.halving import Rows, rows_after
-from raysp.saving import metadata_of
+from raysp.models.files import metadata_of
 from raysp.store.keys import Config, key_of
 from raysp.store.records import WEIGHTS, Store
 from raysp.store.stage import Stage

@@ -27,9 +27,9 @@ from raysp import termination
 from raysp.card import card_of, markdown
 from raysp.models.collapse import Logits, collapse, fold_batchnorm
 from raysp.models.exits import exit_of
+from raysp.models.files import load_model
 from raysp.models.network import Network
 from raysp.models.relu import MaskedReLU
-from raysp.saving import load_model
 from raysp.store.location import locate
 from raysp.store.tensor_files import DamagedFile, fingerprint
 

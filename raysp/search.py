@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 from rich.markup import escape
 
-from raysp.costs import Costs
 from raysp.halving import BEYOND
 from raysp.halving import COSTS as COST_NAMES
+from raysp.models.costs import Costs
 from raysp.plan import JobQueue, inspect
 from raysp.progress import Progress
 from raysp.store.keys import SHORT_KEY_DIGITS, key_of

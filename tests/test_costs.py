@@ -4,9 +4,9 @@ import torch
 from networks import NAMES, gated
 from torch.utils.flop_counter import FlopCounterMode
 
-from raysp.costs import count_costs
 from raysp.models import build_model
 from raysp.models.collapse import collapse, drop_main_branches
+from raysp.models.costs import count_costs
 
 
 @pytest.mark.parametrize(("merges", "saving"), [(2, 1.157), (3, 1.256), (4, 1.373)])

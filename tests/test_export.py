@@ -11,10 +11,10 @@ import torch
 from records import record_of, row
 from toy import toy
 
-from raysp.costs import count_costs
 from raysp.export import export
 from raysp.models.collapse import collapse
-from raysp.saving import checked_weights, metadata_of, save_model
+from raysp.models.costs import count_costs
+from raysp.models.files import checked_weights, metadata_of, save_model
 from raysp.store.records import Store
 from raysp.store.tensor_files import DamagedFile
 

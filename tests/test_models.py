@@ -3,9 +3,9 @@ import reference
 import torch
 from networks import NAMES, gated
 
-from raysp.costs import count_costs
 from raysp.models import build_model
 from raysp.models.collapse import collapse, fold_batchnorm
+from raysp.models.costs import count_costs
 from raysp.models.relu import MaskedReLU
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from raysp.budget import allocate_budget
-from raysp.costs import count_costs
 from raysp.methods.positions import top_positions
 from raysp.models import build_model
+from raysp.models.costs import count_costs
 from raysp.presets import PRESETS
 from raysp.stages.finetune import grow_shallow_branches
 from sweeps.paper import GRIDS, scaled_choice

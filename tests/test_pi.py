@@ -17,10 +17,11 @@ import torch
 pytest.importorskip("spu", reason="private inference needs the extra pi: pip install -e '.[pi]'")
 
 import raysp.pi.session
-from raysp.costs import count_costs
 from raysp.models import build_model
 from raysp.models.collapse import collapse, fold_batchnorm
+from raysp.models.costs import count_costs
 from raysp.models.exits import FINAL
+from raysp.models.files import save_model
 from raysp.pi.calibration import calibrate
 from raysp.pi.graph import graph_of
 from raysp.pi.measurement import MeasureOptions
@@ -28,7 +29,6 @@ from raysp.pi.prediction import predict
 from raysp.pi.program import compile_program, function_of
 from raysp.pi.session import PartyFault, session
 from raysp.pi.stored import measure_stored
-from raysp.saving import save_model
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the engine's own imports

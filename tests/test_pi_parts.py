@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from raysp.costs import count_costs
 from raysp.models import build_model
 from raysp.models.collapse import collapse, fold_batchnorm
+from raysp.models.costs import count_costs
 from raysp.models.exits import FINAL
 from raysp.models.relu import MaskedReLU
 from raysp.pi import MeasureOptions, machine, read_measurements, require_engine

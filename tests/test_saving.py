@@ -5,10 +5,10 @@ import safetensors.torch
 import torch
 from networks import NAMES, gated
 
-from raysp.costs import count_costs
 from raysp.models import build_model
 from raysp.models.collapse import collapse, drop_main_branches, fold_batchnorm
-from raysp.saving import load_model, save_model, shape_of
+from raysp.models.costs import count_costs
+from raysp.models.files import load_model, save_model, shape_of
 
 
 @pytest.mark.parametrize("name", NAMES)

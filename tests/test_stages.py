@@ -9,14 +9,14 @@ from rich.console import Console
 
 from analysis.results import layers_table, results_table
 from raysp.chain import ChainBuilder, Choice
-from raysp.costs import count_costs
 from raysp.data.sources import load_splits, open_source
 from raysp.methods.positions import top_positions
+from raysp.models.costs import count_costs
+from raysp.models.files import load_model
 from raysp.models.relu import MaskedReLU
 from raysp.options import RunOptions
 from raysp.plan import Plan
 from raysp.presets import PRESETS
-from raysp.saving import load_model
 from raysp.stages.baseline import baseline_stage
 from raysp.stages.finetune import grow_shallow_branches
 from raysp.stages.sensitivity import SparseTask

@@ -18,6 +18,7 @@ from tyro.conf import Positional, arg
 
 from raysp import termination
 from raysp.models.exits import exit_of
+from raysp.models.files import load_model
 from raysp.pi import MeasureOptions, PartyFault, require_engine
 from raysp.pi.calibration import calibrate, family, read_calibration
 from raysp.pi.machine import disturbed
@@ -25,7 +26,6 @@ from raysp.pi.prediction import LAN, WAN, Link, predict
 from raysp.pi.protocols import MEANING, Protocol
 from raysp.pi.session import LONGEST_S, LOOPBACK
 from raysp.pi.stored import measure_stored
-from raysp.saving import load_model
 from raysp.stages.finetune import AcHead
 from raysp.store.location import exists, locate, write_atomically
 from raysp.store.lock import StoreBusy

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raysp.costs import count_costs
 from raysp.models.collapse import collapse, fold_batchnorm
+from raysp.models.costs import count_costs
 from raysp.models.network import Network
 from raysp.pi import machine
 from raysp.pi.files import FORMAT

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raysp.costs import WAN_BITS_PER_S, WAN_ROUND_TRIP_S
 from raysp.models.collapse import collapse, fold_batchnorm
+from raysp.models.costs import WAN_BITS_PER_S, WAN_ROUND_TRIP_S
 from raysp.models.network import Network
 from raysp.models.relu import MaskedReLU
 from raysp.pi.calibration import Calibration, PartCosts

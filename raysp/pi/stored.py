@@ -17,12 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from raysp.models.exits import exit_of
+from raysp.models.files import checked_weights, load_model
 from raysp.models.network import Network
 from raysp.pi import MeasureOptions, machine, measure, require_engine
 from raysp.pi.calibration import read_calibration
 from raysp.pi.files import name_of
 from raysp.pi.prediction import LAN, WAN, predict
-from raysp.saving import checked_weights, load_model
 from raysp.store.location import Location, exists, locate, write_atomically
 from raysp.store.records import RECORD, WEIGHTS, Store
 from raysp.store.tensor_files import DamagedFile

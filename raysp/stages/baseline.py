@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from raysp.batches import Batches
 from raysp.context import Context
-from raysp.costs import count_costs
+from raysp.models.costs import count_costs
 from raysp.models.exits import FINAL
 from raysp.schedules import Recipe
 from raysp.stages.experiment import Experiment, exit_rows

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raysp.costs import Costs
 from raysp.data.sources import DataConfig
 from raysp.models import build_model
 from raysp.models.collapse import fold_batchnorm
+from raysp.models.costs import Costs
 from raysp.models.layout import channels_last
 from raysp.models.network import Network
 from raysp.schedules import Recipe

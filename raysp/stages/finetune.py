@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from raysp.batches import Batches
 from raysp.context import Context
-from raysp.costs import count_costs
 from raysp.losses import PRAM_LOSSES, distillation_kl
 from raysp.methods.least_squares import fit_shallow_branches
 from raysp.models.collapse import drop_main_branches
+from raysp.models.costs import count_costs
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.schedules import GammaSchedule, Recipe, gamma_at

@@ -21,7 +21,7 @@ from analysis.records import check_root
 from analysis.report import FRONT, QUALIFIES, Question, Report, read_report, save_report, tables_of
 from analysis.spending import STATES
 from analysis.tables import Table
-from raysp.halving import COSTS
+from raysp.planning.halving import COSTS
 from raysp.store.location import Location, locate
 
 Amount = Annotated[str | None, arg(metavar="NUMBER", help_behavior_hint="")]

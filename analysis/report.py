@@ -26,7 +26,7 @@ from analysis.results import layers_table, results_table
 from analysis.seeds import points_of
 from analysis.spending import Spending, spending_of
 from analysis.tables import Table, front_tables, latex, markdown, measured_table, models_table, paper_table, spending_table
-from raysp.halving import COSTS
+from raysp.planning.halving import COSTS
 from raysp.store.location import Location, write_atomically
 from raysp.store.tensor_files import DamagedFile
 

@@ -15,8 +15,8 @@ from analysis.objectives import ACCURACIES, OBJECTIVES, Objective, present
 from analysis.pareto import GROUP
 from analysis.results import MEASURED_PI, WHICH
 from analysis.spending import STATES, Spending
-from raysp.halving import COSTS
 from raysp.pi import MEANING, MeasuredFile
+from raysp.planning.halving import COSTS
 
 ALWAYS = ("budget", "d_th", "exit")
 """Columns of a table of models that are shown even if all agree."""

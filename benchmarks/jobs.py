@@ -28,7 +28,7 @@ from raysp.context import Context, Place
 from raysp.data.sources import open_source
 from raysp.inline import run_inline
 from raysp.options import RunOptions
-from raysp.plan import JobQueue, Plan
+from raysp.planning.plan import JobQueue, Plan
 from raysp.presets import PRESETS
 from raysp.progress import Progress
 from raysp.ray_tune import run_on_ray

@@ -25,7 +25,7 @@ from raysp.chain import ChainBuilder, Choice
 from raysp.cluster import Request, Slots, connect
 from raysp.context import Place
 from raysp.data.sources import load_splits, open_source
-from raysp.plan import JobQueue, Plan
+from raysp.planning.plan import JobQueue, Plan
 from raysp.presets import PRESETS
 from raysp.progress import Progress
 from raysp.ray_tune import run_on_ray

@@ -22,7 +22,7 @@ from tyro.conf import Positional, arg
 
 from analysis.pareto import DEFAULT_OBJECTIVES, hypervolume, reference_point
 from analysis.results import results_table
-from raysp import halving
+from raysp.planning import halving
 from raysp.store.keys import Config
 from raysp.store.records import Store
 from raysp.store.stage import Stage, StageResult

@@ -19,7 +19,7 @@ from rich.console import Console
 from raysp.context import Place
 from raysp.data.sources import DataConfig, Part, Source, Splits, part_sizes
 from raysp.inline import run_inline
-from raysp.plan import JobQueue, Plan
+from raysp.planning.plan import JobQueue, Plan
 from raysp.progress import Progress
 from raysp.store.keys import key_of
 from raysp.store.records import Store

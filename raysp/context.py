@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from raysp.compiling import Compile
-from raysp.halving import Rows, rows_after
 from raysp.models.files import metadata_of
+from raysp.planning.halving import Rows, rows_after
 from raysp.store.keys import Config, key_of
 from raysp.store.records import WEIGHTS, Store
 from raysp.store.stage import Stage
@@ -31,7 +31,7 @@ class Paused(Exception):
 
     Args:
         epoch: from 1.
-        rows: see `raysp.halving.Rows`.
+        rows: see `raysp.planning.halving.Rows`.
         time_s: seconds of all epochs so far.
     """
 

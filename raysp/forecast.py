@@ -1,6 +1,6 @@
 """What a plan will cost, said before anything trains.
 
-Owns the words and the table; the figures are `raysp.plan`'s and `raysp.calibration`'s.
+Owns the words and the table; the figures are `raysp.planning.plan`'s and `raysp.calibration`'s.
 """
 
 import os
@@ -13,9 +13,9 @@ from rich.table import Table
 
 from raysp.calibration import calibrate
 from raysp.data.sources import Source
-from raysp.halving import Halving, Stopping
 from raysp.options import RunOptions
-from raysp.plan import Plan, Survey
+from raysp.planning.halving import Halving, Stopping
+from raysp.planning.plan import Plan, Survey
 from raysp.progress import clock_of
 
 

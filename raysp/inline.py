@@ -8,7 +8,7 @@ from functools import partial
 from raysp import termination
 from raysp.context import Place
 from raysp.job import StageError, run_job
-from raysp.plan import JobQueue, Outcome
+from raysp.planning.plan import JobQueue, Outcome
 from raysp.progress import Progress
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from raysp.compiling import Compile
-from raysp.halving import Stopping
+from raysp.planning.halving import Stopping
 
 MAX_THREADS = 1024
 MAX_WORKERS = 1024
@@ -44,7 +44,7 @@ class RunOptions:
     compile: Compile = "off"
     """How networks are compiled while they train, with one worker per stage; float sums depend on it, as on the threads."""
     stopping: Stopping = "none"
-    """Whether half of the configurations is given up at each rung (`raysp.halving`)."""
+    """Whether half of the configurations is given up at each rung (`raysp.planning.halving`)."""
     verbose: bool = False
     """Let Ray's own messages through."""
 

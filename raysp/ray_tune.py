@@ -27,7 +27,7 @@ from raysp.context import Place
 from raysp.job import StageError, run_job
 from raysp.memory import keep_freed_memory
 from raysp.nodes import check_seen_everywhere, end_processes
-from raysp.plan import JobQueue, Outcome
+from raysp.planning.plan import JobQueue, Outcome
 from raysp.progress import Progress
 from raysp.store.location import clear
 from raysp.store.records import RECORD, SCRATCH, NoLongerOwner, Store, read_record

@@ -20,12 +20,12 @@ from raysp.compiling import check_compile, check_compiler
 from raysp.context import Place
 from raysp.data.sources import Source, load_splits
 from raysp.forecast import print_plan
-from raysp.halving import Halving
 from raysp.inline import run_inline
 from raysp.options import RunOptions
-from raysp.plan import JobQueue, Outcome, Plan, Survey, inspect, survey
+from raysp.planning.halving import Halving
+from raysp.planning.plan import JobQueue, Outcome, Plan, Survey, inspect, survey
+from raysp.planning.proposals import STOPPED_SEARCH, Algorithm, Search, SearchQueue, Values, read_proposals, set_aside
 from raysp.progress import FrontSoFar, Progress
-from raysp.search import STOPPED_SEARCH, Algorithm, Search, SearchQueue, Values, read_proposals, set_aside
 from raysp.store.keys import key_of
 from raysp.store.location import Location, Unreachable
 from raysp.store.lock import StoreBusy
@@ -54,7 +54,7 @@ def run_sweep(
     """Train what is missing of a sweep.
 
     Args:
-        leaves: one stage per configuration; of a search those that were proposed in earlier runs (`raysp.search.proposed`).
+        leaves: one stage per configuration; of a search those that were proposed in earlier runs (`raysp.planning.proposals.proposed`).
         root: the results root; made if it doesn't exist. A path is taken as it is: make it absolute (`raysp.store.location.locate`).
         sources: the data sets that the stages read.
         options: where to run.
@@ -143,7 +143,7 @@ def run_sweep(
 
 def make_algorithm(search: Search, earlier: Sequence[Values]) -> Algorithm:
     """What makes a search's proposals. Raises ValueError where there is none of its name, or it isn't installed."""
-    from raysp.ray_search import TuneAlgorithm  # takes seconds to import
+    from raysp.planning.tune_searchers import TuneAlgorithm  # takes seconds to import
 
     return TuneAlgorithm(search, earlier)
 

@@ -15,9 +15,9 @@ from tyro.conf import arg
 
 from raysp.chain import ChainBuilder, Choice
 from raysp.methods.positions import Granularity
+from raysp.planning.proposals import STOPPED_SEARCH
 from raysp.presets import PRESETS, Preset, PresetName
 from raysp.schedules import GammaSchedule
-from raysp.search import STOPPED_SEARCH
 from raysp.stages.finetune import AcHead, GateStart, Pram
 from raysp.stages.mask import MaskMethod, MaskStart
 from sweeps.cli import NOT_GIVEN, THE_PRESETS, RunFlags, Work, main

@@ -25,13 +25,13 @@ from raysp import termination
 from raysp.compiling import Compile
 from raysp.data.sources import Selection, Source, open_source
 from raysp.forecast import print_plan, print_seconds
-from raysp.halving import Stopping
 from raysp.options import RunOptions
 from raysp.pi import require_engine
-from raysp.plan import Plan, survey
+from raysp.planning.halving import Stopping
+from raysp.planning.plan import Plan, survey
+from raysp.planning.proposals import Search, proposed
 from raysp.presets import Preset
 from raysp.schedules import Precision
-from raysp.search import Search, proposed
 from raysp.store.location import Location, Unreachable, locate
 from raysp.store.lock import StoreBusy
 from raysp.store.manifest import Intent, intent_of, write_intent

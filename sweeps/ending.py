@@ -15,7 +15,7 @@ from analysis.objectives import OBJECTIVES
 from analysis.pareto import DEFAULT_OBJECTIVES, front_of_each_group
 from analysis.report import Report
 from analysis.tables import differing, number
-from raysp.plan import Outcome, Plan
+from raysp.planning.plan import Outcome, Plan
 from raysp.store.location import Location
 
 MOST_ROWS = 60

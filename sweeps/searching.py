@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from raysp.chain import ChainBuilder, Choice
-from raysp.search import Axis, Between, Search, Values
+from raysp.planning.proposals import Axis, Between, Search, Values
 from raysp.store.stage import Stage
 
 FIELD_OF = {"budgets": "budget", "d-th": "d_th", "beta": "beta"}
@@ -44,7 +44,7 @@ def read_search(
             )
         return None
     if name != "random":
-        from raysp.ray_search import ALGORITHMS  # takes seconds to import
+        from raysp.planning.tune_searchers import ALGORITHMS  # takes seconds to import
 
         if name not in ALGORITHMS:
             raise ValueError(f"search {name!r}; expected grid, random, or one of Ray Tune's searchers: {', '.join(ALGORITHMS)}")

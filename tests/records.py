@@ -4,7 +4,7 @@ import itertools
 
 from toy import toy
 
-from raysp.plan import Plan
+from raysp.planning.plan import Plan
 from raysp.store.records import Store
 from raysp.store.stage import Stage
 

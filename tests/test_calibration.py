@@ -10,7 +10,7 @@ from raysp.chain import Choice
 from raysp.data.sources import load_splits, open_source, part_sizes
 from raysp.forecast import print_seconds
 from raysp.options import RunOptions
-from raysp.plan import Plan, survey
+from raysp.planning.plan import Plan, survey
 from raysp.store.records import Store
 
 

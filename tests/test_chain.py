@@ -7,7 +7,7 @@ from quick import builder
 
 from raysp.chain import ChainBuilder, Choice
 from raysp.data.sources import open_source
-from raysp.plan import Plan
+from raysp.planning.plan import Plan
 from raysp.presets import PRESETS
 from raysp.stages.finetune import FinetuneConfig
 

@@ -14,7 +14,7 @@ from raysp.chain import ChainBuilder, Choice
 from raysp.compiling import RECOMPILES
 from raysp.data.sources import open_source
 from raysp.job import run_job
-from raysp.plan import Plan, survey
+from raysp.planning.plan import Plan, survey
 from raysp.presets import PRESETS
 from raysp.store.records import Store
 from raysp.store.tensor_files import load_tensors

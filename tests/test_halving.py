@@ -12,8 +12,8 @@ from toy import toy
 
 from raysp.chain import ChainBuilder, Choice
 from raysp.data.sources import open_source
-from raysp.halving import RUNGS, Halving, better_half, rung_epochs
-from raysp.plan import JobQueue
+from raysp.planning.halving import RUNGS, Halving, better_half, rung_epochs
+from raysp.planning.plan import JobQueue
 from raysp.presets import PRESETS
 from raysp.store.stage import Stage
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from raysp.chain import ChainBuilder, Choice
 from raysp.data.sources import DataConfig
-from raysp.plan import Plan
+from raysp.planning.plan import Plan
 from raysp.presets import PRESETS
 from raysp.store.keys import Config, encode, key_of
 

@@ -1,7 +1,7 @@
 import pytest
 from toy import diamond, toy
 
-from raysp.plan import JobQueue, Plan
+from raysp.planning.plan import JobQueue, Plan
 
 EMPTY = {"history": [], "rows": []}
 """Of a record, what a queue looks at."""

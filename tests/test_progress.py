@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from toy import diamond
 
-from raysp.plan import Plan
+from raysp.planning.plan import Plan
 from raysp.progress import Progress
 from sweeps.ending import front_so_far
 

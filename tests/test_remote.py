@@ -17,7 +17,7 @@ from toy import diamond, toy
 import raysp
 from analysis.report import write_report
 from raysp.options import RunOptions
-from raysp.plan import Plan
+from raysp.planning.plan import Plan
 from raysp.store import location, lock
 from raysp.store.location import create, locate, write_atomically
 from raysp.store.records import NoLongerOwner, Store

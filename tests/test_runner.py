@@ -16,7 +16,7 @@ from toy import diamond, toy
 from analysis.report import write_report
 from raysp import sweep
 from raysp.options import RunOptions
-from raysp.plan import Plan
+from raysp.planning.plan import Plan
 from raysp.store.lock import StoreBusy
 from raysp.store.records import SCRATCH, NoLongerOwner, Store
 from raysp.sweep import run_sweep

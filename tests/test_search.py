@@ -12,9 +12,9 @@ from toy import toy
 from raysp import cluster
 from raysp.data.sources import open_source
 from raysp.options import RunOptions
+from raysp.planning.proposals import Search, SearchQueue, objectives_of, proposed, read_proposals, write_proposals
+from raysp.planning.tune_searchers import TuneAlgorithm
 from raysp.progress import Progress
-from raysp.ray_search import TuneAlgorithm
-from raysp.search import Search, SearchQueue, objectives_of, proposed, read_proposals, write_proposals
 from raysp.store.lock import StoreBusy
 from raysp.store.records import Store
 from raysp.sweep import BrokenOff, _runner, run_sweep
@@ -221,7 +221,7 @@ def test_a_disk_that_fills_up_under_the_proposals_breaks_off_what_is_running(tmp
             raise OSError(errno.ENOSPC, "No space left on device")
         write_proposals(*arguments)
 
-    monkeypatch.setattr("raysp.search.write_proposals", fill_up)
+    monkeypatch.setattr("raysp.planning.proposals.write_proposals", fill_up)
     values = [{"n": 2}, {"n": 4}]
     with pytest.raises(BrokenOff, match="No space left"):
         swept(tmp_path, toy_search(trials=2), monkeypatch, Scripted(*values))

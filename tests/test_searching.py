@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quick import builder, values_of
 
-from raysp.ray_search import ALGORITHMS, TuneAlgorithm
-from raysp.search import Between
+from raysp.planning.proposals import Between
+from raysp.planning.tune_searchers import ALGORITHMS, TuneAlgorithm
 from sweeps.searching import axes_of, draw, read_search
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn

@@ -12,7 +12,7 @@ from toy import diamond, toy
 
 import raysp
 from raysp.options import RunOptions
-from raysp.plan import inspect
+from raysp.planning.plan import inspect
 from raysp.store.records import Store
 from raysp.store.tensor_files import DamagedFile
 from raysp.sweep import run_sweep

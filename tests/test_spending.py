@@ -8,7 +8,7 @@ from toy import toy
 
 from analysis.report import read_report, write_report
 from analysis.spending import device_seconds
-from raysp.plan import Plan
+from raysp.planning.plan import Plan
 from raysp.store.manifest import intent_of, read_intents, write_intent
 from raysp.store.records import Store
 

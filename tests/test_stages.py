@@ -15,7 +15,7 @@ from raysp.models.costs import count_costs
 from raysp.models.files import load_model
 from raysp.models.relu import MaskedReLU
 from raysp.options import RunOptions
-from raysp.plan import Plan
+from raysp.planning.plan import Plan
 from raysp.presets import PRESETS
 from raysp.stages.baseline import baseline_stage
 from raysp.stages.finetune import grow_shallow_branches

@@ -13,9 +13,9 @@ from raysp.chain import Choice
 from raysp.cluster import Request, Slots
 from raysp.context import Place
 from raysp.data.sources import open_source
-from raysp.halving import Halving
 from raysp.options import RunOptions
-from raysp.plan import JobQueue, Plan
+from raysp.planning.halving import Halving
+from raysp.planning.plan import JobQueue, Plan
 from raysp.progress import Progress
 from raysp.store.location import Unreachable
 from raysp.store.records import RUNGS as RUNGS_FILE
@@ -209,7 +209,7 @@ def test_on_ray_what_cannot_be_read_is_no_verdict_on_a_stage(tmp_path, monkeypat
 
 def test_a_plan_says_how_much_stopping_saves(tmp_path):
     from raysp.forecast import print_plan
-    from raysp.plan import survey
+    from raysp.planning.plan import survey
 
     plan = Plan(grid())
     console = Console(record=True, width=200)

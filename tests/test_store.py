@@ -11,7 +11,7 @@ import torch
 from toy import toy
 
 from raysp.job import run_job
-from raysp.plan import Plan, inspect, survey
+from raysp.planning.plan import Plan, inspect, survey
 from raysp.store.location import UNFINISHED_NAME, create, write_atomically
 from raysp.store.lock import StoreBusy
 from raysp.store.records import ABANDONED_AFTER_S, SCRATCH, NoLongerOwner, Store

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from toy import diamond
 
-from raysp.plan import Plan
+from raysp.planning.plan import Plan
 from raysp.store.records import Store
 
 TOY_CLI = Path(__file__).parent / "toy_cli.py"

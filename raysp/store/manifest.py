@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from raysp.plan import Plan
+from raysp.planning.plan import Plan
 from raysp.store.keys import SHORT_KEY_DIGITS, Config, key_of
 from raysp.store.location import Location, exists
 from raysp.store.records import PLANS, Store, entries

@@ -29,7 +29,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from raysp.halving import check_rows
+from raysp.planning.halving import check_rows
 from raysp.store import lock
 from raysp.store.keys import SHORT_KEY_DIGITS
 from raysp.store.location import Location, clear, exists, is_remote, remove, remove_unfinished, rename, size, write_atomically
@@ -154,7 +154,7 @@ class Store:
         Args:
             stage: which has paused.
             epoch: from 1.
-            rung: `rows` (see `raysp.halving.Rows`), `time_s` of all epochs so far, and `host`.
+            rung: `rows` (see `raysp.planning.halving.Rows`), `time_s` of all epochs so far, and `host`.
         """
         try:
             rungs = self.read_rungs(stage)

@@ -49,7 +49,7 @@ class Stage:
     parents: Mapping[str, "Stage"] = field(default_factory=dict)
     """The stages whose results this one reads, by role."""
     stoppable: bool = False
-    """Whether it can pause at a rung, and be given up there: see `raysp.halving`. Not part of the key."""
+    """Whether it can pause at a rung, and be given up there: see `raysp.planning.halving`. Not part of the key."""
     stands_for: int = 1
     """Trainings in one: a network with several auxiliary classifiers takes the place of one network for each. Not part of the
     key."""

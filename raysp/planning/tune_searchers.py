@@ -1,6 +1,6 @@
 """Ray Tune's search algorithms as makers of proposals.
 
-Owns what is known of Ray Tune's algorithms. Refuses to run anything; Ray need not run. Contract: see `raysp.search.Algorithm`.
+Owns what is known of Ray Tune's algorithms. Refuses to run anything; Ray need not run. Contract: see `raysp.planning.proposals.Algorithm`.
 """
 
 import logging
@@ -11,8 +11,8 @@ from typing import Any
 from ray import tune
 from ray.tune.search import SEARCH_ALG_IMPORT, Searcher
 
-from raysp.halving import COSTS
-from raysp.search import Between, Search, Values
+from raysp.planning.halving import COSTS
+from raysp.planning.proposals import Between, Search, Values
 
 ALGORITHMS = tuple(sorted(set(SEARCH_ALG_IMPORT) - {"random", "variant_generator", "bohb", "zoopt"}))
 """Names of those that learn from what they are told. BOHB needs a scheduler of its own, ZOOpt a number of trials beforehand."""
@@ -61,7 +61,7 @@ class TuneAlgorithm:
             raise ValueError(f"search {search.algorithm!r} can't be used: {said:.300}") from error
 
     def ask(self, number: int) -> Values | None:
-        """See `raysp.search.Algorithm`."""
+        """See `raysp.planning.proposals.Algorithm`."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = self._searcher.suggest(f"{number:08d}")
@@ -73,7 +73,7 @@ class TuneAlgorithm:
         }
 
     def tell(self, number: int, objectives: Mapping[str, float] | None) -> None:
-        """See `raysp.search.Algorithm`."""
+        """See `raysp.planning.proposals.Algorithm`."""
         result = None if objectives is None else {**objectives, "training_iteration": 1}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,7 +1,7 @@
 """Search beyond grids: configurations that are proposed while a sweep runs, each from what the earlier ones came to.
 
 Owns the axes of a search, the queue that asks for proposals, and what is kept of them. Refuses to know how proposals are made
-(`raysp.ray_search`) or what stages they mean (`sweeps/`). Contract: what was proposed once is proposed again, first and in the
+(`raysp.planning.tune_searchers`) or what stages they mean (`sweeps/`). Contract: what was proposed once is proposed again, first and in the
 same order, when the same search is given again; so the same command goes on, and finds what is trained.
 
     <root>/searches/<id>.json     the proposals so far; the id is a hash of what is searched and how
@@ -16,10 +16,10 @@ from typing import Any, Protocol
 
 from rich.markup import escape
 
-from raysp.halving import BEYOND
-from raysp.halving import COSTS as COST_NAMES
 from raysp.models.costs import Costs
-from raysp.plan import JobQueue, inspect
+from raysp.planning.halving import BEYOND
+from raysp.planning.halving import COSTS as COST_NAMES
+from raysp.planning.plan import JobQueue, inspect
 from raysp.progress import Progress
 from raysp.store.keys import SHORT_KEY_DIGITS, key_of
 from raysp.store.location import Location, exists

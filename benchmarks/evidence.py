@@ -21,17 +21,17 @@ from rich.table import Table
 from raysp.batches import Batches
 from raysp.chain import ChainBuilder, Choice
 from raysp.data.sources import Source, load_splits, open_source
+from raysp.engine.options import RunOptions
+from raysp.engine.sweep import run_sweep
+from raysp.engine.workers import ALONE
 from raysp.methods.positions import top_positions
 from raysp.methods.scores import StudentTask
-from raysp.options import RunOptions
 from raysp.presets import PRESETS, Preset, PresetName
 from raysp.stages.mask import MaskConfig, MaskMethod
 from raysp.store.records import WEIGHTS, Store
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import load_tensors
-from raysp.sweep import run_sweep
 from raysp.training import accuracy, train
-from raysp.workers import ALONE
 
 METHODS: tuple[MaskMethod, ...] = ("random", "senet", "counterfactual", "snl")
 console = Console(width=150, highlight=False)

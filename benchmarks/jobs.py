@@ -23,19 +23,19 @@ from rich.console import Console
 from tyro.conf import arg
 
 from raysp.chain import ChainBuilder, Choice
-from raysp.cluster import Request, Slots, connect
-from raysp.context import Context, Place
 from raysp.data.sources import open_source
-from raysp.inline import run_inline
-from raysp.options import RunOptions
+from raysp.engine.context import Context, Place
+from raysp.engine.inline import run_inline
+from raysp.engine.options import RunOptions
+from raysp.engine.progress import Progress
+from raysp.engine.ray.cluster import Request, Slots, connect
+from raysp.engine.ray.tune import run_on_ray
+from raysp.engine.sweep import run_sweep
 from raysp.planning.plan import JobQueue, Plan
 from raysp.presets import PRESETS
-from raysp.progress import Progress
-from raysp.ray_tune import run_on_ray
 from raysp.store.keys import Config
 from raysp.store.records import Store
 from raysp.store.stage import Stage, StageResult
-from raysp.sweep import run_sweep
 
 SHARED_BY = 10
 """Jobs below one parent."""

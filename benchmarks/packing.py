@@ -18,7 +18,7 @@ import torch
 import tyro
 from tyro.conf import arg
 
-from raysp.memory import keep_freed_memory
+from raysp.engine.memory import keep_freed_memory
 from raysp.models.layout import use_tensor_cores
 
 START_S = 120.0

@@ -22,13 +22,13 @@ from rich.console import Console
 from tyro.conf import arg
 
 from raysp.chain import ChainBuilder, Choice
-from raysp.cluster import Request, Slots, connect
-from raysp.context import Place
 from raysp.data.sources import load_splits, open_source
+from raysp.engine.context import Place
+from raysp.engine.progress import Progress
+from raysp.engine.ray.cluster import Request, Slots, connect
+from raysp.engine.ray.tune import run_on_ray
 from raysp.planning.plan import JobQueue, Plan
 from raysp.presets import PRESETS
-from raysp.progress import Progress
-from raysp.ray_tune import run_on_ray
 from raysp.store.keys import key_of
 from raysp.store.records import Store
 from raysp.store.stage import Stage

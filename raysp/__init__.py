@@ -3,15 +3,15 @@
 from raysp.budget import allocate_budget
 from raysp.chain import ChainBuilder, Choice
 from raysp.data.sources import DataConfig, load_splits, open_source
+from raysp.engine.options import RunOptions
+from raysp.engine.sweep import run_sweep
 from raysp.models import MODELS, build_model
 from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.costs import Costs, LayerCosts, count_costs
 from raysp.models.files import load_model, save_model
-from raysp.options import RunOptions
 from raysp.presets import PRESETS, Preset
 from raysp.store.records import Store
 from raysp.store.stage import Stage, StageResult
-from raysp.sweep import run_sweep
 
 __version__ = "0.1.0"
 

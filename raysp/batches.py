@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raysp.data.sources import DataConfig, Part, Splits
-from raysp.workers import ALONE, Workers
+from raysp.engine.workers import ALONE, Workers
 
 EVAL_BATCH = 512
 

@@ -23,8 +23,8 @@ import tyro
 from torch import Tensor, nn
 from tyro.conf import Positional, arg
 
-from raysp import termination
 from raysp.card import card_of, markdown
+from raysp.engine import termination
 from raysp.models.collapse import Logits, collapse, fold_batchnorm
 from raysp.models.exits import exit_of
 from raysp.models.files import load_model

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from raysp.engine.workers import Workers
 from raysp.models.layout import channels_last
 from raysp.schedules import Recipe
-from raysp.workers import Workers
 
 if TYPE_CHECKING:
     from raysp.training import Task

@@ -3,7 +3,7 @@
 Owns epochs: steps, evaluation on the validation part, choice of the best epoch, when to save. Refuses to know what is trained; a
 `Task` gives the loss and what happens between epochs. Contract: on one CPU with a fixed number of threads the result is the same
 bit for bit, however often the loop was interrupted; on several workers it is the same but for the rounding of sums, wherever
-batch norm's statistics are (`raysp.workers`).
+batch norm's statistics are (`raysp.engine.workers`).
 """
 
 import hashlib
@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from raysp.batches import Batches
-from raysp.compiling import begin_step, compiled
-from raysp.context import Context
+from raysp.engine.compiling import begin_step, compiled
+from raysp.engine.context import Context
+from raysp.engine.termination import Notice, Terminated, noticed
+from raysp.engine.workers import ALONE, Workers, synchronised_batchnorm
 from raysp.models.network import Network
 from raysp.schedules import Recipe
 from raysp.standing import Standing
 from raysp.step import Step
-from raysp.termination import Notice, Terminated, noticed
-from raysp.workers import ALONE, Workers, synchronised_batchnorm
 
 
 class Task:

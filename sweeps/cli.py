@@ -21,11 +21,12 @@ from rich.markup import escape
 from tyro.conf import arg
 
 from analysis.report import Report, read_report, write_report
-from raysp import termination
-from raysp.compiling import Compile
 from raysp.data.sources import Selection, Source, open_source
-from raysp.forecast import print_plan, print_seconds
-from raysp.options import RunOptions
+from raysp.engine import termination
+from raysp.engine.compiling import Compile
+from raysp.engine.forecast import print_plan, print_seconds
+from raysp.engine.options import RunOptions
+from raysp.engine.sweep import BrokenOff, run_sweep
 from raysp.pi import require_engine
 from raysp.planning.halving import Stopping
 from raysp.planning.plan import Plan, survey
@@ -37,7 +38,6 @@ from raysp.store.lock import StoreBusy
 from raysp.store.manifest import Intent, intent_of, write_intent
 from raysp.store.records import NoLongerOwner, Store
 from raysp.store.stage import Stage
-from raysp.sweep import BrokenOff, run_sweep
 from sweeps.ending import front_so_far, print_failures, print_report
 from sweeps.private import Which, measure_models
 from sweeps.terminal import consoles

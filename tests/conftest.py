@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from raysp.context import Place
+from raysp.engine.context import Place
 from raysp.store.records import Store
 
 sys.path.insert(0, str(Path(__file__).parent))  # for toy and reference, here and in processes that tests start

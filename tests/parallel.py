@@ -15,11 +15,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from raysp import termination
 from raysp.batches import Batches
-from raysp.context import Place
 from raysp.data.sources import DataConfig, Part, Splits
-from raysp.job import run_job
+from raysp.engine import termination
+from raysp.engine.context import Place
+from raysp.engine.job import run_job
+from raysp.engine.termination import Terminated
+from raysp.engine.workers import Workers
 from raysp.methods.positions import top_positions
 from raysp.methods.scores import ScoreTask
 from raysp.methods.snl import SnlConfig, SnlTask
@@ -34,9 +36,7 @@ from raysp.stages.sensitivity import SensitivityConfig, SparseTask
 from raysp.store.keys import Config, key_of
 from raysp.store.records import Store
 from raysp.store.stage import Stage, StageResult
-from raysp.termination import Terminated
 from raysp.training import accuracy, train
-from raysp.workers import Workers
 
 DATA = DataConfig(name="digits", num_classes=4, channels=1, image_size=8, crop_padding=1)
 EXPERIMENT = Experiment(data=DATA, model="resnet18", width=4, seed=3)

@@ -8,9 +8,9 @@ import parallel
 import torch
 
 from raysp.batches import Batches
-from raysp.job import run_job
+from raysp.engine.job import run_job
+from raysp.engine.termination import Terminated, install
 from raysp.store.records import Store
-from raysp.termination import Terminated, install
 
 torch.set_num_threads(1)
 install()

@@ -4,12 +4,12 @@ import pytest
 from quick import builder
 from rich.console import Console
 
-from raysp import calibration
-from raysp.calibration import Calibration, calibrate
 from raysp.chain import Choice
 from raysp.data.sources import load_splits, open_source, part_sizes
-from raysp.forecast import print_seconds
-from raysp.options import RunOptions
+from raysp.engine import calibration
+from raysp.engine.calibration import Calibration, calibrate
+from raysp.engine.forecast import print_seconds
+from raysp.engine.options import RunOptions
 from raysp.planning.plan import Plan, survey
 from raysp.store.records import Store
 
@@ -62,7 +62,7 @@ def test_every_mask_method_can_be_tried():
 def test_what_is_said(tmp_path, monkeypatch):
     made = plan()
     seconds = {key: 10.0 * stage.epochs for key, stage in made.stages.items()}
-    monkeypatch.setattr("raysp.forecast.calibrate", lambda *a, **k: Calibration(seconds=seconds))
+    monkeypatch.setattr("raysp.engine.forecast.calibrate", lambda *a, **k: Calibration(seconds=seconds))
     console = Console(record=True, width=300)
     options = RunOptions(inline=True)
     print_seconds(made, survey(made, Store(root=tmp_path)), [], options, console)
@@ -90,7 +90,7 @@ def test_what_is_said(tmp_path, monkeypatch):
 def test_as_many_stages_are_said_to_run_at_once_as_a_run_has_room_for(options, said, tmp_path, monkeypatch):
     made = plan()
     seconds = dict.fromkeys(made.stages, 1.0)
-    monkeypatch.setattr("raysp.forecast.calibrate", lambda *a, **k: Calibration(seconds=seconds))
+    monkeypatch.setattr("raysp.engine.forecast.calibrate", lambda *a, **k: Calibration(seconds=seconds))
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     monkeypatch.setattr("torch.cuda.is_available", lambda: "gpus_per_stage" in options)
     monkeypatch.setattr("torch.cuda.device_count", lambda: int("gpus_per_stage" in options))

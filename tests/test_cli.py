@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from raysp.engine.sweep import BrokenOff
 from raysp.store.location import Unreachable
-from raysp.sweep import BrokenOff
 from sweeps.axes import sweep as sweep_script
 
 SWEEPS = Path(__file__).parent.parent / "sweeps"

@@ -9,13 +9,13 @@ import pytest
 from rich.console import Console
 from toy import toy
 
-from raysp import cluster
-from raysp.cluster import PlacementError, Request, Slots
 from raysp.data.sources import load_splits, open_source
-from raysp.options import RunOptions
+from raysp.engine.options import RunOptions
+from raysp.engine.ray import cluster
+from raysp.engine.ray.cluster import PlacementError, Request, Slots
+from raysp.engine.sweep import run_sweep
 from raysp.store.records import Store
 from raysp.store.stage import Stage, StageResult
-from raysp.sweep import run_sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
 
@@ -176,7 +176,7 @@ def test_a_node_that_does_not_see_the_results_is_named_before_anything_trains(tw
     two_nodes.wait_for_nodes()
     try:
         # The second node shares this machine's files; a process-wide setting makes the lock file invisible to its workers.
-        monkeypatch.setattr("raysp.nodes._look", _see_nothing)
+        monkeypatch.setattr("raysp.engine.ray.nodes._look", _see_nothing)
         with pytest.raises(ValueError, match=r"no lock file that .* can see: expected a directory that all nodes share"):
             run([toy()], tmp_path, two_nodes)
         assert not list(tmp_path.glob("stages/*"))
@@ -212,7 +212,7 @@ def test_stages_of_two_workers_spread_over_nodes_and_wait_for_each_other(two_nod
 def test_a_stages_news_stay_on_the_node_of_who_waits_for_them(two_nodes):
     import ray
 
-    from raysp.ray_train import _queue_here
+    from raysp.engine.ray.train import _queue_here
 
     node = two_nodes.add_node(num_cpus=1)
     two_nodes.wait_for_nodes()

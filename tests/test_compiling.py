@@ -11,14 +11,14 @@ import torch
 from rich.console import Console
 
 from raysp.chain import ChainBuilder, Choice
-from raysp.compiling import RECOMPILES
 from raysp.data.sources import open_source
-from raysp.job import run_job
+from raysp.engine.compiling import RECOMPILES
+from raysp.engine.job import run_job
+from raysp.engine.sweep import RunOptions, run_sweep
 from raysp.planning.plan import Plan, survey
 from raysp.presets import PRESETS
 from raysp.store.records import Store
 from raysp.store.tensor_files import load_tensors
-from raysp.sweep import RunOptions, run_sweep
 
 
 def quick(precision="fp32"):
@@ -105,7 +105,7 @@ def test_several_workers_are_not_compiled():
 
 
 def test_a_machine_without_a_compiler_is_told_so(tmp_path):
-    code = "import torch; from raysp.compiling import check_compiler; check_compiler('on', torch.device('cpu'))"
+    code = "import torch; from raysp.engine.compiling import check_compiler; check_compiler('on', torch.device('cpu'))"
     nothing = {"PATH": str(tmp_path), "CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | nothing, capture_output=True, text=True, check=False)
     assert done.returncode == 1

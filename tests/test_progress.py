@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 from toy import diamond
 
+from raysp.engine.progress import Progress
 from raysp.planning.plan import Plan
-from raysp.progress import Progress
 from sweeps.ending import front_so_far
 
 BASELINE = {

@@ -16,12 +16,12 @@ from toy import diamond, toy
 
 import raysp
 from analysis.report import write_report
-from raysp.options import RunOptions
+from raysp.engine.options import RunOptions
+from raysp.engine.sweep import run_sweep
 from raysp.planning.plan import Plan
 from raysp.store import location, lock
 from raysp.store.location import create, locate, write_atomically
 from raysp.store.records import NoLongerOwner, Store
-from raysp.sweep import run_sweep
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto")

@@ -14,12 +14,12 @@ from rich.console import Console
 from toy import diamond, toy
 
 from analysis.report import write_report
-from raysp import sweep
-from raysp.options import RunOptions
+from raysp.engine import sweep
+from raysp.engine.options import RunOptions
+from raysp.engine.sweep import run_sweep
 from raysp.planning.plan import Plan
 from raysp.store.lock import StoreBusy
 from raysp.store.records import SCRATCH, NoLongerOwner, Store
-from raysp.sweep import run_sweep
 
 HERE = Path(__file__).parent
 INLINE = RunOptions(inline=True, gpus_per_stage=0)

@@ -9,15 +9,15 @@ from quick import builder, values_of
 from rich.console import Console
 from toy import toy
 
-from raysp import cluster
 from raysp.data.sources import open_source
-from raysp.options import RunOptions
+from raysp.engine.options import RunOptions
+from raysp.engine.progress import Progress
+from raysp.engine.ray import cluster
+from raysp.engine.sweep import BrokenOff, _runner, run_sweep
 from raysp.planning.proposals import Search, SearchQueue, objectives_of, proposed, read_proposals, write_proposals
 from raysp.planning.tune_searchers import TuneAlgorithm
-from raysp.progress import Progress
 from raysp.store.lock import StoreBusy
 from raysp.store.records import Store
-from raysp.sweep import BrokenOff, _runner, run_sweep
 from sweeps.searching import read_search
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
@@ -124,7 +124,7 @@ def test_a_failed_ancestor_fails_its_proposals(tmp_path):
 
 def swept(root, search, monkeypatch, algorithm=None, **options):
     if algorithm:
-        monkeypatch.setattr("raysp.sweep.make_algorithm", lambda search, earlier: algorithm)
+        monkeypatch.setattr("raysp.engine.sweep.make_algorithm", lambda search, earlier: algorithm)
     return run_sweep(
         proposed(search, root),
         root,
@@ -206,7 +206,7 @@ def test_a_search_that_another_run_has_gone_on_with_is_not_overwritten(tmp_path,
             write_proposals(store, search, values)
         return late
 
-    monkeypatch.setattr("raysp.sweep.make_algorithm", meanwhile)
+    monkeypatch.setattr("raysp.engine.sweep.make_algorithm", meanwhile)
     with pytest.raises(StoreBusy, match="gone on with this search meanwhile"):
         swept(tmp_path, search, monkeypatch)
     assert read_proposals(tmp_path, search) == values and not late.told

@@ -11,11 +11,11 @@ from rich.console import Console
 from toy import diamond, toy
 
 import raysp
-from raysp.options import RunOptions
+from raysp.engine.options import RunOptions
+from raysp.engine.sweep import run_sweep
 from raysp.planning.plan import inspect
 from raysp.store.records import Store
 from raysp.store.tensor_files import DamagedFile
-from raysp.sweep import run_sweep
 
 ROOT = Path(__file__).parent.parent
 INLINE = RunOptions(inline=True, gpus_per_stage=0)
@@ -134,7 +134,7 @@ def test_a_local_ray_asks_for_a_token_and_listens_on_loopback_alone(monkeypatch)
     import ray
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
 
-    from raysp import cluster
+    from raysp.engine.ray import cluster
 
     monkeypatch.setenv("LISTENING", str(os.getpid()))
     monkeypatch.setenv("RAY_ADDRESS", "local")

@@ -10,11 +10,12 @@ from rich.console import Console
 from analysis.results import layers_table, results_table
 from raysp.chain import ChainBuilder, Choice
 from raysp.data.sources import load_splits, open_source
+from raysp.engine.options import RunOptions
+from raysp.engine.sweep import run_sweep
 from raysp.methods.positions import top_positions
 from raysp.models.costs import count_costs
 from raysp.models.files import load_model
 from raysp.models.relu import MaskedReLU
-from raysp.options import RunOptions
 from raysp.planning.plan import Plan
 from raysp.presets import PRESETS
 from raysp.stages.baseline import baseline_stage
@@ -22,7 +23,6 @@ from raysp.stages.finetune import grow_shallow_branches
 from raysp.stages.sensitivity import SparseTask
 from raysp.store.records import Store
 from raysp.store.tensor_files import load_tensors
-from raysp.sweep import run_sweep
 
 BUDGETS = (0.05, 0.4)
 
@@ -237,7 +237,7 @@ class Interrupted(BaseException):
 @pytest.mark.parametrize(("fixture", "make"), [("finished", chains), ("varied", variety)])
 def test_a_run_interrupted_in_every_stage_ends_bit_identical(fixture, make, request, tmp_path, monkeypatch):
     root, leaves = request.getfixturevalue(fixture)
-    from raysp.context import Context
+    from raysp.engine.context import Context
 
     save = Context.save_checkpoint
     interrupted = set()

@@ -10,17 +10,17 @@ from rich.console import Console
 from toy import toy
 
 from raysp.chain import Choice
-from raysp.cluster import Request, Slots
-from raysp.context import Place
 from raysp.data.sources import open_source
-from raysp.options import RunOptions
+from raysp.engine.context import Place
+from raysp.engine.options import RunOptions
+from raysp.engine.progress import Progress
+from raysp.engine.ray.cluster import Request, Slots
+from raysp.engine.sweep import run_sweep
 from raysp.planning.halving import Halving
 from raysp.planning.plan import JobQueue, Plan
-from raysp.progress import Progress
 from raysp.store.location import Unreachable
 from raysp.store.records import RUNGS as RUNGS_FILE
 from raysp.store.records import Store
-from raysp.sweep import run_sweep
 from sweeps.ending import print_failures
 
 GRID = {"d_th": (None, 0.1, 0.3), "budget": (0.1, 0.4)}
@@ -113,7 +113,7 @@ def ends_like(stopped_root, root):
 
 def test_interrupted_anywhere_it_ends_the_same(stopped_root, tmp_path, monkeypatch):
     """The driver dies after every third job."""
-    from raysp import inline
+    from raysp.engine import inline
 
     calls = []
     real = inline.run_job
@@ -188,7 +188,7 @@ def test_on_ray_with_more_slots_than_configurations_all_is_trained(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["read_rungs", "read_record"])
 def test_on_ray_what_cannot_be_read_is_no_verdict_on_a_stage(tmp_path, monkeypatch, name):
-    from raysp import ray_tune
+    from raysp.engine.ray import tune as ray_tune
 
     def unreachable(*arguments):
         raise Unreachable("s3://x can't be reached")
@@ -208,7 +208,7 @@ def test_on_ray_what_cannot_be_read_is_no_verdict_on_a_stage(tmp_path, monkeypat
 
 
 def test_a_plan_says_how_much_stopping_saves(tmp_path):
-    from raysp.forecast import print_plan
+    from raysp.engine.forecast import print_plan
     from raysp.planning.plan import survey
 
     plan = Plan(grid())

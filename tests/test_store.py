@@ -10,7 +10,7 @@ import pytest
 import torch
 from toy import toy
 
-from raysp.job import run_job
+from raysp.engine.job import run_job
 from raysp.planning.plan import Plan, inspect, survey
 from raysp.store.location import UNFINISHED_NAME, create, write_atomically
 from raysp.store.lock import StoreBusy

@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import pytest
 
-from raysp import termination
-from raysp.termination import Terminated, install, noticed
+from raysp.engine import termination
+from raysp.engine.termination import Terminated, install, noticed
 
 
 @pytest.fixture

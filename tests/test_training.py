@@ -11,16 +11,17 @@ import parallel
 import pytest
 import torch
 
-from raysp import termination, training
-from raysp.job import run_job
+from raysp import training
+from raysp.engine import termination
+from raysp.engine.job import run_job
+from raysp.engine.termination import Terminated
+from raysp.engine.workers import ALONE
 from raysp.schedules import Recipe
 from raysp.stages.sensitivity import SparseTask
 from raysp.step import Step
 from raysp.store.records import Store
 from raysp.store.tensor_files import load_tensors
-from raysp.termination import Terminated
 from raysp.training import Task, Trained, train
-from raysp.workers import ALONE
 
 RECIPE = Recipe(epochs=4, milestones=(), batch_size=8, lr=0.1)
 

@@ -15,11 +15,11 @@ from torch import nn
 from toy import toy
 
 from raysp.batches import Batches
-from raysp.context import Context, Place
-from raysp.job import StageError, run_job
+from raysp.engine.context import Context, Place
+from raysp.engine.job import StageError, run_job
+from raysp.engine.workers import ALONE, WorkerLost, Workers, is_lost_worker, synchronised_batchnorm
 from raysp.store.records import NoLongerOwner, Store
 from raysp.store.tensor_files import load_tensors
-from raysp.workers import ALONE, WorkerLost, Workers, is_lost_worker, synchronised_batchnorm
 
 HERE = Path(__file__).parent
 
@@ -234,7 +234,7 @@ def test_which_errors_mean_a_lost_worker(error, lost):
 def test_a_report_that_ray_has_given_up_means_a_lost_worker(monkeypatch):
     import ray.train
 
-    from raysp.ray_train import _tell
+    from raysp.engine.ray.train import _tell
 
     def given_up(figures):
         raise ray.exceptions.ActorDiedError
@@ -258,7 +258,7 @@ def test_a_report_that_ray_has_given_up_means_a_lost_worker(monkeypatch):
 def test_the_stages_own_error_counts_before_what_the_others_made_of_it(failures, meaning):
     from ray.train import WorkerGroupError
 
-    from raysp.ray_train import _meaning
+    from raysp.engine.ray.train import _meaning
 
     found = _meaning(WorkerGroupError("all of it", failures))
     assert (type(found), str(found)) == (type(meaning), str(meaning))
@@ -282,7 +282,7 @@ def cluster(tmp_path_factory):
 
 
 def on_ray(cluster, stage, scratch):
-    from raysp.ray_train import run_on_workers
+    from raysp.engine.ray.train import run_on_workers
 
     heard = []
     store, place = cluster

@@ -6,9 +6,9 @@ from rich.console import Console
 from toy import diamond
 
 from analysis.report import write_report
-from raysp.options import RunOptions
+from raysp.engine.options import RunOptions
+from raysp.engine.sweep import run_sweep
 from raysp.store.location import locate
-from raysp.sweep import run_sweep
 
 if __name__ == "__main__":
     root = locate(sys.argv[1])

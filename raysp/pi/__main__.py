@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from tyro.conf import Positional, arg
 
-from raysp import termination
+from raysp.engine import termination
 from raysp.models.exits import exit_of
 from raysp.models.files import load_model
 from raysp.pi import MeasureOptions, PartyFault, require_engine

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 from rich.markup import escape
 
+from raysp.engine.progress import Progress
 from raysp.models.costs import Costs
 from raysp.planning.halving import BEYOND
 from raysp.planning.halving import COSTS as COST_NAMES
 from raysp.planning.plan import JobQueue, inspect
-from raysp.progress import Progress
 from raysp.store.keys import SHORT_KEY_DIGITS, key_of
 from raysp.store.location import Location, exists
 from raysp.store.records import SEARCHES, Store

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raysp.batches import Batches
-from raysp.context import Context
+from raysp.engine.context import Context
 from raysp.models.costs import count_costs
 from raysp.models.exits import FINAL
 from raysp.schedules import Recipe

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raysp.batches import Batches
-from raysp.context import Context
+from raysp.engine.context import Context
 from raysp.losses import PRAM_LOSSES, distillation_kl
 from raysp.methods.least_squares import fit_shallow_branches
 from raysp.models.collapse import drop_main_branches

@@ -12,7 +12,7 @@ import torch
 
 from raysp.batches import Batches
 from raysp.budget import allocate_budget, whole_channels
-from raysp.context import Context
+from raysp.engine.context import Context
 from raysp.methods.positions import Granularity, layer_mask
 from raysp.methods.scores import ScoreTask, StudentTask
 from raysp.methods.snl import SnlConfig, SnlTask

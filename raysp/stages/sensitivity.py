@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from raysp.batches import Batches
 from raysp.budget import allocate_budget
-from raysp.context import Context
+from raysp.engine.context import Context
 from raysp.models.network import Network
 from raysp.schedules import Recipe
 from raysp.stages.baseline import CrossEntropyTask

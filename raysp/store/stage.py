@@ -1,6 +1,6 @@
 """What a stage is: a frozen description with a key computed from it.
 
-Owns `Stage`, and `StageResult`, which a stage's function hands back. Refuses to know where a stage runs (`raysp.context`), how
+Owns `Stage`, and `StageResult`, which a stage's function hands back. Refuses to know where a stage runs (`raysp.engine.context`), how
 its result is kept (`raysp.store.records`) or who schedules it. Contract: two stages with one key are the same stage.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from raysp.store.keys import SHORT_KEY_DIGITS, Config, key_of
 
 if TYPE_CHECKING:
-    from raysp.context import Context
+    from raysp.engine.context import Context
 
 
 @dataclass(kw_only=True)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from raysp.compiling import Compile
+from raysp.engine.compiling import Compile
+from raysp.engine.workers import ALONE, Workers
 from raysp.models.files import metadata_of
 from raysp.planning.halving import Rows, rows_after
 from raysp.store.keys import Config, key_of
 from raysp.store.records import WEIGHTS, Store
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import load_tensors
-from raysp.workers import ALONE, Workers
 
 if TYPE_CHECKING:
     from raysp.data.sources import Splits

@@ -20,11 +20,11 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raysp.context import Report
-from raysp.job import StageError, run_job
+from raysp.engine.context import Report
+from raysp.engine.job import StageError, run_job
+from raysp.engine.workers import WorkerLost, Workers
 from raysp.store.records import NoLongerOwner
 from raysp.store.stage import Stage
-from raysp.workers import WorkerLost, Workers
 
 POLL_S = 0.2
 """How often workers are asked for news, and news are looked for."""

@@ -5,11 +5,11 @@ Owns nothing but the loop. Contract: the same results as on Ray, bit for bit, on
 
 from functools import partial
 
-from raysp import termination
-from raysp.context import Place
-from raysp.job import StageError, run_job
+from raysp.engine import termination
+from raysp.engine.context import Place
+from raysp.engine.job import StageError, run_job
+from raysp.engine.progress import Progress
 from raysp.planning.plan import JobQueue, Outcome
-from raysp.progress import Progress
 
 
 def run_inline(queue: JobQueue, place: Place, progress: Progress) -> Outcome:

@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from raysp.compiling import check_compile, check_compiler
-from raysp.context import Place
 from raysp.data.sources import Source, load_splits
-from raysp.forecast import print_plan
-from raysp.inline import run_inline
-from raysp.options import RunOptions
+from raysp.engine.compiling import check_compile, check_compiler
+from raysp.engine.context import Place
+from raysp.engine.forecast import print_plan
+from raysp.engine.inline import run_inline
+from raysp.engine.options import RunOptions
+from raysp.engine.progress import FrontSoFar, Progress
 from raysp.planning.halving import Halving
 from raysp.planning.plan import JobQueue, Outcome, Plan, Survey, inspect, survey
 from raysp.planning.proposals import STOPPED_SEARCH, Algorithm, Search, SearchQueue, Values, read_proposals, set_aside
-from raysp.progress import FrontSoFar, Progress
 from raysp.store.keys import key_of
 from raysp.store.location import Location, Unreachable
 from raysp.store.lock import StoreBusy
@@ -210,7 +210,8 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
         check_compiler(options.compile, torch.device("cuda" if gpus else "cpu"))
         yield _Runner(gpus=gpus, slots=lambda: 1, at_once=lambda: 1, run=run_inline)
         return
-    from raysp import cluster, ray_tune  # Ray takes seconds to import
+    from raysp.engine.ray import cluster  # Ray takes seconds to import
+    from raysp.engine.ray import tune as ray_tune  # Ray takes seconds to import
 
     with cluster.connect(options.address, verbose=options.verbose):
         gpus = cluster.gpus_for(options.gpus_per_stage)

@@ -1,7 +1,7 @@
 """Running a plan's stages on Ray: one Ray Tune trial is one stage job.
 
 Owns Ray Tune's side of a run: the searcher that gives jobs out as their parents finish, and the trial. Refuses to know what
-stages compute. Contract: the same results as `raysp.inline`; whether a stage is done is read from its record, never from Tune's
+stages compute. Contract: the same results as `raysp.engine.inline`; whether a stage is done is read from its record, never from Tune's
 own state, which lies in a scratch folder and is not resumed from.
 """
 
@@ -21,19 +21,19 @@ from ray.tune.search import Searcher
 from ray.tune.trainable.function_trainable import FunctionTrainable
 from rich.markup import escape
 
-from raysp import termination
-from raysp.cluster import Request, Slots
-from raysp.context import Place
-from raysp.job import StageError, run_job
-from raysp.memory import keep_freed_memory
-from raysp.nodes import check_seen_everywhere, end_processes
+from raysp.engine import termination
+from raysp.engine.context import Place
+from raysp.engine.job import StageError, run_job
+from raysp.engine.memory import keep_freed_memory
+from raysp.engine.progress import Progress
+from raysp.engine.ray.cluster import Request, Slots
+from raysp.engine.ray.nodes import check_seen_everywhere, end_processes
+from raysp.engine.termination import Terminated
 from raysp.planning.plan import JobQueue, Outcome
-from raysp.progress import Progress
 from raysp.store.location import clear
 from raysp.store.records import RECORD, SCRATCH, NoLongerOwner, Store, read_record
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import DamagedFile
-from raysp.termination import Terminated
 
 MAX_PENDING = "64"
 """Trials that may wait for a node; `Slots` decides how many there are."""
@@ -306,7 +306,7 @@ class _StageTrial(FunctionTrainable):
         if request.workers == 1:
             run_job(job.stage, self._place, _report, until=job.until)
             return
-        from raysp import ray_train  # takes seconds to import
+        from raysp.engine.ray import train as ray_train  # takes seconds to import
 
         ray_train.run_on_workers(
             job.stage,

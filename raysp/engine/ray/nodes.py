@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raysp import termination
+from raysp.engine import termination
 from raysp.store.records import NoLongerOwner, Store
 
 SEEN_WITHIN_S = 60.0

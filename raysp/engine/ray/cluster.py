@@ -1,6 +1,6 @@
 """The Ray cluster that a sweep runs on: connecting to it, and what of it a stage can have.
 
-Owns the start and end of a local Ray, and the arithmetic of places. Refuses to schedule (`raysp.ray_tune`). Contract: what can
+Owns the start and end of a local Ray, and the arithmetic of places. Refuses to schedule (`raysp.engine.ray.tune`). Contract: what can
 never be placed is refused before anything trains, with what was asked for and what the cluster has.
 """
 
@@ -24,7 +24,7 @@ from ray._private import ray_constants
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.experimental.internal_kv import _internal_kv_get
 
-from raysp.termination import Terminated
+from raysp.engine.termination import Terminated
 
 Resources = Mapping[str, float]
 

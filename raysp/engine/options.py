@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from raysp.compiling import Compile
+from raysp.engine.compiling import Compile
 from raysp.planning.halving import Stopping
 
 MAX_THREADS = 1024

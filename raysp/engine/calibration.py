@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from raysp.context import Place
 from raysp.data.sources import DataConfig, Part, Source, Splits, part_sizes
-from raysp.inline import run_inline
+from raysp.engine.context import Place
+from raysp.engine.inline import run_inline
+from raysp.engine.progress import Progress
 from raysp.planning.plan import JobQueue, Plan
-from raysp.progress import Progress
 from raysp.store.keys import key_of
 from raysp.store.records import Store
 from raysp.store.stage import Stage

@@ -1,6 +1,6 @@
 """What a plan will cost, said before anything trains.
 
-Owns the words and the table; the figures are `raysp.planning.plan`'s and `raysp.calibration`'s.
+Owns the words and the table; the figures are `raysp.planning.plan`'s and `raysp.engine.calibration`'s.
 """
 
 import os
@@ -11,12 +11,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from raysp.calibration import calibrate
 from raysp.data.sources import Source
-from raysp.options import RunOptions
+from raysp.engine.calibration import calibrate
+from raysp.engine.options import RunOptions
+from raysp.engine.progress import clock_of
 from raysp.planning.halving import Halving, Stopping
 from raysp.planning.plan import Plan, Survey
-from raysp.progress import clock_of
 
 
 def print_plan(plan: Plan, found: Survey, console: Console, stopping: Stopping = "none") -> None:
@@ -92,7 +92,7 @@ def print_seconds(plan: Plan, found: Survey, sources: Sequence[Source], options:
 
 def _room_here(options: RunOptions, gpus: float, cores: int) -> tuple[int, str]:
     """Stages at once for which this machine has room, counted as a run on Ray counts them, and what each asks for."""
-    from raysp.cluster import Request  # Ray takes seconds to import
+    from raysp.engine.ray.cluster import Request  # Ray takes seconds to import
 
     request = Request(num_threads=options.threads_per_stage, gpus=gpus, workers=options.workers_per_stage)
     slots = request.slots([{"CPU": cores, "GPU": torch.cuda.device_count()}])

@@ -1,0 +1,1 @@
+"""Runs any stages, in this process or on Ray. Knows no network and no method."""

@@ -18,7 +18,6 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from raysp.batches import Batches
 from raysp.chain import ChainBuilder, Choice
 from raysp.data.sources import Source, load_splits, open_source
 from raysp.engine.options import RunOptions
@@ -31,7 +30,8 @@ from raysp.stages.mask import MaskConfig, MaskMethod
 from raysp.store.records import WEIGHTS, Store
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import load_tensors
-from raysp.training import accuracy, train
+from raysp.training.batches import Batches
+from raysp.training.loop import accuracy, train
 
 METHODS: tuple[MaskMethod, ...] = ("random", "senet", "counterfactual", "snl")
 console = Console(width=150, highlight=False)

@@ -24,17 +24,17 @@ from plain_step import BETA, KL_WEIGHT, RHO, PlainStep, plainly
 from torch import Tensor, nn
 from tyro.conf import arg
 
-from raysp.batches import Batches
 from raysp.data.sources import DataConfig, Part, Splits
 from raysp.engine.compiling import Compile, begin_step, compiled
 from raysp.engine.memory import keep_freed_memory
 from raysp.engine.workers import ALONE
 from raysp.models.layout import use_tensor_cores
 from raysp.models.network import Network
-from raysp.schedules import Precision, Recipe
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches
-from raysp.step import Step
+from raysp.training.batches import Batches
+from raysp.training.recipes import Precision, Recipe
+from raysp.training.step import Step
 
 CLASSES, SIZE, LR = 100, 32, 0.01
 DATA = DataConfig(name="cifar100", num_classes=CLASSES, image_size=SIZE)

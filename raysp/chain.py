@@ -18,13 +18,13 @@ from raysp.methods.positions import Granularity
 from raysp.models import architecture, build_model
 from raysp.models.costs import Costs, count_costs
 from raysp.presets import Preset
-from raysp.schedules import GammaSchedule, Precision
 from raysp.stages.baseline import BaselineConfig, baseline_stage
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import AcHead, FinetuneConfig, GateStart, Pram, check_gate_epochs, finetune_stage
 from raysp.stages.mask import MaskConfig, MaskMethod, MaskStart, mask_stage
 from raysp.stages.sensitivity import SensitivityConfig, sensitivity_stage
 from raysp.store.stage import Stage
+from raysp.training.recipes import GammaSchedule, Precision
 
 EQ2_BETA_SHARE = 0.01
 """β of PRAM's `eq2` form as a share of `attention`'s: at one β its value is about a hundred times as large."""

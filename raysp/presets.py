@@ -11,7 +11,7 @@ from typing import Literal
 
 from raysp.data.sources import Selection
 from raysp.methods.snl import SnlConfig
-from raysp.schedules import GammaSchedule, Recipe
+from raysp.training.recipes import GammaSchedule, Recipe
 
 PresetName = Literal[
     "quick", "cifar10", "cifar100", "paper-resnet18-cifar10", "paper-resnet18-cifar100", "paper-wrn22-8-cifar100"

@@ -17,9 +17,9 @@ from raysp.chain import ChainBuilder, Choice
 from raysp.methods.positions import Granularity
 from raysp.planning.proposals import STOPPED_SEARCH
 from raysp.presets import PRESETS, Preset, PresetName
-from raysp.schedules import GammaSchedule
 from raysp.stages.finetune import AcHead, GateStart, Pram
 from raysp.stages.mask import MaskMethod, MaskStart
+from raysp.training.recipes import GammaSchedule
 from sweeps.cli import NOT_GIVEN, THE_PRESETS, RunFlags, Work, main
 from sweeps.searching import draw, read_search
 

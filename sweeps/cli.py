@@ -32,12 +32,12 @@ from raysp.planning.halving import Stopping
 from raysp.planning.plan import Plan, survey
 from raysp.planning.proposals import Search, proposed
 from raysp.presets import Preset
-from raysp.schedules import Precision
 from raysp.store.location import Location, Unreachable, locate
 from raysp.store.lock import StoreBusy
 from raysp.store.manifest import Intent, intent_of, write_intent
 from raysp.store.records import NoLongerOwner, Store
 from raysp.store.stage import Stage
+from raysp.training.recipes import Precision
 from sweeps.ending import front_so_far, print_failures, print_report
 from sweeps.private import Which, measure_models
 from sweeps.terminal import consoles

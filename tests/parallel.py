@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from raysp.batches import Batches
 from raysp.data.sources import DataConfig, Part, Splits
 from raysp.engine import termination
 from raysp.engine.context import Place
@@ -28,7 +27,6 @@ from raysp.methods.snl import SnlConfig, SnlTask
 from raysp.models.collapse import fold_batchnorm
 from raysp.models.network import Architecture, Network
 from raysp.models.residual import BasicBlock
-from raysp.schedules import Recipe
 from raysp.stages.baseline import CrossEntropyTask
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask
@@ -36,7 +34,9 @@ from raysp.stages.sensitivity import SensitivityConfig, SparseTask
 from raysp.store.keys import Config, key_of
 from raysp.store.records import Store
 from raysp.store.stage import Stage, StageResult
-from raysp.training import accuracy, train
+from raysp.training.batches import Batches
+from raysp.training.loop import accuracy, train
+from raysp.training.recipes import Recipe
 
 DATA = DataConfig(name="digits", num_classes=4, channels=1, image_size=8, crop_padding=1)
 EXPERIMENT = Experiment(data=DATA, model="resnet18", width=4, seed=3)

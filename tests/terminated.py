@@ -7,10 +7,10 @@ from pathlib import Path
 import parallel
 import torch
 
-from raysp.batches import Batches
 from raysp.engine.job import run_job
 from raysp.engine.termination import Terminated, install
 from raysp.store.records import Store
+from raysp.training.batches import Batches
 
 torch.set_num_threads(1)
 install()

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from raysp.batches import Batches
 from raysp.data.sources import DataConfig, Part, Splits
 from raysp.methods.scores import StudentTask
-from raysp.schedules import Recipe
 from raysp.stages.experiment import Experiment
-from raysp.training import train
+from raysp.training.batches import Batches
+from raysp.training.loop import train
+from raysp.training.recipes import Recipe
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

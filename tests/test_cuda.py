@@ -5,9 +5,9 @@ import torch
 
 from raysp.data.sources import DataConfig
 from raysp.models.network import Network
-from raysp.schedules import Recipe
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches
+from raysp.training.recipes import Recipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from raysp.batches import Batches
 from raysp.data.sources import DataConfig, DataError, Part, Splits, load_splits, open_source
+from raysp.training.batches import Batches
 
 
 @pytest.fixture

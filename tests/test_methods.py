@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from raysp.budget import allocate_budget, resolve_budget, whole_channels
 from raysp.losses import distillation_kl, pram_attention, pram_eq2
 from raysp.methods.positions import network_masks
-from raysp.schedules import Recipe, gamma_at
+from raysp.training.recipes import Recipe, gamma_at
 
 
 @st.composite

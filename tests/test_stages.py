@@ -298,8 +298,8 @@ def test_blocks_are_gated_up_to_and_with_the_threshold():
 
 @pytest.mark.parametrize("start", ["random", "least-squares"])
 def test_starts_are_judged_with_all_gates_at_1(start, monkeypatch):
-    from raysp.batches import Batches
     from raysp.stages import finetune
+    from raysp.training.batches import Batches
 
     seen = []
     measure = finetune.accuracy

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from raysp.batches import Batches
 from raysp.data.sources import DataConfig, Part, Splits
 from raysp.engine.workers import ALONE
 from raysp.models.collapse import fold_batchnorm
-from raysp.schedules import Recipe
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches
-from raysp.step import Step
+from raysp.training.batches import Batches
+from raysp.training.recipes import Recipe
+from raysp.training.step import Step
 
 DATA = DataConfig(name="cifar10", num_classes=10, image_size=16, crop_padding=2)
 EXPERIMENT = Experiment(data=DATA, model="resnet18", width=4)

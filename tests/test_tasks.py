@@ -11,11 +11,11 @@ from raysp.data.sources import DataConfig
 from raysp.methods.positions import layer_mask, top_positions
 from raysp.methods.scores import ScoreTask, StudentTask
 from raysp.methods.snl import SnlConfig, SnlTask
-from raysp.schedules import Recipe
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches
 from raysp.stages.mask import MaskConfig
 from raysp.stages.sensitivity import SensitivityConfig, SparseTask
+from raysp.training.recipes import Recipe
 
 DATA = DataConfig(name="digits", num_classes=5, channels=1, image_size=8)
 RECIPE = Recipe(epochs=4, milestones=(), batch_size=8, lr=0.1)

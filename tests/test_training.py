@@ -11,17 +11,17 @@ import parallel
 import pytest
 import torch
 
-from raysp import training
 from raysp.engine import termination
 from raysp.engine.job import run_job
 from raysp.engine.termination import Terminated
 from raysp.engine.workers import ALONE
-from raysp.schedules import Recipe
 from raysp.stages.sensitivity import SparseTask
-from raysp.step import Step
 from raysp.store.records import Store
 from raysp.store.tensor_files import load_tensors
-from raysp.training import Task, Trained, train
+from raysp.training import loop as training
+from raysp.training.loop import Task, Trained, train
+from raysp.training.recipes import Recipe
+from raysp.training.step import Step
 
 RECIPE = Recipe(epochs=4, milestones=(), batch_size=8, lr=0.1)
 

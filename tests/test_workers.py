@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from toy import toy
 
-from raysp.batches import Batches
 from raysp.engine.context import Context, Place
 from raysp.engine.job import StageError, run_job
 from raysp.engine.workers import ALONE, WorkerLost, Workers, is_lost_worker, synchronised_batchnorm
 from raysp.store.records import NoLongerOwner, Store
 from raysp.store.tensor_files import load_tensors
+from raysp.training.batches import Batches
 
 HERE = Path(__file__).parent
 

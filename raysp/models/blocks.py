@@ -2,7 +2,7 @@
 
 Owns the gate: output = γ·f_GB(X) + (1 − γ)·f_MB(X), where f_MB are the block's own two convolutions with the inner ReLU between
 and f_GB is one CONV-BN ("Making Models Shallow Again", CVPR-W 2023, section 4, gated branching). Refuses to decide
-which blocks are gated and how γ grows (`raysp.stages.finetune`, `raysp.schedules`).
+which blocks are gated and how γ grows (`raysp.stages.finetune`, `raysp.training.recipes`).
 """
 
 from dataclasses import dataclass

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from raysp.batches import Batches
 from raysp.engine.context import Context
 from raysp.models.costs import count_costs
 from raysp.models.exits import FINAL
-from raysp.schedules import Recipe
 from raysp.stages.experiment import Experiment, exit_rows
 from raysp.store.keys import Config
 from raysp.store.stage import Stage, StageResult
-from raysp.training import Task, accuracy, train
+from raysp.training.batches import Batches
+from raysp.training.loop import Task, accuracy, train
+from raysp.training.recipes import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

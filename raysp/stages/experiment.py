@@ -16,9 +16,9 @@ from raysp.models.collapse import fold_batchnorm
 from raysp.models.costs import Costs
 from raysp.models.layout import channels_last
 from raysp.models.network import Network
-from raysp.schedules import Recipe
 from raysp.store.keys import Config
-from raysp.training import seed_torch
+from raysp.training.loop import seed_torch
+from raysp.training.recipes import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from raysp.batches import Batches
 from raysp.engine.context import Context
 from raysp.losses import PRAM_LOSSES, distillation_kl
 from raysp.methods.least_squares import fit_shallow_branches
@@ -20,11 +19,12 @@ from raysp.models.collapse import drop_main_branches
 from raysp.models.costs import count_costs
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
-from raysp.schedules import GammaSchedule, Recipe, gamma_at
 from raysp.stages.experiment import Experiment, exit_rows
 from raysp.store.keys import Config
 from raysp.store.stage import Stage, StageResult
-from raysp.training import Task, accuracy, seed_torch, train
+from raysp.training.batches import Batches
+from raysp.training.loop import Task, accuracy, seed_torch, train
+from raysp.training.recipes import GammaSchedule, Recipe, gamma_at
 
 GateStart = Literal["random", "least-squares"]
 AcHead = Literal["pool", "bottleneck"]

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import torch
 
-from raysp.batches import Batches
 from raysp.budget import allocate_budget, whole_channels
 from raysp.engine.context import Context
 from raysp.methods.positions import Granularity, layer_mask
@@ -18,11 +17,12 @@ from raysp.methods.scores import ScoreTask, StudentTask
 from raysp.methods.snl import SnlConfig, SnlTask
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
-from raysp.schedules import Recipe
 from raysp.stages.experiment import Experiment
 from raysp.store.keys import Config, key_of
 from raysp.store.stage import Stage, StageResult
-from raysp.training import Task, accuracy, train
+from raysp.training.batches import Batches
+from raysp.training.loop import Task, accuracy, train
+from raysp.training.recipes import Recipe
 
 MaskMethod = Literal["senet", "counterfactual", "snl", "random"]
 MaskStart = Literal["teacher", "scratch"]

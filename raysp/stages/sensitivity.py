@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raysp.batches import Batches
 from raysp.budget import allocate_budget
 from raysp.engine.context import Context
 from raysp.models.network import Network
-from raysp.schedules import Recipe
 from raysp.stages.baseline import CrossEntropyTask
 from raysp.stages.experiment import Experiment
 from raysp.store.keys import Config
 from raysp.store.stage import Stage, StageResult
-from raysp.training import train
+from raysp.training.batches import Batches
+from raysp.training.loop import train
+from raysp.training.recipes import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from raysp.training import Task
+    from raysp.training.loop import Task
 
 Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors by name, and JSON."""

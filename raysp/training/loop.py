@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raysp.batches import Batches
 from raysp.engine.compiling import begin_step, compiled
 from raysp.engine.context import Context
 from raysp.engine.termination import Notice, Terminated, noticed
 from raysp.engine.workers import ALONE, Workers, synchronised_batchnorm
 from raysp.models.network import Network
-from raysp.schedules import Recipe
-from raysp.standing import Standing
-from raysp.step import Step
+from raysp.training.batches import Batches
+from raysp.training.checkpoint import Standing
+from raysp.training.recipes import Recipe
+from raysp.training.step import Step
 
 
 class Task:

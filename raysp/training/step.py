@@ -11,10 +11,10 @@ from torch import Tensor
 
 from raysp.engine.workers import Workers
 from raysp.models.layout import channels_last
-from raysp.schedules import Recipe
+from raysp.training.recipes import Recipe
 
 if TYPE_CHECKING:
-    from raysp.training import Task
+    from raysp.training.loop import Task
 
 
 class Step:

@@ -1,0 +1,1 @@
+"""The loop over epochs that all stages share, and what a step of it is made of."""

@@ -1,10 +1,10 @@
 """raysp: train networks with few ReLUs and little depth for private inference, and sweep the choices on Ray."""
 
-from raysp.budget import allocate_budget
 from raysp.chain import ChainBuilder, Choice
 from raysp.data.sources import DataConfig, load_splits, open_source
 from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
+from raysp.methods.budget import allocate_budget
 from raysp.models import MODELS, build_model
 from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.costs import Costs, LayerCosts, count_costs

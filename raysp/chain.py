@@ -12,8 +12,8 @@ from typing import Literal
 
 import torch
 
-from raysp.budget import resolve_budget
 from raysp.data.sources import DataConfig
+from raysp.methods.budget import resolve_budget
 from raysp.methods.positions import Granularity
 from raysp.models import architecture, build_model
 from raysp.models.costs import Costs, count_costs

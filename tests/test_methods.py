@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysp.budget import allocate_budget, resolve_budget, whole_channels
-from raysp.losses import distillation_kl, pram_attention, pram_eq2
+from raysp.methods.budget import allocate_budget, resolve_budget, whole_channels
+from raysp.methods.losses import distillation_kl, pram_attention, pram_eq2
 from raysp.methods.positions import network_masks
 from raysp.training.recipes import Recipe, gamma_at
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from raysp.budget import allocate_budget
+from raysp.methods.budget import allocate_budget
 from raysp.methods.positions import top_positions
 from raysp.models import build_model
 from raysp.models.costs import count_costs

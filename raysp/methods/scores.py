@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raysp.losses import distillation_kl
+from raysp.methods.losses import distillation_kl
 from raysp.methods.positions import Granularity, layer_mask
 from raysp.models.exits import FINAL
 from raysp.models.network import Network

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raysp.engine.context import Context
-from raysp.losses import PRAM_LOSSES, distillation_kl
 from raysp.methods.least_squares import fit_shallow_branches
+from raysp.methods.losses import PRAM_LOSSES, distillation_kl
 from raysp.models.collapse import drop_main_branches
 from raysp.models.costs import count_costs
 from raysp.models.exits import FINAL

@@ -1,6 +1,6 @@
 """Stage 2: which ReLUs stay. A student within the budget learns its mask beside its weights.
 
-Owns the layers' counts and the choice of method (`raysp.methods`). Refuses to share the budget out (`raysp.budget`). Contract:
+Owns the layers' counts and the choice of method (`raysp.methods`). Refuses to share the budget out (`raysp.methods.budget`). Contract:
 the masks hold the budget's number of ones, exactly by the pixel and to within one channel per layer by the channel.
 """
 
@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-from raysp.budget import allocate_budget, whole_channels
 from raysp.engine.context import Context
+from raysp.methods.budget import allocate_budget, whole_channels
 from raysp.methods.positions import Granularity, layer_mask
 from raysp.methods.scores import ScoreTask, StudentTask
 from raysp.methods.snl import SnlConfig, SnlTask

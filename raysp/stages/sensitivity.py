@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raysp.budget import allocate_budget
 from raysp.engine.context import Context
+from raysp.methods.budget import allocate_budget
 from raysp.models.network import Network
 from raysp.stages.baseline import CrossEntropyTask
 from raysp.stages.experiment import Experiment

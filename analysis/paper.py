@@ -13,8 +13,8 @@ import pandas as pd
 
 from analysis.published import FULL_RELUS, IMAGE_SIZE, TABLE1, TABLE2, PublishedRow
 from analysis.tables import SHORT, differing
-from raysp.chain import Choice
-from raysp.presets import PRESETS
+from raysp.stages.chain import Choice
+from raysp.stages.presets import PRESETS
 
 SAME_SHARE = 0.02
 NETWORK = ["dataset", "selection", "model", "width", "image_size", "precision"]

@@ -18,15 +18,15 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from raysp.chain import ChainBuilder, Choice
 from raysp.data.sources import Source, load_splits, open_source
 from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
 from raysp.engine.workers import ALONE
 from raysp.methods.positions import top_positions
 from raysp.methods.scores import StudentTask
-from raysp.presets import PRESETS, Preset, PresetName
+from raysp.stages.chain import ChainBuilder, Choice
 from raysp.stages.mask import MaskConfig, MaskMethod
+from raysp.stages.presets import PRESETS, Preset, PresetName
 from raysp.store.records import WEIGHTS, Store
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import load_tensors

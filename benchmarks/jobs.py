@@ -22,7 +22,6 @@ import tyro
 from rich.console import Console
 from tyro.conf import arg
 
-from raysp.chain import ChainBuilder, Choice
 from raysp.data.sources import open_source
 from raysp.engine.context import Context, Place
 from raysp.engine.inline import run_inline
@@ -32,7 +31,8 @@ from raysp.engine.ray.cluster import Request, Slots, connect
 from raysp.engine.ray.tune import run_on_ray
 from raysp.engine.sweep import run_sweep
 from raysp.planning.plan import JobQueue, Plan
-from raysp.presets import PRESETS
+from raysp.stages.chain import ChainBuilder, Choice
+from raysp.stages.presets import PRESETS
 from raysp.store.keys import Config
 from raysp.store.records import Store
 from raysp.store.stage import Stage, StageResult

@@ -21,14 +21,14 @@ import tyro
 from rich.console import Console
 from tyro.conf import arg
 
-from raysp.chain import ChainBuilder, Choice
 from raysp.data.sources import load_splits, open_source
 from raysp.engine.context import Place
 from raysp.engine.progress import Progress
 from raysp.engine.ray.cluster import Request, Slots, connect
 from raysp.engine.ray.tune import run_on_ray
 from raysp.planning.plan import JobQueue, Plan
-from raysp.presets import PRESETS
+from raysp.stages.chain import ChainBuilder, Choice
+from raysp.stages.presets import PRESETS
 from raysp.store.keys import key_of
 from raysp.store.records import Store
 from raysp.store.stage import Stage

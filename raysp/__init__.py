@@ -1,6 +1,5 @@
 """raysp: train networks with few ReLUs and little depth for private inference, and sweep the choices on Ray."""
 
-from raysp.chain import ChainBuilder, Choice
 from raysp.data.sources import DataConfig, load_splits, open_source
 from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
@@ -9,7 +8,8 @@ from raysp.models import MODELS, build_model
 from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.costs import Costs, LayerCosts, count_costs
 from raysp.models.files import load_model, save_model
-from raysp.presets import PRESETS, Preset
+from raysp.stages.chain import ChainBuilder, Choice
+from raysp.stages.presets import PRESETS, Preset
 from raysp.store.records import Store
 from raysp.store.stage import Stage, StageResult
 

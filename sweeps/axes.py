@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from raysp.chain import ChainBuilder, Choice
 from raysp.methods.positions import Granularity
 from raysp.planning.proposals import STOPPED_SEARCH
-from raysp.presets import PRESETS, Preset, PresetName
+from raysp.stages.chain import ChainBuilder, Choice
 from raysp.stages.finetune import AcHead, GateStart, Pram
 from raysp.stages.mask import MaskMethod, MaskStart
+from raysp.stages.presets import PRESETS, Preset, PresetName
 from raysp.training.recipes import GammaSchedule
 from sweeps.cli import NOT_GIVEN, THE_PRESETS, RunFlags, Work, main
 from sweeps.searching import draw, read_search
@@ -90,7 +90,7 @@ def sweep(description: str, **defaults: tuple[Any, ...]) -> None:
 
     Args:
         description: what it compares; shown by `--help`.
-        defaults: values by the name of a field of `raysp.chain.Choice`, where the sweep has its own instead of the preset's.
+        defaults: values by the name of a field of `raysp.stages.chain.Choice`, where the sweep has its own instead of the preset's.
     """
     own = "; ".join(f"{_flag(name)} {' '.join(map(_shown, values))}" for name, values in defaults.items())
     help_text = f"{description.strip()}\n\nIts own defaults: {own}." if own else description.strip()

@@ -31,7 +31,7 @@ from raysp.pi import require_engine
 from raysp.planning.halving import Stopping
 from raysp.planning.plan import Plan, survey
 from raysp.planning.proposals import Search, proposed
-from raysp.presets import Preset
+from raysp.stages.presets import Preset
 from raysp.store.location import Location, Unreachable, locate
 from raysp.store.lock import StoreBusy
 from raysp.store.manifest import Intent, intent_of, write_intent

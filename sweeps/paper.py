@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 import torch
 from tyro.conf import Positional, arg
 
-from raysp.chain import ChainBuilder, Choice
 from raysp.models import build_model
-from raysp.presets import PRESETS, PresetName
+from raysp.stages.chain import ChainBuilder, Choice
+from raysp.stages.presets import PRESETS, PresetName
 from raysp.store.stage import Stage
 from sweeps.cli import RunFlags, Work, main
 
@@ -35,7 +35,7 @@ GRIDS: Mapping[GridName, Sequence[tuple[PresetName, Choice]]] = {
         )
         for d_th in (None, threshold)
     ],
-    # The table gives neither budgets nor thresholds; see `raysp.presets`. One model has both exits.
+    # The table gives neither budgets nor thresholds; see `raysp.stages.presets`. One model has both exits.
     "table2": [
         (R18_C10, Choice(budget=150_000, d_th=0.1, ac_after=(3,))),
         (R18_C100, Choice(budget=100_000, d_th=0.05, ac_after=(3,))),

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from raysp.chain import ChainBuilder, Choice
 from raysp.data.sources import open_source
-from raysp.presets import PRESETS
+from raysp.stages.chain import ChainBuilder, Choice
+from raysp.stages.presets import PRESETS
 
 
 def builder(scale=0.34):

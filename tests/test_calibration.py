@@ -4,13 +4,13 @@ import pytest
 from quick import builder
 from rich.console import Console
 
-from raysp.chain import Choice
 from raysp.data.sources import load_splits, open_source, part_sizes
 from raysp.engine import calibration
 from raysp.engine.calibration import Calibration, calibrate
 from raysp.engine.forecast import print_seconds
 from raysp.engine.options import RunOptions
 from raysp.planning.plan import Plan, survey
+from raysp.stages.chain import Choice
 from raysp.store.records import Store
 
 

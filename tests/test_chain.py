@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 from quick import builder
 
-from raysp.chain import ChainBuilder, Choice
 from raysp.data.sources import open_source
 from raysp.planning.plan import Plan
-from raysp.presets import PRESETS
+from raysp.stages.chain import ChainBuilder, Choice
 from raysp.stages.finetune import FinetuneConfig
+from raysp.stages.presets import PRESETS
 
 
 @pytest.mark.parametrize("as_mapping", [False, True])

@@ -10,13 +10,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from raysp.chain import ChainBuilder, Choice
 from raysp.data.sources import open_source
 from raysp.engine.compiling import RECOMPILES
 from raysp.engine.job import run_job
 from raysp.engine.sweep import RunOptions, run_sweep
 from raysp.planning.plan import Plan, survey
-from raysp.presets import PRESETS
+from raysp.stages.chain import ChainBuilder, Choice
+from raysp.stages.presets import PRESETS
 from raysp.store.records import Store
 from raysp.store.tensor_files import load_tensors
 

@@ -10,11 +10,11 @@ from quick import builder
 from reference import area
 from toy import toy
 
-from raysp.chain import ChainBuilder, Choice
 from raysp.data.sources import open_source
 from raysp.planning.halving import RUNGS, Halving, better_half, rung_epochs
 from raysp.planning.plan import JobQueue
-from raysp.presets import PRESETS
+from raysp.stages.chain import ChainBuilder, Choice
+from raysp.stages.presets import PRESETS
 from raysp.store.stage import Stage
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysp.chain import ChainBuilder, Choice
 from raysp.data.sources import DataConfig
 from raysp.planning.plan import Plan
-from raysp.presets import PRESETS
+from raysp.stages.chain import ChainBuilder, Choice
+from raysp.stages.presets import PRESETS
 from raysp.store.keys import Config, encode, key_of
 
 PINNED = {

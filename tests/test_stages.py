@@ -8,7 +8,6 @@ from quick import builder
 from rich.console import Console
 
 from analysis.results import layers_table, results_table
-from raysp.chain import ChainBuilder, Choice
 from raysp.data.sources import load_splits, open_source
 from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
@@ -17,9 +16,10 @@ from raysp.models.costs import count_costs
 from raysp.models.files import load_model
 from raysp.models.relu import MaskedReLU
 from raysp.planning.plan import Plan
-from raysp.presets import PRESETS
 from raysp.stages.baseline import baseline_stage
+from raysp.stages.chain import ChainBuilder, Choice
 from raysp.stages.finetune import grow_shallow_branches
+from raysp.stages.presets import PRESETS
 from raysp.stages.sensitivity import SparseTask
 from raysp.store.records import Store
 from raysp.store.tensor_files import load_tensors

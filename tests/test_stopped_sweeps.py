@@ -9,7 +9,6 @@ from quick import builder
 from rich.console import Console
 from toy import toy
 
-from raysp.chain import Choice
 from raysp.data.sources import open_source
 from raysp.engine.context import Place
 from raysp.engine.options import RunOptions
@@ -18,6 +17,7 @@ from raysp.engine.ray.cluster import Request, Slots
 from raysp.engine.sweep import run_sweep
 from raysp.planning.halving import Halving
 from raysp.planning.plan import JobQueue, Plan
+from raysp.stages.chain import Choice
 from raysp.store.location import Unreachable
 from raysp.store.records import RUNGS as RUNGS_FILE
 from raysp.store.records import Store

@@ -17,11 +17,11 @@ from raysp.methods.budget import resolve_budget
 from raysp.methods.positions import Granularity
 from raysp.models import architecture, build_model
 from raysp.models.costs import Costs, count_costs
-from raysp.presets import Preset
 from raysp.stages.baseline import BaselineConfig, baseline_stage
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import AcHead, FinetuneConfig, GateStart, Pram, check_gate_epochs, finetune_stage
 from raysp.stages.mask import MaskConfig, MaskMethod, MaskStart, mask_stage
+from raysp.stages.presets import Preset
 from raysp.stages.sensitivity import SensitivityConfig, sensitivity_stage
 from raysp.store.stage import Stage
 from raysp.training.recipes import GammaSchedule, Precision

@@ -11,7 +11,7 @@ import torch
 from records import record_of, row
 from toy import toy
 
-from raysp.export import export
+from raysp.deploy.export import export
 from raysp.models.collapse import collapse
 from raysp.models.costs import count_costs
 from raysp.models.files import checked_weights, metadata_of, save_model
@@ -105,7 +105,7 @@ def test_nothing_is_overwritten(there, tmp_path):
 
 def test_an_export_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
     save_model(networks.gated("resnet18", in_channels=3), tmp_path / "model")
-    monkeypatch.setattr("raysp.export._FixedReLU.forward", lambda self, x: torch.relu(x))
+    monkeypatch.setattr("raysp.deploy.export._FixedReLU.forward", lambda self, x: torch.relu(x))
     with pytest.raises(RuntimeError, match="the exported model is off by"):
         export(tmp_path / "model", tmp_path / "out", format="torch")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -115,7 +115,7 @@ def test_the_command(tmp_path):
     save_model(networks.gated("resnet18", ac_after=2, in_channels=3), tmp_path / "model")
 
     def run(*arguments):
-        command = [sys.executable, "-m", "raysp.export", str(tmp_path / "model"), *arguments]
+        command = [sys.executable, "-m", "raysp.deploy.export", str(tmp_path / "model"), *arguments]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
 
     done = run("--format", "torch", "--exit", "ac2", "--data-licence", "CC BY 4.0 <b>")
@@ -136,7 +136,7 @@ def test_a_model_of_one_exit_is_called_after_it_and_keeps_what_was_measured(tmp_
     weights = checked_weights(save_model(model, tmp_path / "model").parent)
     measured = {"format": 1, "exit": "ac2", "protocol": "cheetah", "weights": weights, "time_s": 1.5, "bytes": 7}
     (tmp_path / "model" / "pi-ac2-cheetah.json").write_text(json.dumps(measured))
-    command = [sys.executable, "-m", "raysp.export", str(tmp_path / "model"), "--format", "torch"]
+    command = [sys.executable, "-m", "raysp.deploy.export", str(tmp_path / "model"), "--format", "torch"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=True)
     card = json.loads((tmp_path / "model-ac2-torch" / "card.json").read_text())
     assert card["costs_per_image"]["measured"][0]["time_s"] == 1.5, done.stdout

@@ -4,7 +4,7 @@ Owns the exported form and its check. Contract: what is written computes what th
 or nothing is written; nothing that exists is overwritten; masks are constants in it.
 
     <out>/model.onnx or model.pt2     from normalised images (n, channels, height, width) to logits (n, classes), for any n
-    <out>/card.json, card.md          see `raysp.card`
+    <out>/card.json, card.md          see `raysp.deploy.card`
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ import tyro
 from torch import Tensor, nn
 from tyro.conf import Positional, arg
 
-from raysp.card import card_of, markdown
+from raysp.deploy.card import card_of, markdown
 from raysp.engine import termination
 from raysp.models.collapse import Logits, collapse, fold_batchnorm
 from raysp.models.exits import exit_of
@@ -168,7 +168,7 @@ class ExportFlags:
 
 def main() -> None:
     """Parse, export, print, exit: 0 done, 1 the exported model computed something else, 2 bad input, 130 or 143 interrupted."""
-    flags = tyro.cli(ExportFlags, prog="python -m raysp.export", config=(tyro.conf.FlagCreatePairsOff,))
+    flags = tyro.cli(ExportFlags, prog="python -m raysp.deploy.export", config=(tyro.conf.FlagCreatePairsOff,))
     put_back, status = termination.install(), 0
     try:
         name = exit_of(load_model(flags.model).heads, flags.exit)

@@ -1,0 +1,1 @@
+"""Taking a model away: other formats, and a card that says what it is."""

@@ -90,7 +90,8 @@ def sweep(description: str, **defaults: tuple[Any, ...]) -> None:
 
     Args:
         description: what it compares; shown by `--help`.
-        defaults: values by the name of a field of `raysp.stages.chain.Choice`, where the sweep has its own instead of the preset's.
+        defaults: values by the name of a field of `raysp.stages.chain.Choice`, where the sweep has its own instead of the
+            preset's.
     """
     own = "; ".join(f"{_flag(name)} {' '.join(map(_shown, values))}" for name, values in defaults.items())
     help_text = f"{description.strip()}\n\nIts own defaults: {own}." if own else description.strip()

@@ -1,8 +1,8 @@
 """Data sets: what they are (identity), and their images in memory (place).
 
 Owns the data configuration, the split into training, validation and test parts, and the normalisation. Refuses to augment or
-batch (`raysp.training.batches`). Contract: a data configuration names its content, by a well-known name or by a fingerprint of the
-files, never by where it lies; the same configuration gives the same arrays in the same order. Every image is decoded before
+batch (`raysp.training.batches`). Contract: a data configuration names its content, by a well-known name or by a fingerprint of
+the files, never by where it lies; the same configuration gives the same arrays in the same order. Every image is decoded before
 anything trains.
 """
 

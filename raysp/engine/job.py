@@ -1,9 +1,9 @@
 """One stage from its directory to its record; the same for every way to run.
 
-Owns the order of things in a job: read the parents, fix the threads, run, write the record.
-Refuses to decide which job is next (`raysp.planning.plan`, the runners). Contract: returns only when the record is on disk, or what the
-stage was worth at its rung (of several workers the first, which writes); on an error writes the traceback beside it and raises
-`StageError`, which names the stage and its directory. `Terminated` passes through: the stage has not failed.
+Owns the order of things in a job: read the parents, fix the threads, run, write the record. Refuses to decide which job is next
+(`raysp.planning.plan`, the runners). Contract: returns only when the record is on disk, or what the stage was worth at its rung
+(of several workers the first, which writes); on an error writes the traceback beside it and raises `StageError`, which names
+the stage and its directory. `Terminated` passes through: the stage has not failed.
 """
 
 import os

@@ -54,8 +54,10 @@ def run_sweep(
     """Train what is missing of a sweep.
 
     Args:
-        leaves: one stage per configuration; of a search those that were proposed in earlier runs (`raysp.planning.proposals.proposed`).
-        root: the results root; made if it doesn't exist. A path is taken as it is: make it absolute (`raysp.store.location.locate`).
+        leaves: one stage per configuration; of a search those that were proposed in earlier runs
+            (`raysp.planning.proposals.proposed`).
+        root: the results root; made if it doesn't exist. A path is taken as it is: make it absolute
+            (`raysp.store.location.locate`).
         sources: the data sets that the stages read.
         options: where to run.
         labels: kept in every record besides its identity.

@@ -1,9 +1,9 @@
 """SIGTERM, as a machine sends it that is about to be taken back: what was trained is saved at once, then the process ends.
 SIGHUP, as a closed terminal sends it to what runs there, counts as the same.
 
-Owns the signals' handlers and what they tell a running training. Refuses to save anything itself (`raysp.training.loop`). Contract: a
-training is never torn out of a step by the first SIGTERM; a second one acts at once. SIGINT (Ctrl-C) acts at once, and is not
-forgotten where the interpreter swallows what a handler raises.
+Owns the signals' handlers and what they tell a running training. Refuses to save anything itself (`raysp.training.loop`).
+Contract: a training is never torn out of a step by the first SIGTERM; a second one acts at once. SIGINT (Ctrl-C) acts at once,
+and is not forgotten where the interpreter swallows what a handler raises.
 """
 
 import signal

@@ -1,8 +1,8 @@
 """A stage's training processes, as one of them sees them: who it is, what its share is, and what it adds up with the others.
 
 Owns everything that touches `torch.distributed`, and the decision which errors mean that another worker was lost. Refuses to
-start processes (`raysp.engine.ray.train`) or to know what is trained. Contract: with one worker nothing here changes a single bit; with
-several, all hold the same weights, masks and figures after every step.
+start processes (`raysp.engine.ray.train`) or to know what is trained. Contract: with one worker nothing here changes a single
+bit; with several, all hold the same weights, masks and figures after every step.
 """
 
 import warnings

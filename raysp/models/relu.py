@@ -1,6 +1,7 @@
 """The masked ReLU: ReLU where the mask is 1, identity where it is 0.
 
-Owns the layer and its gradient. Refuses to decide which positions are kept (`raysp.stages.mask`) or how many (`raysp.methods.budget`).
+Owns the layer and its gradient. Refuses to decide which positions are kept (`raysp.stages.mask`) or how many
+(`raysp.methods.budget`).
 """
 
 import math

@@ -1,7 +1,8 @@
 """Early stopping across objectives: of a sweep's configurations, which half is worth training on.
 
-Owns the rungs and the choice at each. Refuses to run or to stop anything (`raysp.planning.plan`, the runners). Contract: choices depend on
-the figures alone, not on which stage arrived first; whatever is not dominated is given up only for what adds more to the front.
+Owns the rungs and the choice at each. Refuses to run or to stop anything (`raysp.planning.plan`, the runners). Contract:
+choices depend on the figures alone, not on which stage arrived first; whatever is not dominated is given up only for what adds
+more to the front.
 
 After successive halving (arXiv 1502.07943), with ranks for losses: all configurations train up to a rung's epoch, the better half
 goes on to the next. Better is a lower non-domination rank over accuracy (up), ReLUs, MACs and depth (down); of the rank that only

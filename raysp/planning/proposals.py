@@ -1,8 +1,8 @@
 """Search beyond grids: configurations that are proposed while a sweep runs, each from what the earlier ones came to.
 
 Owns the axes of a search, the queue that asks for proposals, and what is kept of them. Refuses to know how proposals are made
-(`raysp.planning.tune_searchers`) or what stages they mean (`sweeps/`). Contract: what was proposed once is proposed again, first and in the
-same order, when the same search is given again; so the same command goes on, and finds what is trained.
+(`raysp.planning.tune_searchers`) or what stages they mean (`sweeps/`). Contract: what was proposed once is proposed again,
+first and in the same order, when the same search is given again; so the same command goes on, and finds what is trained.
 
     <root>/searches/<id>.json     the proposals so far; the id is a hash of what is searched and how
 """

@@ -1,6 +1,7 @@
 """Ray Tune's search algorithms as makers of proposals.
 
-Owns what is known of Ray Tune's algorithms. Refuses to run anything; Ray need not run. Contract: see `raysp.planning.proposals.Algorithm`.
+Owns what is known of Ray Tune's algorithms. Refuses to run anything; Ray need not run. Contract: see
+`raysp.planning.proposals.Algorithm`.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Stage 2: which ReLUs stay. A student within the budget learns its mask beside its weights.
 
-Owns the layers' counts and the choice of method (`raysp.methods`). Refuses to share the budget out (`raysp.methods.budget`). Contract:
-the masks hold the budget's number of ones, exactly by the pixel and to within one channel per layer by the channel.
+Owns the layers' counts and the choice of method (`raysp.methods`). Refuses to share the budget out (`raysp.methods.budget`).
+Contract: the masks hold the budget's number of ones, exactly by the pixel and to within one channel per layer by the channel.
 """
 
 import math

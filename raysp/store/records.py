@@ -1,9 +1,9 @@
 """Where results live: one directory per stage, done when its record is there.
 
-Owns the layout under a results root, records, weights, checkpoints, and the setting aside of damaged files. Refuses to know what
-a stage computes, who runs it, or who may (`raysp.store.lock`). Contract: every file appears whole or not at all, and says by a digest
-that it is; `record.json` is written last; nothing is ever deleted but a finished stage's checkpoint and leftovers of an
-interrupted write. Nothing is unpickled: records are JSON, weights and checkpoints safetensors.
+Owns the layout under a results root, records, weights, checkpoints, and the setting aside of damaged files. Refuses to know
+what a stage computes, who runs it, or who may (`raysp.store.lock`). Contract: every file appears whole or not at all, and says
+by a digest that it is; `record.json` is written last; nothing is ever deleted but a finished stage's checkpoint and leftovers
+of an interrupted write. Nothing is unpickled: records are JSON, weights and checkpoints safetensors.
 
     <root>/.lock                                  who drives a sweep here (`raysp.store.lock`)
     <root>/stages/<name>-<key>/record.json        exists = the stage is done

@@ -1,7 +1,8 @@
 """What a stage is: a frozen description with a key computed from it.
 
-Owns `Stage`, and `StageResult`, which a stage's function hands back. Refuses to know where a stage runs (`raysp.engine.context`), how
-its result is kept (`raysp.store.records`) or who schedules it. Contract: two stages with one key are the same stage.
+Owns `Stage`, and `StageResult`, which a stage's function hands back. Refuses to know where a stage runs
+(`raysp.engine.context`), how its result is kept (`raysp.store.records`) or who schedules it. Contract: two stages with one key
+are the same stage.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Where a training stands: all that a checkpoint of it holds.
 
-Owns what goes into a checkpoint and how it is taken back. Refuses to write files (`raysp.engine.context`) or to train. Contract: a
-training that goes on from a checkpoint, made between two epochs or in the middle of one, gives the same bits as an undisturbed
-one.
+Owns what goes into a checkpoint and how it is taken back. Refuses to write files (`raysp.engine.context`) or to train.
+Contract: a training that goes on from a checkpoint, made between two epochs or in the middle of one, gives the same bits as an
+undisturbed one.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """The Ray cluster that a sweep runs on: connecting to it, and what of it a stage can have.
 
-Owns the start and end of a local Ray, and the arithmetic of places. Refuses to schedule (`raysp.engine.ray.tune`). Contract: what can
-never be placed is refused before anything trains, with what was asked for and what the cluster has.
+Owns the start and end of a local Ray, and the arithmetic of places. Refuses to schedule (`raysp.engine.ray.tune`). Contract:
+what can never be placed is refused before anything trains, with what was asked for and what the cluster has.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """Running a plan's stages on Ray: one Ray Tune trial is one stage job.
 
 Owns Ray Tune's side of a run: the searcher that gives jobs out as their parents finish, and the trial. Refuses to know what
-stages compute. Contract: the same results as `raysp.engine.inline`; whether a stage is done is read from its record, never from Tune's
-own state, which lies in a scratch folder and is not resumed from.
+stages compute. Contract: the same results as `raysp.engine.inline`; whether a stage is done is read from its record, never from
+Tune's own state, which lies in a scratch folder and is not resumed from.
 """
 
 import hashlib

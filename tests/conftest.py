@@ -10,7 +10,7 @@ from rich.console import Console
 from raysp.engine.context import Place
 from raysp.store.records import Store
 
-sys.path.insert(0, str(Path(__file__).parent))  # for toy and reference, here and in processes that tests start
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # for all tests
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 import pytest
-from records import record_of, row
+from records import finished, record_of, row
 from toy import toy
 
 from analysis.cli import ReportFlags, question_of
@@ -12,22 +12,6 @@ from analysis.report import MEASURED, read_report, tables_of, write_report
 from analysis.results import COLUMNS, MEASURED_PI
 from raysp.pi.files import FORMAT, name_of
 from raysp.store.records import Store
-
-
-def finished(root, number, exits=("final",), **columns):
-    """A finished stage with a model per exit; returns what writes a measurement beside it."""
-    stage = toy(number=number)
-    weights = {"bytes": 1, "sha256": f"{number}"}
-    with Store(root=root).lock() as store:
-        rows = [row(exit=name, budget=number, **columns) for name in exits]
-        store.commit(stage, record_of(stage, rows), {"weights.safetensors": weights})
-
-    def measured(time_s, num_bytes, *, exit_name="final", protocol="cheetah", **more):
-        known = {"format": FORMAT, "exit": exit_name, "protocol": protocol, "weights": weights}
-        content = known | {"time_s": time_s, "bytes": num_bytes, **more}
-        (store.directory(stage) / name_of(exit_name, protocol)).write_text(json.dumps(content))
-
-    return measured
 
 
 def test_what_was_measured_is_a_column_and_an_objective(tmp_path):

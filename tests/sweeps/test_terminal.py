@@ -12,7 +12,7 @@ from toy import diamond
 from raysp.planning.plan import Plan
 from raysp.store.records import Store
 
-TOY_CLI = Path(__file__).parent / "toy_cli.py"
+TOY_CLI = Path(__file__).parents[1] / "helpers" / "toy_cli.py"
 ON_RAY = ("--address", "local", "--gpus-per-stage", "0", "--max-concurrent", "2")
 ON_A_TERMINAL = """
 import fcntl, os, signal, sys, termios

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from toy import diamond, toy
+from toy import HELPERS, diamond, toy
 
 import raysp
 from raysp.engine.options import RunOptions
@@ -17,7 +17,7 @@ from raysp.planning.plan import inspect
 from raysp.store.records import Store
 from raysp.store.tensor_files import DamagedFile
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 INLINE = RunOptions(inline=True, gpus_per_stage=0)
 
 
@@ -138,7 +138,7 @@ def test_a_local_ray_asks_for_a_token_and_listens_on_loopback_alone(monkeypatch)
 
     monkeypatch.setenv("LISTENING", str(os.getpid()))
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(HELPERS))
     with cluster.connect(None, verbose=False):
         ray.get(ray.remote(num_cpus=0)(_nothing).remote())
         addresses = _listening(f"LISTENING={os.getpid()}".encode())

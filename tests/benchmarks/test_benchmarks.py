@@ -14,7 +14,7 @@ from raysp.training.batches import Batches
 from raysp.training.loop import train
 from raysp.training.recipes import Recipe
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def load(name, monkeypatch):

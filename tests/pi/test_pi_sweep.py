@@ -5,9 +5,9 @@ import io
 
 import pandas as pd
 import pytest
+from commands import TINY, sweep
+from records import finished
 from rich.console import Console
-from test_cli import TINY, sweep
-from test_pi_report import finished
 
 from analysis.report import read_report
 from raysp.pi import PartyFault

@@ -11,6 +11,9 @@ import torch
 from raysp.store.keys import Config
 from raysp.store.stage import Stage, StageResult
 
+HELPERS = Path(__file__).parent
+"""For the paths of processes that tests start."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ToyConfig(Config):

@@ -6,13 +6,12 @@ import os
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import parallel
 import pytest
 import torch
 from torch import nn
-from toy import toy
+from toy import HELPERS, toy
 
 from raysp.engine.context import Context, Place
 from raysp.engine.job import StageError, run_job
@@ -20,8 +19,6 @@ from raysp.engine.workers import ALONE, WorkerLost, Workers, is_lost_worker, syn
 from raysp.store.records import NoLongerOwner, Store
 from raysp.store.tensor_files import load_tensors
 from raysp.training.batches import Batches
-
-HERE = Path(__file__).parent
 
 
 def owned(directory, size, name="results"):
@@ -39,7 +36,7 @@ def trained(tmp_path_factory):
     stores = {size: owned(directory, size) for size in (1, 2, 3)}
     for size in (2, 3):
         owned(directory, size, "again")
-    program = [sys.executable, str(HERE / "parallel.py"), str(directory)]
+    program = [sys.executable, str(HELPERS / "parallel.py"), str(directory)]
     processes = [subprocess.Popen([*program, str(rank), "2", "3"], stderr=subprocess.PIPE, text=True) for rank in (0, 1, 2)]
     try:
         for case in parallel.CASES:
@@ -270,7 +267,7 @@ def cluster(tmp_path_factory):
     """A local Ray with two CPUs, and a results root that its workers can write to."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own imports warn
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])]))
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         ray = pytest.importorskip("ray")
         ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)

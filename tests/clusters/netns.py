@@ -1,6 +1,6 @@
 """A sweep on a cluster of two hosts, one of which dies in the middle: are the results those of one machine?
 
-    python tests/cluster/netns.py
+    python tests/clusters/netns.py
 
 Run as root, on Linux, with sshd, ssh, rsync (Debian: openssh-server, openssh-client, rsync), ip and unshare. Takes about 90 s.
 An operator's machine and two hosts of one CPU each are made of namespaces (`machines.py`); `ray up` starts Ray on the hosts over

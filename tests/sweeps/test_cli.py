@@ -1,23 +1,13 @@
 """The command line as a user meets it."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from commands import TINY, sweep
 
 from raysp.engine.sweep import BrokenOff
 from raysp.store.location import Unreachable
 from sweeps.axes import sweep as sweep_script
-
-SWEEPS = Path(__file__).parent.parent / "sweeps"
-TINY = ["--width", "4", "--epochs-scale", "0.1", "--budgets", "0.2", "--gpus-per-stage", "0"]
-
-
-def sweep(*arguments, cwd, script="budget_sweep"):
-    command = [sys.executable, str(SWEEPS / f"{script}.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, env={**os.environ, "COLUMNS": "200"})
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """Records of models that nobody trained, for what is computed of records."""
 
 import itertools
+import json
 
 from toy import toy
 
+from raysp.pi.files import FORMAT, name_of
 from raysp.planning.plan import Plan
 from raysp.store.records import Store
 from raysp.store.stage import Stage
@@ -47,3 +49,19 @@ def commit(root, rows=(), of=None, **changes):
 def stages(*numbers):
     """A plan of toy stages."""
     return Plan([toy(number=number) for number in numbers])
+
+
+def finished(root, number, exits=("final",), **columns):
+    """A finished stage with a model per exit; returns what writes a measurement beside it."""
+    stage = toy(number=number)
+    weights = {"bytes": 1, "sha256": f"{number}"}
+    with Store(root=root).lock() as store:
+        rows = [row(exit=name, budget=number, **columns) for name in exits]
+        store.commit(stage, record_of(stage, rows), {"weights.safetensors": weights})
+
+    def measured(time_s, num_bytes, *, exit_name="final", protocol="cheetah", **more):
+        known = {"format": FORMAT, "exit": exit_name, "protocol": protocol, "weights": weights}
+        content = known | {"time_s": time_s, "bytes": num_bytes, **more}
+        (store.directory(stage) / name_of(exit_name, protocol)).write_text(json.dumps(content))
+
+    return measured

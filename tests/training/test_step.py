@@ -26,7 +26,7 @@ CONFIG = FinetuneConfig(experiment=EXPERIMENT, recipe=Recipe(lr=LR), beta=10.0)
 
 
 def plain_step():
-    spec = importlib.util.spec_from_file_location("plain_step", Path(__file__).parent.parent / "benchmarks" / "plain_step.py")
+    spec = importlib.util.spec_from_file_location("plain_step", Path(__file__).parents[2] / "benchmarks" / "plain_step.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -16,7 +16,7 @@ import yaml
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's and boto's own imports warn
 
-TOP = Path(__file__).parents[1]
+TOP = Path(__file__).parents[2]
 RAY_UP = ["cluster.yaml", "clusters/local.yaml"]
 EVERY = [*RAY_UP, "clusters/rayjob.yaml", "clusters/slurm.sh"]
 

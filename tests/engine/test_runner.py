@@ -6,12 +6,11 @@ import subprocess
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from rich.console import Console
-from toy import diamond, toy
+from toy import HELPERS, diamond, toy
 
 from analysis.report import write_report
 from raysp.engine import sweep
@@ -21,7 +20,6 @@ from raysp.planning.plan import Plan
 from raysp.store.lock import StoreBusy
 from raysp.store.records import SCRATCH, NoLongerOwner, Store
 
-HERE = Path(__file__).parent
 INLINE = RunOptions(inline=True, gpus_per_stage=0)
 ON_RAY = RunOptions(address="local", gpus_per_stage=0, max_concurrent=2)
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
@@ -29,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
 
 @pytest.fixture(autouse=True)
 def _workers_find_the_toys(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(HELPERS))
 
 
 def run(leaves, root, options, console=None):
@@ -174,7 +172,7 @@ def test_kill_9_in_mid_sweep_then_the_same_command_ends_bit_identical(how, tmp_p
     log = tmp_path / "log"
     run(diamond(epochs=6), undisturbed, INLINE)
     environment = {**os.environ, "TOY_EPOCH_S": "0.15", "TOY_LOG": str(log)}
-    command = [sys.executable, str(HERE / "toy_sweep.py"), str(killed), how]
+    command = [sys.executable, str(HELPERS / "toy_sweep.py"), str(killed), how]
     chance = random.Random(4)
     stages = Plan(diamond(epochs=6)).stages.values()
     kills = 0
@@ -206,7 +204,7 @@ def test_kill_9_in_mid_sweep_then_the_same_command_ends_bit_identical(how, tmp_p
 def test_ctrl_c_ends_quickly_and_leaves_no_process(tmp_path):
     log = tmp_path / "log"
     environment = {**os.environ, "TOY_EPOCH_S": "0.5", "TOY_LOG": str(log)}
-    command = [sys.executable, str(HERE / "toy_sweep.py"), str(tmp_path / "results"), "ray"]
+    command = [sys.executable, str(HELPERS / "toy_sweep.py"), str(tmp_path / "results"), "ray"]
     # Python takes no notice of Ctrl-C in a process that inherits it as ignored, as those do that a script starts with `&`.
     take_notice = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     devnull = subprocess.DEVNULL

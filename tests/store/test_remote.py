@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from networks import gated
 from rich.console import Console
-from toy import diamond, toy
+from toy import HELPERS, diamond, toy
 
 import raysp
 from analysis.report import write_report
@@ -26,7 +26,6 @@ from raysp.store.records import NoLongerOwner, Store
 pytest.importorskip("s3fs")
 pytest.importorskip("moto")
 
-HERE = Path(__file__).parent
 INLINE = RunOptions(inline=True, gpus_per_stage=0)
 # s3fs leaves its session open at the end of the process
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -44,7 +43,7 @@ def server():
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
         "AWS_DEFAULT_REGION": "us-east-1",
-        "PYTHONPATH": str(HERE),
+        "PYTHONPATH": str(HELPERS),
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(location, "TRY_AGAIN_AFTER_S", (0.2, 0.5))
@@ -141,7 +140,7 @@ def test_kill_9_in_mid_sweep_then_the_same_command_ends_bit_identical(root, tmp_
     run(diamond(epochs=6), tmp_path / "undisturbed")
     log = tmp_path / "log"
     environment = {**os.environ, "TOY_EPOCH_S": "0.15", "TOY_LOG": str(log)}
-    command = [sys.executable, str(HERE / "toy_sweep.py"), str(root), "inline"]
+    command = [sys.executable, str(HELPERS / "toy_sweep.py"), str(root), "inline"]
     chance = random.Random(4)
     for _ in range(3):
         epochs = len(log.read_text().splitlines()) if log.exists() else 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from toy import toy
+from toy import HELPERS, toy
 
 from raysp.data.sources import load_splits, open_source
 from raysp.engine.options import RunOptions
@@ -106,7 +106,7 @@ def test_the_description_that_ray_up_leaves_says_what_can_come(monkeypatch, tmp_
     assert cluster.possible_nodes() == [], "every head has a monitor, which reports without an autoscaler, too"
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     assert cluster.possible_nodes() is None
-    monkeypatch.setattr(cluster, "BOOTSTRAP", Path(__file__).parent.parent / "cluster.yaml")
+    monkeypatch.setattr(cluster, "BOOTSTRAP", Path(__file__).parents[2] / "cluster.yaml")
     assert cluster.possible_nodes() == [{"CPU": 4, "GPU": 1}] * 4, "the head runs no stage"
     monkeypatch.setattr(cluster, "_autoscales", lambda: False)
     assert cluster.possible_nodes() == []
@@ -116,7 +116,7 @@ def test_the_description_that_ray_up_leaves_says_what_can_come(monkeypatch, tmp_
 def two_nodes():
     from ray.cluster_utils import Cluster
 
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    os.environ["PYTHONPATH"] = str(HELPERS)
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     yield made
     made.shutdown()

@@ -21,7 +21,7 @@ from analysis.records import check_root
 from analysis.report import FRONT, QUALIFIES, Question, Report, read_report, save_report, tables_of
 from analysis.spending import STATES
 from analysis.tables import Table
-from raysp.planning.halving import COSTS
+from raysp.store.figures import COSTS
 from raysp.store.location import Location, locate
 
 Amount = Annotated[str | None, arg(metavar="NUMBER", help_behavior_hint="")]
@@ -120,7 +120,7 @@ def _run(flags: ReportFlags, console: Console) -> int:
         report = read_report(roots, question)
         runs = report.runs
         now = (
-            set(runs.roots), runs.failures, set(map(str, runs.damaged)), [intent.id for intent in runs.intents],
+            set(runs.roots), runs.failures, set(map(str, runs.damaged)), [manifest.id for manifest in runs.manifests],
             runs.measurements, runs.stopped,
         )  # fmt: skip
         if now != seen:
@@ -138,7 +138,7 @@ def _run(flags: ReportFlags, console: Console) -> int:
 
 
 def _refuse_empty(report: Report, roots: list[Location]) -> None:
-    if report.table.empty and not report.runs.intents:
+    if report.table.empty and not report.runs.manifests:
         left_out = f" ({len(report.damaged)} records were left out)" if report.damaged else ""
         where = ", ".join(map(str, roots))
         raise ValueError(f"no finished model in {where}{left_out}; expected a directory that a sweep has written to")
@@ -158,7 +158,7 @@ def _print(report: Report, out: Location, console: Console) -> None:
     for sweep, line in zip(report.sweeps, states, strict=True):
         said = ", ".join(f"{line[name]} {name}" for name in STATES if line[name])
         spent = f"{line['device_hours']:.3g} device-hours"
-        name = f"{escape(sweep.intent.name)} {sweep.intent.id}"
+        name = f"{escape(sweep.manifest.name)} {sweep.manifest.id}"
         console.print(f"sweep {name}: {said} of {line['planned']} stages, {spent}")
     console.print(f"{len(report.points)} models of {len(report.table)} rows: {escape(str(out / 'report.html'))}", soft_wrap=True)
 

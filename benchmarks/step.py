@@ -26,9 +26,8 @@ from tyro.conf import arg
 
 from raysp.data.sources import DataConfig, Part, Splits
 from raysp.engine.compiling import Compile, begin_step, compiled
-from raysp.engine.memory import keep_freed_memory
+from raysp.engine.process import keep_freed_memory, use_tensor_cores
 from raysp.engine.workers import ALONE
-from raysp.models.layout import use_tensor_cores
 from raysp.models.network import Network
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches

@@ -34,7 +34,7 @@ from raysp.planning.proposals import Search, proposed
 from raysp.stages.presets import Preset
 from raysp.store.location import Location, Unreachable, locate
 from raysp.store.lock import StoreBusy
-from raysp.store.manifest import Intent, intent_of, write_intent
+from raysp.store.manifest import Manifest, manifest_of, write_manifest
 from raysp.store.records import NoLongerOwner, Store
 from raysp.store.stage import Stage
 from raysp.training.recipes import Precision
@@ -227,21 +227,21 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
     if not plan.leaves:
         console.print("[bold red]nothing to report:[/] the search has proposed no configuration that can be built")
         return 1
-    report, written = _report(root, intent_of(plan, work.name, command), console)
+    report, written = _report(root, manifest_of(list(plan.leaves.values()), work.name, command), console)
     print_report(report, plan, root if written else None, console)
     print_failures(outcome, console)
     measured = True
     if flags.measure_pi:
         measured = measure_models(flags.measure_pi, report, root, console)
-        _report(root, intent_of(plan, work.name, command), console)  # with what was measured
+        _report(root, manifest_of(list(plan.leaves.values()), work.name, command), console)  # with what was measured
     return 0 if outcome.ok and measured else 1
 
 
-def _report(root: Location, intent: Intent, console: Console) -> tuple[Report, bool]:
+def _report(root: Location, manifest: Manifest, console: Console) -> tuple[Report, bool]:
     """Write the tables, as the only one who does; where that can't be, make them for the terminal alone. Says which it was."""
     try:
         with Store(root=root).lock() as store:
-            write_intent(store, intent)
+            write_manifest(store, manifest)
             return write_report([root], root), True
     except (StoreBusy, OSError) as error:
         console.print(f"[yellow]note[/] the tables and pictures were not written: {escape(str(error))}", soft_wrap=True)

@@ -14,8 +14,7 @@ import torch
 
 from raysp.engine.compiling import Compile
 from raysp.engine.workers import ALONE, Workers
-from raysp.models.files import metadata_of
-from raysp.planning.halving import Rows, rows_after
+from raysp.store.figures import Rows, rows_after
 from raysp.store.keys import Config, key_of
 from raysp.store.records import WEIGHTS, Store
 from raysp.store.stage import Stage
@@ -23,7 +22,6 @@ from raysp.store.tensor_files import load_tensors
 
 if TYPE_CHECKING:
     from raysp.data.sources import Splits
-    from raysp.models.network import Network
 
 
 class Paused(Exception):
@@ -31,7 +29,7 @@ class Paused(Exception):
 
     Args:
         epoch: from 1.
-        rows: see `raysp.planning.halving.Rows`.
+        rows: see `raysp.store.figures.Rows`.
         time_s: seconds of all epochs so far.
     """
 
@@ -126,17 +124,6 @@ class Context:
         if self.until is not None and self.until <= len(history) < self.stage.epochs:
             time_s = sum(figures["time_s"] for figures in history)
             raise Paused(self.until, rows_after(self.until, history, costs()), time_s)
-
-    def save_model(self, model: "Network", data: Config) -> None:
-        """Write this stage's weights, for its children and for `raysp.load_model`.
-
-        Args:
-            model: as it is to be saved.
-            data: the data configuration that it was trained on, whose normalisation belongs to it.
-        """
-        splits = self.splits(data)
-        model.input_mean, model.input_std = splits.mean, splits.std
-        self.save_weights(model.state_dict(), metadata_of(model))
 
     def save_weights(self, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
         """Write this stage's weights, whatever they are."""

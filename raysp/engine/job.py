@@ -19,9 +19,8 @@ from typing import Any
 import torch
 
 from raysp.engine.context import Context, Paused, Place, Report, read_parents
-from raysp.engine.memory import keep_freed_memory
+from raysp.engine.process import keep_freed_memory, use_tensor_cores
 from raysp.engine.workers import ALONE, WorkerLost, Workers, is_lost_worker
-from raysp.models.layout import use_tensor_cores
 from raysp.store.location import Unreachable, exists
 from raysp.store.records import NoLongerOwner
 from raysp.store.stage import Stage

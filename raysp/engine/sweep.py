@@ -29,7 +29,7 @@ from raysp.planning.proposals import STOPPED_SEARCH, Algorithm, Search, SearchQu
 from raysp.store.keys import key_of
 from raysp.store.location import Location, Unreachable
 from raysp.store.lock import StoreBusy
-from raysp.store.manifest import intent_of, write_intent
+from raysp.store.manifest import manifest_of, write_manifest
 from raysp.store.records import CHECKPOINT, READERS, RECORD, Store, read_record
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import DamagedFile
@@ -108,7 +108,7 @@ def run_sweep(
         if search and read_proposals(root, search) != earlier:
             raise StoreBusy(f"another run in {root} has gone on with this search meanwhile; run the same command again")
         if leaves:
-            write_intent(store, intent_of(plan, labels.get("preset", ""), command))
+            write_manifest(store, manifest_of(list(plan.leaves.values()), labels.get("preset", ""), command))
         _tidy(found, queue, store, console)
         place = Place(
             store=store,

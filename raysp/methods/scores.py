@@ -15,7 +15,7 @@ from raysp.methods.losses import distillation_kl
 from raysp.methods.positions import Granularity, layer_mask
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
-from raysp.training.loop import Task
+from raysp.training.task import Task
 
 Score = Literal["senet", "counterfactual"]
 

@@ -1,4 +1,4 @@
-"""How a network's weights lie in memory, which changes no value, and what of a GPU its products may use."""
+"""How a network's weights lie in memory, which changes no value."""
 
 import torch
 
@@ -14,9 +14,3 @@ def channels_last(network: Network) -> Network:
             channels = parameter.shape[1]
             parameter.data = parameter.data.as_strided(parameter.shape, (channels, 1, channels, channels))
     return network
-
-
-def use_tensor_cores() -> None:
-    """Let this process's float32 convolutions and products on GPUs be TF32: factors of 10 bits, sums of 23."""
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = True

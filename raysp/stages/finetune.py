@@ -23,8 +23,9 @@ from raysp.stages.experiment import Experiment, exit_rows
 from raysp.store.keys import Config
 from raysp.store.stage import Stage, StageResult
 from raysp.training.batches import Batches
-from raysp.training.loop import Task, accuracy, seed_torch, train
+from raysp.training.loop import accuracy, seed_torch, train
 from raysp.training.recipes import GammaSchedule, Recipe, gamma_at
+from raysp.training.task import Task
 
 GateStart = Literal["random", "least-squares"]
 AcHead = Literal["pool", "bottleneck"]
@@ -138,7 +139,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     trained = train(task, config.recipe, experiment.seed, batches, context)
     student.load_state_dict(trained.best_state)
     deployed = drop_main_branches(student)
-    context.save_model(deployed, experiment.data)
+    experiment.save(deployed, context)
     mask = context.parents["mask"].record["config"]
     sensitivity = context.parents["mask"].record["metrics"].get("sensitivity")
     costs = {name: count_costs(deployed, name) for name in trained.val_accuracy}

@@ -21,8 +21,9 @@ from raysp.stages.experiment import Experiment
 from raysp.store.keys import Config, key_of
 from raysp.store.stage import Stage, StageResult
 from raysp.training.batches import Batches
-from raysp.training.loop import Task, accuracy, train
+from raysp.training.loop import accuracy, train
 from raysp.training.recipes import Recipe
+from raysp.training.task import Task
 
 MaskMethod = Literal["senet", "counterfactual", "snl", "random"]
 MaskStart = Literal["teacher", "scratch"]
@@ -119,7 +120,7 @@ def run(config: MaskConfig, context: Context) -> StageResult:
     task = _task(config, student.to(context.device), teacher)
     trained = train(task, config.recipe, experiment.seed, batches, context)
     student.load_state_dict(trained.best_state)
-    context.save_model(student, experiment.data)
+    experiment.save(student, context)
     layers = student.relu_layers()
     table: list[dict[str, Any]] = [{"layer": l.name, "kept": l.relu.kept, "size": l.relu.size} for l in layers]
     for index, line in enumerate(table):

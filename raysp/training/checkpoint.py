@@ -6,13 +6,12 @@ undisturbed one.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from raysp.training.loop import Task
+from raysp.training.task import Task
 
 Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors by name, and JSON."""
@@ -26,7 +25,7 @@ class Standing:
         optimizer: of the task's parameters.
     """
 
-    def __init__(self, task: "Task", optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, task: Task, optimizer: torch.optim.Optimizer) -> None:
         self._task, self._optimizer = task, optimizer
         extra = {name: tensor for name, (tensor, _) in task.extra_parameters().items()}
         self._named: dict[str, Tensor] = dict(task.model.named_parameters()) | extra

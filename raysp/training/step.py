@@ -4,7 +4,7 @@ Owns what of a step can be made faster without changing what is computed. Refuse
 step waits for the device.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +12,7 @@ from torch import Tensor
 from raysp.engine.workers import Workers
 from raysp.models.layout import channels_last
 from raysp.training.recipes import Recipe
-
-if TYPE_CHECKING:
-    from raysp.training.loop import Task
+from raysp.training.task import Task
 
 
 class Step:
@@ -26,7 +24,7 @@ class Step:
         workers: among whom each batch is shared out.
     """
 
-    def __init__(self, task: "Task", recipe: Recipe, workers: Workers) -> None:
+    def __init__(self, task: Task, recipe: Recipe, workers: Workers) -> None:
         self._task, self._workers = task, workers
         channels_last(task.model)
         self.optimizer = _build_optimizer(task, recipe)
@@ -57,7 +55,7 @@ class Step:
         return loss.detach()
 
 
-def _build_optimizer(task: "Task", recipe: Recipe) -> torch.optim.Optimizer:
+def _build_optimizer(task: Task, recipe: Recipe) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = [{"params": list(task.model.parameters()), "lr_share": 1.0}]
     groups += [{"params": [p], "lr_share": share, "weight_decay": 0.0} for p, share in task.extra_parameters().values()]
     # Fused: one pass over every parameter, its gradient and its moments.

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from records import FILES, commit, row, stages
 
-from raysp.store.manifest import intent_of, write_intent
+from raysp.store.manifest import manifest_of, write_manifest
 from raysp.store.records import Store
 
 
@@ -29,7 +29,7 @@ def test_the_command_writes_everything_and_says_what_qualifies(tmp_path):
 
 def test_limits_are_not_met_by_nothing(tmp_path):
     with Store(root=tmp_path / "run").lock() as store:
-        write_intent(store, intent_of(stages(0), "quick", "sweep"))
+        write_manifest(store, manifest_of(stages(0), "quick", "sweep"))
     assert report_command("run", cwd=tmp_path).returncode == 0
     assert report_command("run", "--max-depth", "12", cwd=tmp_path).returncode == 1
 

@@ -19,9 +19,10 @@ from raysp.stages.sensitivity import SparseTask
 from raysp.store.records import Store
 from raysp.store.tensor_files import load_tensors
 from raysp.training import loop as training
-from raysp.training.loop import Task, Trained, train
+from raysp.training.loop import Trained, train
 from raysp.training.recipes import Recipe
 from raysp.training.step import Step
+from raysp.training.task import Task
 
 RECIPE = Recipe(epochs=4, milestones=(), batch_size=8, lr=0.1)
 

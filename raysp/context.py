@@ -15,6 +15,7 @@ import torch
 from raysp.compiling import Compile
 from raysp.halving import Rows, rows_after
 from raysp.keys import Config, key_of
+from raysp.replay import CudaGraph, uses_graph
 from raysp.saving import metadata_of
 from raysp.stage import Stage
 from raysp.store import WEIGHTS, Store
@@ -58,6 +59,8 @@ class Place:
     """Where a stage has several workers on GPUs, take batch norm's statistics over the whole batch, not each worker's part."""
     compile: Compile = "off"
     """How networks are compiled while they train. Like the number of threads it changes the rounding of sums alone."""
+    cuda_graph: CudaGraph = "auto"
+    """Whether a GPU repeats a recorded step; changes no result."""
     labels: Mapping[str, Any] = field(default_factory=dict)
     """What the record keeps besides identity: preset, git commit."""
     splits: Mapping[str, "Splits"] = field(default_factory=dict)
@@ -97,6 +100,11 @@ class Context:
     def compile(self) -> Compile:
         """How networks are compiled while they train."""
         return self.place.compile
+
+    @property
+    def uses_graph(self) -> bool:
+        """Whether training steps are recorded and replayed."""
+        return uses_graph(self.place.cuda_graph, self.compile, self.place.gpus, self.workers.size)
 
     @property
     def device(self) -> torch.device:

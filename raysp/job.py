@@ -22,6 +22,7 @@ from raysp.context import Context, Paused, Place, Report, read_parents
 from raysp.location import Unreachable, exists
 from raysp.memory import keep_freed_memory
 from raysp.models.layout import use_tensor_cores
+from raysp.replay import uses_graph
 from raysp.stage import Stage
 from raysp.store import NoLongerOwner
 from raysp.tensor_files import DamagedFile
@@ -126,6 +127,7 @@ def _host(place: Place, workers: Workers) -> dict[str, Any]:
     host |= {"threads": place.num_threads, "workers": workers.size, "compile": place.compile}
     if place.gpus:
         host |= {"gpu": torch.cuda.get_device_name(), "gpus": place.gpus}
+        host["cuda_graph"] = uses_graph(place.cuda_graph, place.compile, place.gpus, workers.size)
     return host
 
 

@@ -29,6 +29,7 @@ from raysp.lock import StoreBusy
 from raysp.options import RunOptions
 from raysp.plan import JobQueue, Outcome, Plan, Survey, inspect, survey
 from raysp.progress import FrontSoFar, Progress
+from raysp.replay import check_cuda_graph
 from raysp.search import STOPPED_SEARCH, Algorithm, Search, SearchQueue, Values, read_proposals, set_aside
 from raysp.stage import Stage
 from raysp.store import CHECKPOINT, READERS, RECORD, Store, read_record
@@ -114,6 +115,7 @@ def run_sweep(
             gpus=runner.gpus,
             sync_batchnorm=options.sync_batchnorm,
             compile=options.compile,
+            cuda_graph=options.cuda_graph,
             labels={**labels, "git": git_state()},
             splits=splits,
         )
@@ -208,6 +210,7 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
         gpus = options.gpus_here()
         check_compile(options.compile, gpus)
         check_compiler(options.compile, torch.device("cuda" if gpus else "cpu"))
+        check_cuda_graph(options.cuda_graph, options.compile, gpus, options.workers_per_stage)
         yield _Runner(gpus=gpus, slots=lambda: 1, at_once=lambda: 1, run=run_inline)
         return
     from raysp import cluster, ray_tune  # Ray takes seconds to import
@@ -215,6 +218,7 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
     with cluster.connect(options.address, verbose=options.verbose):
         gpus = cluster.gpus_for(options.gpus_per_stage)
         check_compile(options.compile, gpus)
+        check_cuda_graph(options.cuda_graph, options.compile, gpus, options.workers_per_stage)
         request = cluster.Request(num_threads=options.threads_per_stage, gpus=gpus, workers=options.workers_per_stage)
         request.check()
         slots = cluster.Slots(request, options.max_concurrent)

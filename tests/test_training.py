@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from raysp import termination, training
+from raysp.batches import Pick
 from raysp.job import run_job
 from raysp.schedules import Recipe
 from raysp.stages.sensitivity import SparseTask
@@ -63,9 +64,11 @@ def test_every_group_follows_the_recipes_rate(monkeypatch):
 
 
 class _OneBatch:
-    def train(self, batch_size, seed, epoch, workers, first):
-        images = torch.randn(12, 1, 8, 8)
-        yield images, torch.zeros(12, dtype=torch.long), 1.0
+    def picks(self, batch_size, seed, epoch, workers, first):
+        yield Pick(torch.zeros(4, 12, dtype=torch.int64), 1.0)
+
+    def take(self, pick):
+        return torch.randn(12, 1, 8, 8), torch.zeros(12, dtype=torch.long)
 
     def num_batches(self, batch_size):
         return 1
@@ -75,6 +78,7 @@ class _NoContext:
     workers = ALONE
     sync_batchnorm = False
     compile = "off"
+    uses_graph = False
     device = torch.device("cpu")
 
     def load_checkpoint(self):

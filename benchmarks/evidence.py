@@ -167,6 +167,7 @@ class _Nowhere:
     device = torch.device("cpu")
     workers = ALONE
     compile = "off"
+    uses_graph = False
     sync_batchnorm = False
 
     def pause_if_due(self, history: Any, costs: Any) -> None:

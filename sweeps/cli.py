@@ -24,6 +24,7 @@ from analysis.report import Report, read_report, write_report
 from raysp.data.sources import Selection, Source, open_source
 from raysp.engine import termination
 from raysp.engine.compiling import Compile
+from raysp.engine.cuda_graph import CudaGraph
 from raysp.engine.forecast import print_plan, print_seconds
 from raysp.engine.options import RunOptions
 from raysp.engine.sweep import BrokenOff, run_sweep
@@ -90,6 +91,8 @@ class RunFlags:
     """CPU threads of each worker of a stage. More finish it sooner, but change results in their last digits (order of sums)."""
     compile: Compile = "off"
     """Compile training steps; `cuda-graphs` on GPUs. Needs a C++ compiler and 30 s a stage, changes results' last digits."""
+    cuda_graph: CudaGraph = "auto"
+    """Record a training step once, and let the GPU repeat it: same results, less waiting for Python. `auto` is `off` for now."""
     local_batchnorm: bool = False
     """With several workers on GPUs: take batch norm's statistics over each worker's part of a batch, not over the whole batch."""
     stopping: Stopping = "none"
@@ -192,6 +195,7 @@ def _run(flags: RunFlags, work: Work, console: Console) -> int:
         retries=flags.retries,
         stopping=flags.stopping,
         compile=flags.compile,
+        cuda_graph=flags.cuda_graph,
         verbose=flags.verbose,
     )
     if flags.measure_pi:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from raysp.engine.compiling import Compile
+from raysp.engine.cuda_graph import CudaGraph, uses_graph
 from raysp.engine.workers import ALONE, Workers
 from raysp.store.figures import Rows, rows_after
 from raysp.store.keys import Config, key_of
@@ -56,6 +57,8 @@ class Place:
     """Where a stage has several workers on GPUs, take batch norm's statistics over the whole batch, not each worker's part."""
     compile: Compile = "off"
     """How networks are compiled while they train. Like the number of threads it changes the rounding of sums alone."""
+    cuda_graph: CudaGraph = "auto"
+    """Whether a GPU repeats a recorded step; changes no result."""
     labels: Mapping[str, Any] = field(default_factory=dict)
     """What the record keeps besides identity: preset, git commit."""
     splits: Mapping[str, "Splits"] = field(default_factory=dict)
@@ -95,6 +98,11 @@ class Context:
     def compile(self) -> Compile:
         """How networks are compiled while they train."""
         return self.place.compile
+
+    @property
+    def uses_graph(self) -> bool:
+        """Whether training steps are recorded and replayed."""
+        return uses_graph(self.place.cuda_graph, self.compile, self.place.gpus, self.workers.size)
 
     @property
     def device(self) -> torch.device:

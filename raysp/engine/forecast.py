@@ -78,6 +78,7 @@ def print_seconds(plan: Plan, found: Survey, sources: Sequence[Source], options:
     left_out = {
         "early stopping": options.stopping != "none",
         "compiling": options.compile != "off",
+        "a CUDA graph": options.cuda_graph == "on",
         "sharing stages among workers": options.workers_per_stage > 1,
     }
     without = [what for what, is_asked in left_out.items() if is_asked]

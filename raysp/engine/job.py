@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from raysp.engine.context import Context, Paused, Place, Report, read_parents
+from raysp.engine.cuda_graph import uses_graph
 from raysp.engine.process import keep_freed_memory, use_tensor_cores
 from raysp.engine.workers import ALONE, WorkerLost, Workers, is_lost_worker
 from raysp.store.location import Unreachable, exists
@@ -125,6 +126,7 @@ def _host(place: Place, workers: Workers) -> dict[str, Any]:
     host |= {"threads": place.num_threads, "workers": workers.size, "compile": place.compile}
     if place.gpus:
         host |= {"gpu": torch.cuda.get_device_name(), "gpus": place.gpus}
+        host["cuda_graph"] = uses_graph(place.cuda_graph, place.compile, place.gpus, workers.size)
     return host
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from raysp.engine.compiling import Compile
+from raysp.engine.cuda_graph import CudaGraph, check_cuda_graph
 from raysp.planning.halving import Stopping
 
 MAX_THREADS = 1024
@@ -43,6 +44,8 @@ class RunOptions:
     """CPU threads per stage, at least 1. Float sums depend on it, so it is fixed whatever else runs."""
     compile: Compile = "off"
     """How networks are compiled while they train, with one worker per stage; float sums depend on it, as on the threads."""
+    cuda_graph: CudaGraph = "auto"
+    """Whether a GPU repeats a recorded step by itself, with one worker per stage; no result depends on it."""
     stopping: Stopping = "none"
     """Whether half of the configurations is given up at each rung (`raysp.planning.halving`)."""
     verbose: bool = False
@@ -81,6 +84,7 @@ class RunOptions:
         if self.inline and self.address is not None:
             raise ValueError(f"inline, and address {self.address!r}; expected one of them: inline runs without Ray")
         gpus = self.gpus_per_stage
+        check_cuda_graph(self.cuda_graph, self.compile, 1.0 if gpus is None else gpus, self.workers_per_stage)
         if gpus is not None and not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or float(gpus).is_integer())):
             raise ValueError(f"gpus_per_stage is {gpus:g}; expected a share from 0 to 1, or a whole number")
         if gpus is not None and self.workers_per_stage > 1 and not float(gpus).is_integer():

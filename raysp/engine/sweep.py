@@ -19,6 +19,7 @@ from rich.console import Console
 from raysp.data.sources import Source, load_splits
 from raysp.engine.compiling import check_compile, check_compiler
 from raysp.engine.context import Place
+from raysp.engine.cuda_graph import check_cuda_graph
 from raysp.engine.forecast import print_plan
 from raysp.engine.inline import run_inline
 from raysp.engine.options import RunOptions
@@ -116,6 +117,7 @@ def run_sweep(
             gpus=runner.gpus,
             sync_batchnorm=options.sync_batchnorm,
             compile=options.compile,
+            cuda_graph=options.cuda_graph,
             labels={**labels, "git": git_state()},
             splits=splits,
         )
@@ -210,6 +212,7 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
         gpus = options.gpus_here()
         check_compile(options.compile, gpus)
         check_compiler(options.compile, torch.device("cuda" if gpus else "cpu"))
+        check_cuda_graph(options.cuda_graph, options.compile, gpus, options.workers_per_stage)
         yield _Runner(gpus=gpus, slots=lambda: 1, at_once=lambda: 1, run=run_inline)
         return
     from raysp.engine.ray import cluster  # Ray takes seconds to import
@@ -218,6 +221,7 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
     with cluster.connect(options.address, verbose=options.verbose):
         gpus = cluster.gpus_for(options.gpus_per_stage)
         check_compile(options.compile, gpus)
+        check_cuda_graph(options.cuda_graph, options.compile, gpus, options.workers_per_stage)
         request = cluster.Request(num_threads=options.threads_per_stage, gpus=gpus, workers=options.workers_per_stage)
         request.check()
         slots = cluster.Slots(request, options.max_concurrent)

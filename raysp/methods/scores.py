@@ -5,6 +5,7 @@ Owns the student's distillation loss, the scores and the masks' updates. Contrac
 moment.
 """
 
+from collections.abc import Hashable
 from typing import Any, Literal
 
 import torch
@@ -105,12 +106,17 @@ class ScoreTask(StudentTask):
                 teacher_relu.register_forward_hook(self._keep_output)
             else:
                 student_relu.register_forward_pre_hook(self._keep_negative)
-        self._scores: list[Tensor] = []
+        self._scores = [torch.zeros(s.shape, device=s.mask.device) for s, _ in self._pairs]
+
+    def decided(self) -> Hashable:
+        """See `Task`: also whether a score is summed."""
+        return super().decided(), self._updating
 
     def begin_epoch(self, epoch: int) -> None:
         """Start the epoch's score at 0."""
         self._updating = epoch < self._num_updates
-        self._scores = [torch.zeros(s.shape, device=s.mask.device) for s, _ in self._pairs]
+        for score in self._scores:
+            score.zero_()
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """(1 − w)·CE + w·KL, and the score of the batch."""

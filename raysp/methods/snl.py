@@ -4,7 +4,7 @@ Owns the search. Layers get what the search leaves them: no sensitivity and no l
 the search on, the masks are binary and frozen; only those epochs may be chosen.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +91,16 @@ class SnlTask(TaughtTask):
         self._num_positions = student.num_relus()
         self.searching = True
         self._penalty, self._count = config.penalty, self._num_positions
+        self._weight = torch.full((), self._penalty, device=self._layers[0].relu.mask.device)
         self._attach()
+
+    def decided(self) -> Hashable:
+        """See `Task`: also whether α is searched."""
+        return super().decided(), self.searching
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Let the loss know λ."""
+        self._weight.fill_(self._penalty)
 
     def extra_parameters(self) -> dict[str, tuple[Tensor, float]]:
         """The α of every layer."""
@@ -107,7 +116,7 @@ class SnlTask(TaughtTask):
         if not self.searching:
             return entropy + distilled
         sizes = torch.stack([self._units[name] * alpha.abs().sum() for name, alpha in self._alphas.items()])
-        return entropy + distilled + self._penalty * sizes.sum()
+        return entropy + distilled + self._weight * sizes.sum()
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -215,6 +215,10 @@ class Network(nn.Module):
             logits[FINAL] = _in_full(head(x))
         return Outputs(logits=logits, features=features)
 
+    def decided(self) -> tuple[str, ...]:
+        """What Python decides in a forward pass, by masks and gates. As long as it is the same, so are the operations."""
+        return tuple(module.decided for module in self.modules() if isinstance(module, MaskedReLU | GatedBlock))
+
     def example_input(self) -> Tensor:
         """One black image, (1, in_channels, image_size, image_size), on the CPU."""
         return torch.zeros(1, self.in_channels, self.image_size, self.image_size)

@@ -36,6 +36,9 @@ class Standing:
         self.best_state: dict[str, Tensor] = {}
         """The model's state at that epoch, on the CPU."""
         self._unread: dict[str, Tensor] = {}
+        # Stays on the device, and where it is: reading it each step would wait for the device, and a recorded step adds to it.
+        self.loss_sum = torch.zeros((), device=next(iter(self._named.values())).device)
+        """Sum of the running epoch's losses, each times this worker's share of the batch."""
         self.begin()
 
     def begin(self) -> None:
@@ -44,9 +47,7 @@ class Standing:
         """Steps made of the running epoch."""
         self.time_s = 0.0
         """Seconds that the running epoch took in processes before this one."""
-        # Stays on the device: reading it each step would wait for the device.
-        self.loss_sum = torch.zeros((), device=next(iter(self._named.values())).device)
-        """Sum of those steps' losses, each times this worker's share of the batch."""
+        self.loss_sum.zero_()
 
     def keep_best(self, accuracies: dict[str, float]) -> None:
         """Note that the model as it is now is the best so far."""
@@ -88,8 +89,9 @@ class Standing:
         for slot_and_name, value in _below("optimizer.", tensors).items():
             slot, name = slot_and_name.split("/", 1)
             parameter = self._named[name]
-            # Adam counts its steps on the CPU wherever the parameter is; all else lies where and how the parameter lies.
-            self._optimizer.state[parameter][slot] = value if slot == "step" else torch.empty_like(parameter).copy_(value)
+            # Adam's count of steps is a scalar; all else lies as the parameter lies.
+            like = torch.empty((), device=parameter.device) if slot == "step" else torch.empty_like(parameter)
+            self._optimizer.state[parameter][slot] = like.copy_(value)
         if "running" in state:
             self.step, self.time_s = state["running"]["step"], state["running"]["time_s"]
             self.loss_sum.copy_(tensors["loss_sum"])

@@ -21,9 +21,10 @@ from raysp.engine.context import Context
 from raysp.engine.termination import Notice, Terminated, noticed
 from raysp.engine.workers import ALONE, Workers, synchronised_batchnorm
 from raysp.models.network import Network
-from raysp.training.batches import Batches
+from raysp.training.batches import Batches, Pick
 from raysp.training.checkpoint import Standing
 from raysp.training.recipes import Recipe
+from raysp.training.replay import Replayed, own_stream
 from raysp.training.step import Step
 from raysp.training.task import Task
 
@@ -65,6 +66,8 @@ def train(task: Task, recipe: Recipe, seed: int, batches: Batches, context: Cont
         if context.sync_batchnorm:
             stack.enter_context(synchronised_batchnorm(task.model))
         stack.enter_context(compiled(task.networks(), context.compile, context.device))
+        if context.uses_graph:
+            stack.enter_context(own_stream())
         loop = _Loop(task, recipe, seed, batches, context, stack.enter_context(noticed()))
         return loop.run()
 
@@ -77,6 +80,7 @@ class _Loop:
         self.context, self.workers, self.notice = context, context.workers, notice
         self.step = Step(task, recipe, self.workers)
         self.standing = Standing(task, self.step.optimizer)
+        self.replayed = Replayed(self.one, task.decided, recipe.batch_size, context.device) if context.uses_graph else None
         if checkpoint := context.load_checkpoint():
             self.standing.unpack(checkpoint)
 
@@ -86,8 +90,7 @@ class _Loop:
         for epoch in range(len(standing.history), self.recipe.epochs):
             self.clock = time.monotonic() - standing.time_s
             lr = self.recipe.lr_at(epoch)
-            for group in self.step.optimizer.param_groups:
-                group["lr"] = lr * group["lr_share"]
+            self.step.set_rate(lr)
             self.task.begin_epoch(epoch)
             standing.resume_epoch(self.workers.rank)
             mean_loss = self.steps(epoch)
@@ -126,16 +129,24 @@ class _Loop:
         """The epoch's steps that are left; its mean loss, and the model and the task's sums equal on all workers."""
         task, standing, workers = self.task, self.standing, self.workers
         task.model.train()
-        for images, labels, share in self.batches.train(self.recipe.batch_size, self.seed, epoch, workers, standing.step):
+        if self.replayed:
+            self.replayed.begin_epoch()
+        one = self.replayed or self.one
+        for pick in self.batches.picks(self.recipe.batch_size, self.seed, epoch, workers, standing.step):
             self.notice.safe.clear()
-            begin_step(self.context.compile)
-            standing.loss_sum = standing.loss_sum + share * self.step(images, labels, share)
+            one(pick)
             standing.step += 1
             if self.notice.given and workers.size == 1:
                 self.save()
         workers.sum_(standing.loss_sum, *task.epoch_sums().values())
         workers.mean_(*_running_statistics(task.model))
         return float(standing.loss_sum) / self.batches.num_batches(self.recipe.batch_size)
+
+    def one(self, pick: Pick) -> None:
+        """A whole step, from the images to the sum of losses."""
+        begin_step(self.context.compile)
+        images, labels = self.batches.take(pick)
+        self.standing.loss_sum.add_(pick.share * self.step(images, labels, pick.share))
 
     def save(self) -> None:
         self.context.save_checkpoint(*self.standing.pack(time.monotonic() - self.clock))

@@ -4,7 +4,7 @@ Owns the interface alone: a loss, and what happens between steps and epochs. Ref
 evaluate (`raysp.training.loop`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -28,6 +28,12 @@ class Task:
     def networks(self) -> list[Network]:
         """All that `loss` passes images through."""
         return [self.model]
+
+    def decided(self) -> Hashable:
+        """What `loss` and `after_step` decide in Python. As long as it is the same, a step is the same operations on the same
+        tensors; it may change between two epochs.
+        """
+        return tuple(network.decided() for network in self.networks())
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Scalar loss, a mean over this worker's images of a batch; the model is in training mode."""

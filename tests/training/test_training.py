@@ -19,6 +19,7 @@ from raysp.stages.sensitivity import SparseTask
 from raysp.store.records import Store
 from raysp.store.tensor_files import load_tensors
 from raysp.training import loop as training
+from raysp.training.batches import Pick
 from raysp.training.loop import Trained, train
 from raysp.training.recipes import Recipe
 from raysp.training.step import Step
@@ -65,9 +66,11 @@ def test_every_group_follows_the_recipes_rate(monkeypatch):
 
 
 class _OneBatch:
-    def train(self, batch_size, seed, epoch, workers, first):
-        images = torch.randn(12, 1, 8, 8)
-        yield images, torch.zeros(12, dtype=torch.long), 1.0
+    def picks(self, batch_size, seed, epoch, workers, first):
+        yield Pick(torch.zeros(4, 12, dtype=torch.int64), 1.0)
+
+    def take(self, pick):
+        return torch.randn(12, 1, 8, 8), torch.zeros(12, dtype=torch.long)
 
     def num_batches(self, batch_size):
         return 1
@@ -77,6 +80,7 @@ class _NoContext:
     workers = ALONE
     sync_batchnorm = False
     compile = "off"
+    uses_graph = False
     device = torch.device("cpu")
 
     def load_checkpoint(self):

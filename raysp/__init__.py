@@ -1,6 +1,7 @@
 """raysp: train networks with few ReLUs and little depth for private inference, and sweep the choices on Ray."""
 
-from raysp.data.sources import DataConfig, load_splits, open_source
+from raysp.data.config import DataConfig
+from raysp.data.sources import load_splits, open_source
 from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
 from raysp.methods.budget import allocate_budget

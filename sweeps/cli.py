@@ -21,7 +21,8 @@ from rich.markup import escape
 from tyro.conf import arg
 
 from analysis.report import Report, read_report, write_report
-from raysp.data.sources import Selection, Source, open_source
+from raysp.data.config import Selection
+from raysp.data.sources import Source, open_source
 from raysp.engine import termination
 from raysp.engine.compiling import Compile
 from raysp.engine.forecast import print_plan, print_seconds

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from raysp.data.sources import DataConfig
+from raysp.data.config import DataConfig
 from raysp.methods.budget import resolve_budget
 from raysp.methods.positions import Granularity
 from raysp.models import architecture, build_model

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from raysp.data.sources import DataConfig, Part, Splits
+from raysp.data.config import DataConfig
+from raysp.data.sources import Part, Splits
 from raysp.engine import termination
 from raysp.engine.context import Place
 from raysp.engine.job import run_job

@@ -7,7 +7,7 @@ import reference
 import torch
 from torch.nn import functional as F
 
-from raysp.data.sources import DataConfig
+from raysp.data.config import DataConfig
 from raysp.methods.positions import layer_mask, top_positions
 from raysp.methods.scores import ScoreTask, StudentTask
 from raysp.methods.snl import SnlConfig, SnlTask

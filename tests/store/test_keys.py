@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysp.data.sources import DataConfig
+from raysp.data.config import DataConfig
 from raysp.planning.plan import Plan
 from raysp.stages.chain import ChainBuilder, Choice
 from raysp.stages.presets import PRESETS

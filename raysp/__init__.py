@@ -5,11 +5,12 @@ from raysp.data.sources import load_splits, open_source
 from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
 from raysp.methods.budget import allocate_budget
+from raysp.methods.choices import Choice
 from raysp.models import MODELS, build_model
 from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.costs import Costs, LayerCosts, count_costs
 from raysp.models.files import load_model, save_model
-from raysp.stages.chain import ChainBuilder, Choice
+from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS, Preset
 from raysp.store.records import Store
 from raysp.store.stage import Stage, StageResult

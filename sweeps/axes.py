@@ -13,11 +13,12 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from raysp.methods.choices import AcHead, Choice, MaskMethod
 from raysp.methods.positions import Granularity
 from raysp.planning.proposals import STOPPED_SEARCH
-from raysp.stages.chain import ChainBuilder, Choice
-from raysp.stages.finetune import AcHead, GateStart, Pram
-from raysp.stages.mask import MaskMethod, MaskStart
+from raysp.stages.chain import ChainBuilder
+from raysp.stages.finetune import GateStart, Pram
+from raysp.stages.mask import MaskStart
 from raysp.stages.presets import PRESETS, Preset, PresetName
 from raysp.training.recipes import GammaSchedule
 from sweeps.cli import NOT_GIVEN, THE_PRESETS, RunFlags, Work, main

@@ -24,9 +24,8 @@ from analysis.report import Report, read_report, write_report
 from raysp.data.config import Selection
 from raysp.data.sources import Source, open_source
 from raysp.engine import termination
-from raysp.engine.compiling import Compile
 from raysp.engine.forecast import print_plan, print_seconds
-from raysp.engine.options import RunOptions
+from raysp.engine.options import Compile, RunOptions
 from raysp.engine.sweep import BrokenOff, run_sweep
 from raysp.pi import require_engine
 from raysp.planning.halving import Stopping

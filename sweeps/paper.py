@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 import torch
 from tyro.conf import Positional, arg
 
+from raysp.methods.choices import Choice
 from raysp.models import build_model
-from raysp.stages.chain import ChainBuilder, Choice
+from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS, PresetName
 from raysp.store.stage import Stage
 from sweeps.cli import RunFlags, Work, main

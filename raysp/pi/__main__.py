@@ -17,6 +17,7 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 
 from raysp.engine import termination
+from raysp.methods.choices import AcHead
 from raysp.models.exits import exit_of
 from raysp.models.files import load_model
 from raysp.pi import MeasureOptions, PartyFault, require_engine
@@ -26,7 +27,6 @@ from raysp.pi.prediction import LAN, WAN, Link, predict
 from raysp.pi.protocols import MEANING, Protocol
 from raysp.pi.session import LONGEST_S, LOOPBACK
 from raysp.pi.stored import measure_stored
-from raysp.stages.finetune import AcHead
 from raysp.store.location import exists, locate, write_atomically
 from raysp.store.lock import StoreBusy
 from raysp.store.records import NoLongerOwner

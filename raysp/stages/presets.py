@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raysp.data.config import Selection
-from raysp.methods.snl import SnlConfig
+from raysp.methods.choices import SnlConfig
 from raysp.training.recipes import GammaSchedule, Recipe
 
 PresetName = Literal[

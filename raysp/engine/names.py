@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from raysp.store.keys import SHORT_KEY_DIGITS
 from raysp.store.stage import Stage
 
-FEWEST = 2
-"""Parts of a note that are said in any case."""
+ALWAYS = 2
+"""Parts of a note, from the first, that are said in any case."""
 
 
 class ShortNames:
-    """Names of a run's stages. Notes are taken apart at their commas; what all of a kind say is left out.
+    """Names of a run's stages. Notes are taken apart at their commas; what all of a kind say is left out, after the
+    first parts.
 
     Args:
         stages: all of the run, as far as they are known.
@@ -36,9 +37,9 @@ class ShortNames:
         if not stage.note:
             return stage.label
         parts = _parts(stage)
-        told = [part for part in parts if part not in self._shared.get(stage.name, ())]
-        told += [part for part in parts if part not in told][: max(0, FEWEST - len(told))]
-        name = f"{stage.name} {', '.join(part for part in parts if part in told)}"
+        shared = self._shared.get(stage.name, ())
+        told = parts[:ALWAYS] + [part for part in parts[ALWAYS:] if part not in shared]
+        name = f"{stage.name} {', '.join(told)}"
         alone = len(self._notes.get((stage.name, stage.note), ())) < 2
         return name if alone else f"{name} ({stage.key[:SHORT_KEY_DIGITS]})"
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -32,8 +33,9 @@ def wheel(tmp_path_factory):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     command = [sys.executable, "-m", "pip", "wheel", copy, "--no-deps", "--wheel-dir", built, "--disable-pip-version-check"]
-    if int(metadata.version("setuptools").partition(".")[0]) >= 77:  # as pyproject.toml asks for; else pip gets it
-        command.append("--no-build-isolation")
+    with suppress(metadata.PackageNotFoundError):
+        if int(metadata.version("setuptools").partition(".")[0]) >= 77:  # as pyproject.toml asks for; else pip gets it
+            command.append("--no-build-isolation")
     done = run(*command)
     assert done.returncode == 0, done.stderr
     (found,) = built.glob("raysp-*.whl")

@@ -33,8 +33,10 @@ def test_a_name_says_what_tells_a_stage_from_others_of_its_kind():
         "finetune 870, senet",
     ]
     several = names_of(stages_of(*(Choice(budget=435, d_th=0.1, gamma=g, seed=s) for g in ("linear", "cosine") for s in (0, 1))))
-    assert "mask 435, seed 1" in several
-    assert [name for name in several if "cosine" in name] == [f"finetune seed {seed}, cosine over 6" for seed in (0, 1)]
+    assert "mask 435, senet, seed 1" in several
+    assert [name for name in several if "cosine" in name] == [
+        f"finetune 435, senet, seed {seed}, cosine over 6" for seed in (0, 1)
+    ]
 
 
 def test_no_two_stages_have_one_name():

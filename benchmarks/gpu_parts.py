@@ -21,7 +21,7 @@ import torch
 from plain_step import PlainStep, plainly
 from torch import Tensor
 
-from raysp.engine.compiling import Compile
+from raysp.engine.options import Compile
 from raysp.engine.process import keep_freed_memory, use_tensor_cores
 from raysp.training import replay
 from raysp.training.batches import Batches

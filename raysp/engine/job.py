@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from raysp.engine.context import Context, Paused, Place, Report, read_parents
-from raysp.engine.cuda_graph import uses_graph
+from raysp.engine.options import uses_graph
 from raysp.engine.process import keep_freed_memory, use_tensor_cores
 from raysp.engine.workers import ALONE, WorkerLost, Workers, is_lost_worker
 from raysp.store.location import Unreachable, exists

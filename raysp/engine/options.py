@@ -6,12 +6,17 @@ Owns the options and their ranges. Contract: nothing here changes a result's ide
 import math
 import os
 from dataclasses import dataclass
+from typing import Literal
 
-import torch
+Compile = Literal["off", "on", "cuda-graphs"]
+"""How networks are compiled (`raysp.engine.compiling`)."""
+CudaGraph = Literal["auto", "on", "off"]
+"""Whether training steps are recorded as CUDA graphs and replayed (`raysp.training.replay`)."""
+Stopping = Literal["none", "pareto"]
+"""Whether configurations are given up (`raysp.planning.halving`)."""
 
-from raysp.engine.compiling import Compile
-from raysp.engine.cuda_graph import CudaGraph, check_cuda_graph
-from raysp.planning.halving import Stopping
+AUTO_USES_GRAPH = False
+"""What `auto` means where there is a GPU."""
 
 MAX_THREADS = 1024
 MAX_WORKERS = 1024
@@ -57,6 +62,8 @@ class RunOptions:
         Raises:
             ValueError: some were asked for, and there is none.
         """
+        import torch  # takes seconds, which a flag that is refused need not wait for
+
         gpus = self.gpus_per_stage
         if gpus and not torch.cuda.is_available():
             raise ValueError(f"gpus_per_stage is {gpus:g}, but torch finds no GPU here; expected 0, or leave it out")
@@ -92,3 +99,34 @@ class RunOptions:
                 f"gpus_per_stage is {gpus:g} with {self.workers_per_stage} workers_per_stage; expected a whole number for each "
                 "worker, or 0: NCCL takes one worker per GPU"
             )
+
+
+def check_cuda_graph(cuda_graph: CudaGraph, compile: Compile, gpus: float, workers: int) -> None:  # noqa: A002 (the flag's word)
+    """Refuse what can't be recorded on any machine.
+
+    Args:
+        cuda_graph: what is asked for.
+        compile: how networks are compiled.
+        gpus: that a stage has.
+        workers: that a stage has.
+
+    Raises:
+        ValueError: it is asked for without a GPU, for several workers, or beside torch's own graphs.
+    """
+    if cuda_graph != "on":
+        return
+    if workers > 1:
+        raise ValueError(
+            f"cuda_graph is on, and {workers} workers_per_stage; expected one of them: workers wait for one another in mid-step"
+        )
+    if compile == "cuda-graphs":
+        raise ValueError("cuda_graph is on, and compile is cuda-graphs; expected one of them: the first records the whole step")
+    if not gpus:
+        raise ValueError("cuda_graph is on, but stages have no GPU; expected auto or off, or --gpus-per-stage above 0")
+
+
+def uses_graph(cuda_graph: CudaGraph, compile: Compile, gpus: float, workers: int) -> bool:  # noqa: A002
+    """Whether steps are recorded; see `check_cuda_graph`, whose errors it raises."""
+    check_cuda_graph(cuda_graph, compile, gpus, workers)
+    wanted = cuda_graph == "on" or (cuda_graph == "auto" and AUTO_USES_GRAPH)
+    return wanted and bool(gpus) and workers == 1 and compile != "cuda-graphs"

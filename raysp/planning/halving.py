@@ -14,17 +14,14 @@ import dataclasses
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-import moocore
 import numpy as np
 import numpy.typing as npt
 
 from raysp.store.figures import COSTS, Rows, rows_after
 from raysp.store.keys import key_of
 from raysp.store.stage import Stage
-
-Stopping = Literal["none", "pareto"]
 
 RUNGS = (0.125, 0.25, 0.5)
 """Shares of a stage's epochs after which half of the configurations is given up."""
@@ -195,6 +192,8 @@ def better_half(configurations: Sequence[npt.NDArray[np.float64]]) -> set[int]:
         return set(range(room))
     points = np.concatenate(configurations)
     owner = np.repeat(np.arange(len(configurations)), [len(c) for c in configurations])
+    import moocore  # with pandas, which a sweep that stops nothing can do without
+
     rank = moocore.pareto_rank(points)
     best = np.full(len(configurations), len(points))
     np.minimum.at(best, owner, rank)
@@ -214,6 +213,8 @@ def _most_volume(
 
     Of equal ones the later goes first.
     """
+    import moocore
+
     ideal = np.array([-100.0, 0.0, 0.0, 0.0])
     worst = points.max(axis=0) * BEYOND
     worst[0] = 0.0  # no accuracy at all

@@ -7,7 +7,8 @@ import pytest
 import recorded
 import torch
 
-from raysp.data.sources import DataConfig, Part, Splits
+from raysp.data.config import DataConfig
+from raysp.data.sources import Part, Splits
 from raysp.models.network import Network
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches

@@ -9,8 +9,8 @@ import torch
 from rich.console import Console
 
 from raysp.data.sources import open_source
-from raysp.engine import cuda_graph
-from raysp.engine.cuda_graph import check_cuda_graph, uses_graph
+from raysp.engine import options
+from raysp.engine.options import check_cuda_graph, uses_graph
 from raysp.engine.sweep import RunOptions, run_sweep
 from raysp.engine.workers import ALONE
 from raysp.stages.chain import ChainBuilder, Choice
@@ -123,7 +123,7 @@ def test_steps_are_recorded_on_gpus_where_it_is_asked_for():
     assert uses_graph("on", "off", 0.25, 1) and uses_graph("on", "on", 1.0, 1)
     for choice, compile_, gpus, workers in (("off", "off", 1.0, 1), ("auto", "off", 0.0, 1), ("auto", "off", 1.0, 2)):
         assert not uses_graph(choice, compile_, gpus, workers)
-    assert uses_graph("auto", "off", 1.0, 1) == cuda_graph.AUTO_USES_GRAPH
+    assert uses_graph("auto", "off", 1.0, 1) == options.AUTO_USES_GRAPH
 
 
 @pytest.mark.parametrize(("options", "said"), [

@@ -1,0 +1,66 @@
+"""The reference pages: what is written has a sentence, and what is said of flags is what `--help` says."""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import columns, results, seeds
+from raysp.deploy.export import ExportFlags  # noqa: F401 (resolves the name below)
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
+
+import reference  # noqa: E402 (docs/reference.py)
+
+RECORDS = Path(__file__).parents[2] / "results/cifar100-width16"
+
+
+def test_every_column_of_the_tables_has_a_sentence():
+    assert set(columns.RESULTS) == {*results.COLUMNS, *results.MEASURED_PI}
+    assert set(columns.RESULTS) | set(columns.LAYERS) >= set(results.LAYER_COLUMNS)
+    assert set(columns.LAYERS) == {"mask_key"} | set(results.LAYER_COLUMNS) - set(columns.RESULTS)
+    points = seeds.points_of(pd.DataFrame(columns=[*results.COLUMNS, *results.MEASURED_PI]))
+    written = set(points) - {"seed_list", "key_list"}  # as `analysis.report` drops them
+    assert written - set(columns.RESULTS) == set(columns.POINTS)
+
+
+def test_every_column_of_the_kept_results_has_a_sentence():
+    for name, known in (("results", columns.RESULTS), ("layers", columns.LAYERS), ("pareto", columns.POINTS)):
+        written = set(pd.read_csv(RECORDS / f"{name}.csv"))
+        assert written <= set(known) | set(columns.RESULTS), name
+
+
+def test_every_field_of_a_record_has_a_sentence(tiny_sweep):
+    for path in (tiny_sweep / "stages").glob("*/record.json"):
+        assert set(json.loads(path.read_text())) == set(columns.RECORD)
+
+
+def test_every_field_of_a_measurement_has_a_sentence(tiny_sweep):
+    pytest.importorskip("spu")
+    pytest.importorskip("jax")
+    from raysp.pi import MeasureOptions
+    from raysp.pi.stored import measure_stored
+
+    directory = next((tiny_sweep / "stages").glob("finetune-*"))
+    _, found = measure_stored(directory, exit="ac3", options=MeasureOptions(protocol="semi2k", warm=1))
+    assert set(found) == set(columns.MEASUREMENT)
+
+
+def test_every_file_of_a_results_directory_is_explained(tiny_sweep):
+    known = {part.strip() for file in columns.FILES for part in file.name.split(",")}
+    for path in tiny_sweep.iterdir():
+        assert path.is_dir() or path.name in known or path.stem in {"fig1", "fig2a", "fig2b", "growth", "results"}, path
+
+
+@pytest.mark.parametrize("command", reference.COMMANDS, ids=lambda command: command.name)
+def test_flags_are_those_of_help(command):
+    shown = reference.help_text(command)
+    flags = reference.flags_of(command)
+    assert flags, command
+    for flag in flags:
+        assert flag.name in shown
+        assert flag.meaning, f"{flag.name} has no sentence"
+    listed = {word.strip(",") for line in shown.splitlines() for word in line.split()[:4] if word.startswith("--")}
+    assert listed - {"--help"} == {flag.name for flag in flags if flag.name.startswith("--")}

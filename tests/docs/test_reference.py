@@ -1,14 +1,17 @@
 """The reference pages: what is written has a sentence, and what is said of flags is what `--help` says."""
 
+import dataclasses
 import json
+import re
 import sys
+import typing
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import tyro
 
 from analysis import columns, results, seeds
-from raysp.deploy.export import ExportFlags  # noqa: F401 (resolves the name below)
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
 
@@ -55,12 +58,20 @@ def test_every_file_of_a_results_directory_is_explained(tiny_sweep):
 
 
 @pytest.mark.parametrize("command", reference.COMMANDS, ids=lambda command: command.name)
-def test_flags_are_those_of_help(command):
-    shown = reference.help_text(command)
+def test_flags_are_those_of_help(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        tyro.cli(command.load(), args=["--help"], config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes))
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     flags = reference.flags_of(command)
-    assert flags, command
     for flag in flags:
-        assert flag.name in shown
         assert flag.meaning, f"{flag.name} has no sentence"
-    listed = {word.strip(",") for line in shown.splitlines() for word in line.split()[:4] if word.startswith("--")}
-    assert listed - {"--help"} == {flag.name for flag in flags if flag.name.startswith("--")}
+        assert flag.name in shown
+    within = [hint for hint in typing.get_type_hints(command.load()).values() if dataclasses.is_dataclass(hint)]
+    others = {flag.name for kind in within for flag in reference.flags_of(dataclasses.replace(command, flags=path_of(kind)))}
+    listed = set(re.findall(r"^[│ ]*(?:-\w, )?(--[a-z][\w-]*)", shown, re.M)) - {"--help"}
+    assert listed - others == {flag.name for flag in flags if flag.name.startswith("--")}
+
+
+def path_of(kind):
+    return f"{kind.__module__}.{kind.__qualname__}"

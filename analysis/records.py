@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.objectives import OBJECTIVES
-from raysp.data.sources import DataConfig, Selection
+from raysp.data.config import DataConfig, Selection
 from raysp.pi import MeasuredFile, read_measurements
 from raysp.store.keys import SHORT_KEY_DIGITS
 from raysp.store.location import Location, NotAFile, exists, read

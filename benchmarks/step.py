@@ -24,8 +24,10 @@ from plain_step import BETA, KL_WEIGHT, RHO, PlainStep, plainly
 from torch import Tensor, nn
 from tyro.conf import arg
 
-from raysp.data.sources import DataConfig, Part, Splits
-from raysp.engine.compiling import Compile, begin_step, compiled
+from raysp.data.config import DataConfig
+from raysp.data.sources import Part, Splits
+from raysp.engine.compiling import begin_step, compiled
+from raysp.engine.options import Compile
 from raysp.engine.process import keep_freed_memory, use_tensor_cores
 from raysp.engine.workers import ALONE
 from raysp.models.network import Network

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from raysp.data.sources import DataConfig, Part, Source, Splits, part_sizes
+from raysp.data.config import DataConfig
+from raysp.data.sources import Part, Source, Splits, part_sizes
 from raysp.engine.context import Place
 from raysp.engine.inline import run_inline
 from raysp.engine.progress import Progress

@@ -7,12 +7,11 @@ what is called as `network.forward` inside it isn't compiled.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import nn
 
-Compile = Literal["off", "on", "cuda-graphs"]
+from raysp.engine.options import Compile
 
 MODES = {"on": "default", "cuda-graphs": "reduce-overhead"}
 """`torch.compile`'s names."""

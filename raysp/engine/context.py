@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from raysp.engine.compiling import Compile
+from raysp.engine.options import Compile
 from raysp.engine.workers import ALONE, Workers
 from raysp.store.figures import Rows, rows_after
 from raysp.store.keys import Config, key_of

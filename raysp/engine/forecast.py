@@ -13,9 +13,9 @@ from rich.table import Table
 
 from raysp.data.sources import Source
 from raysp.engine.calibration import calibrate
-from raysp.engine.options import RunOptions
+from raysp.engine.options import RunOptions, Stopping
 from raysp.engine.progress import clock_of
-from raysp.planning.halving import Halving, Stopping
+from raysp.planning.halving import Halving
 from raysp.planning.plan import Plan, Survey
 
 

@@ -6,11 +6,12 @@ Owns the options and their ranges. Contract: nothing here changes a result's ide
 import math
 import os
 from dataclasses import dataclass
+from typing import Literal
 
-import torch
-
-from raysp.engine.compiling import Compile
-from raysp.planning.halving import Stopping
+Compile = Literal["off", "on", "cuda-graphs"]
+"""How networks are compiled (`raysp.engine.compiling`)."""
+Stopping = Literal["none", "pareto"]
+"""Whether configurations are given up (`raysp.planning.halving`)."""
 
 MAX_THREADS = 1024
 MAX_WORKERS = 1024
@@ -54,6 +55,8 @@ class RunOptions:
         Raises:
             ValueError: some were asked for, and there is none.
         """
+        import torch  # takes seconds, which a flag that is refused need not wait for
+
         gpus = self.gpus_per_stage
         if gpus and not torch.cuda.is_available():
             raise ValueError(f"gpus_per_stage is {gpus:g}, but torch finds no GPU here; expected 0, or leave it out")

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raysp.methods.choices import Granularity
 from raysp.methods.losses import distillation_kl
-from raysp.methods.positions import Granularity, layer_mask
+from raysp.methods.positions import layer_mask
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.training.task import Task

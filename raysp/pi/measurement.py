@@ -21,7 +21,8 @@ from raysp.pi.files import FORMAT
 from raysp.pi.graph import graph_of
 from raysp.pi.program import compile_program
 from raysp.pi.protocols import MEANING, Protocol
-from raysp.pi.session import LONGEST_S, LOOPBACK, PartyFault, Run, session
+from raysp.pi.session import LONGEST_S, PartyFault, Run, session
+from raysp.pi.wire import LOOPBACK
 
 ROLES = ("server", "client")
 """The party with the weights, and the one with the image."""

@@ -14,7 +14,7 @@ import dataclasses
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import moocore
 import numpy as np
@@ -23,8 +23,6 @@ import numpy.typing as npt
 from raysp.store.figures import COSTS, Rows, rows_after
 from raysp.store.keys import key_of
 from raysp.store.stage import Stage
-
-Stopping = Literal["none", "pareto"]
 
 RUNGS = (0.125, 0.25, 0.5)
 """Shares of a stage's epochs after which half of the configurations is given up."""

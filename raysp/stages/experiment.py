@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raysp.data.sources import DataConfig
+from raysp.data.config import DataConfig
 from raysp.engine.context import Context
 from raysp.models import build_model
 from raysp.models.collapse import fold_batchnorm

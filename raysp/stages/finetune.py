@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raysp.engine.context import Context
+from raysp.methods.choices import AcHead, GateStart, Pram
 from raysp.methods.least_squares import fit_shallow_branches
 from raysp.methods.losses import PRAM_LOSSES, distillation_kl
 from raysp.models.collapse import drop_main_branches
@@ -26,10 +27,6 @@ from raysp.training.batches import Batches
 from raysp.training.loop import accuracy, seed_torch, train
 from raysp.training.recipes import GammaSchedule, Recipe, gamma_at
 from raysp.training.task import Task
-
-GateStart = Literal["random", "least-squares"]
-AcHead = Literal["pool", "bottleneck"]
-Pram = Literal["attention", "eq2"]
 
 MAX_BETA = 1e9
 """More is taken for a slip."""

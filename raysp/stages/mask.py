@@ -6,15 +6,16 @@ Contract: the masks hold the budget's number of ones, exactly by the pixel and t
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from raysp.engine.context import Context
 from raysp.methods.budget import allocate_budget, whole_channels
-from raysp.methods.positions import Granularity, layer_mask
+from raysp.methods.choices import Granularity, MaskMethod, MaskStart, SnlConfig
+from raysp.methods.positions import layer_mask
 from raysp.methods.scores import ScoreTask, StudentTask
-from raysp.methods.snl import SnlConfig, SnlTask
+from raysp.methods.snl import SnlTask
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.stages.experiment import Experiment
@@ -24,9 +25,6 @@ from raysp.training.batches import Batches
 from raysp.training.loop import accuracy, train
 from raysp.training.recipes import Recipe
 from raysp.training.task import Task
-
-MaskMethod = Literal["senet", "counterfactual", "snl", "random"]
-MaskStart = Literal["teacher", "scratch"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from raysp.data.sources import DataConfig, Part, Splits
+from raysp.data.config import DataConfig
+from raysp.data.sources import Part, Splits
 from raysp.engine.workers import ALONE, Workers
 
 EVAL_BATCH = 512

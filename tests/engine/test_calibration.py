@@ -9,8 +9,8 @@ from raysp.engine import calibration
 from raysp.engine.calibration import Calibration, calibrate
 from raysp.engine.forecast import print_seconds
 from raysp.engine.options import RunOptions
+from raysp.methods.choices import Choice
 from raysp.planning.plan import Plan, survey
-from raysp.stages.chain import Choice
 from raysp.store.records import Store
 
 

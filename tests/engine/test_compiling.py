@@ -14,8 +14,9 @@ from raysp.data.sources import open_source
 from raysp.engine.compiling import RECOMPILES
 from raysp.engine.job import run_job
 from raysp.engine.sweep import RunOptions, run_sweep
+from raysp.methods.choices import Choice
 from raysp.planning.plan import Plan, survey
-from raysp.stages.chain import ChainBuilder, Choice
+from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS
 from raysp.store.records import Store
 from raysp.store.tensor_files import load_tensors

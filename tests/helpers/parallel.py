@@ -15,15 +15,17 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from raysp.data.sources import DataConfig, Part, Splits
+from raysp.data.config import DataConfig
+from raysp.data.sources import Part, Splits
 from raysp.engine import termination
 from raysp.engine.context import Place
 from raysp.engine.job import run_job
 from raysp.engine.termination import Terminated
 from raysp.engine.workers import Workers
+from raysp.methods.choices import SnlConfig
 from raysp.methods.positions import top_positions
 from raysp.methods.scores import ScoreTask
-from raysp.methods.snl import SnlConfig, SnlTask
+from raysp.methods.snl import SnlTask
 from raysp.models.collapse import fold_batchnorm
 from raysp.models.network import Architecture, Network
 from raysp.models.residual import BasicBlock

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from raysp.data.sources import DataConfig
+from raysp.data.config import DataConfig
 from raysp.models.network import Network
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from raysp.data.sources import DataConfig, Part, Splits
+from raysp.data.config import DataConfig
+from raysp.data.sources import Part, Splits
 from raysp.engine.workers import ALONE
 from raysp.models.collapse import fold_batchnorm
 from raysp.stages.experiment import Experiment

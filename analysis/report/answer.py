@@ -218,9 +218,3 @@ def found_tables(report: Report) -> list[Table]:
         note = "The nearest, with what they miss." if none else "Most accurate first."
         tables.append(models_table(title, found.nearest if none else found.rows, note, tuple(question.limits)))
     return tables
-
-
-if __name__ == "__main__":
-    from analysis.cli import main
-
-    main()

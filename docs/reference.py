@@ -33,14 +33,14 @@ class Command:
 
 
 COMMANDS = (
-    Command(name="raysp sweep budget|threshold|schedule|ac|mask", flags="sweeps.axes.SweepFlags"),
+    Command(name="raysp sweep budget|threshold|schedule|ac|mask", flags="sweeps.flags.SweepFlags"),
     Command(name="raysp sweep paper", flags="sweeps.paper.PaperFlags"),
-    Command(name="every sweep", flags="sweeps.cli.RunFlags"),
-    Command(name="raysp report", flags="analysis.cli.ReportFlags"),
-    Command(name="raysp export", flags="raysp.deploy.export.ExportFlags"),
-    Command(name="raysp pi measure", flags="raysp.pi.__main__.Measure"),
-    Command(name="raysp pi calibrate", flags="raysp.pi.__main__.Calibrate"),
-    Command(name="raysp pi predict", flags="raysp.pi.__main__.Predict"),
+    Command(name="every sweep", flags="sweeps.flags.RunFlags"),
+    Command(name="raysp report", flags="analysis.report.flags.ReportFlags"),
+    Command(name="raysp export", flags="raysp.deploy.cli.ExportFlags"),
+    Command(name="raysp pi measure", flags="raysp.pi.flags.Measure"),
+    Command(name="raysp pi calibrate", flags="raysp.pi.flags.Calibrate"),
+    Command(name="raysp pi predict", flags="raysp.pi.flags.Predict"),
 )
 """Every command that has flags. Flags that several share are a command of their own here."""
 

@@ -107,7 +107,7 @@ def train(flags: RunFlags, options: RunOptions, work: Work, console: Console, co
     return 0 if outcome.ok and measured else 1
 
 
-def _report(root: Location, manifest: Manifest, console: Console) -> tuple[Report, bool]:
+def _report(root: Location, manifest: Manifest, console: Console) -> "tuple[Report, bool]":
     """Write the tables, as the only one who does; where that can't be, make them for the terminal alone. Says which it was."""
     from analysis.report import read_report, write_report  # matplotlib takes a second to import
 

@@ -1,6 +1,6 @@
-"""What MkDocs does beyond its Markdown: generated tables, pages that lie elsewhere in the project, the notebook.
+"""What MkDocs does beyond its Markdown: tables, pages that lie elsewhere in the project, the notebook.
 
-- `<!-- generated: NAME ARGUMENT -->` becomes a table of `reference.py`.
+- The tables that `reference.py` makes are made again, so that the site has them as the code has them.
 - README's neighbours CONTRIBUTING.md and LOG.md, and the README of kept results, become pages; their links, and links to them,
   are turned to where they are in the site. Links to files that the site doesn't have become plain text.
 - The notebook becomes a page, as it was run.
@@ -28,10 +28,9 @@ ELSEWHERE: Mapping[str, str] = {
     "results/cifar100-width16/fig2b.png": "results/fig2b.png",
     "README.md": "index.md",
 }
-"""Files outside docs/ by their place in the project, and where the site has them. README.md itself is not shown: `index.md` stands
-for it."""
+"""Files outside docs/ by their place in the project, and where the site has them. README.md itself is not shown:
+`index.md` stands for it."""
 
-_GENERATED = re.compile(r"<!-- generated: (\S+)(?: (.+?))? -->")
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^(```.*?^```[ \t]*$)", re.M | re.S)
 _MARK = re.compile(r"^<!-- (?:not run|needs): .*? -->\n", re.M)
@@ -55,7 +54,7 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> str:
-    """Put tables in, and turn links."""
+    """Bring tables up to date, and turn links."""
     place = page.file.src_uri
     elsewhere = {target: source for source, target in ELSEWHERE.items()}
     source = elsewhere[place] if place in elsewhere and place != "index.md" else f"docs/{place}"
@@ -77,6 +76,6 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
         turned = posixpath.relpath(in_site, posixpath.dirname(place) or ".")
         return f"{mark}[{text}]({turned}{'#' if anchor else ''}{anchor})"
 
-    parts = _FENCE.split(_MARK.sub("", markdown))
+    parts = _FENCE.split(_MARK.sub("", reference.with_tables(markdown)))
     parts[::2] = [_LINK.sub(link, part) for part in parts[::2]]
-    return _GENERATED.sub(lambda found: reference.GENERATED[found[1]](*filter(None, [found[2]])), "".join(parts))
+    return "".join(parts)

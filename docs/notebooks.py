@@ -1,7 +1,5 @@
 """Notebooks without Jupyter: run their cells, keep what came out, and show it.
 
-    python docs/notebooks.py docs/how-to/own-front.ipynb      run it and store its outputs
-
 Owns the little that our notebook needs: the last expression's value, what is printed, and matplotlib's figures.
 """
 
@@ -12,7 +10,6 @@ import io
 import json
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +47,9 @@ def _run_cell(source: str, names: dict[str, Any]) -> list[dict[str, Any]]:
     import matplotlib.pyplot as plt
 
     tree = ast.parse(source)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1] if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    if last is not None:
+        tree.body.pop()
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(tree, "<cell>", "exec"), names)  # noqa: S102 (that is what a notebook is)
@@ -74,7 +73,8 @@ def _run_cell(source: str, names: dict[str, Any]) -> list[dict[str, Any]]:
 
 def to_markdown(path: Path) -> tuple[str, dict[str, bytes]]:
     """A notebook with its stored outputs as Markdown, and the pictures that it shows, by file name."""
-    parts, pictures = [], {}
+    parts: list[str] = []
+    pictures: dict[str, bytes] = {}
     for cell in json.loads(path.read_text())["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
@@ -106,8 +106,3 @@ def store(path: Path) -> None:
                 output["execution_count"] = number
         cell["execution_count"], cell["outputs"] = number, found
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
-
-
-if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        store(Path(name))

@@ -1,19 +1,19 @@
 """The tables of the reference, made from the code: flags from the commands' dataclasses, columns from `analysis.columns`, presets
 and the paper's figures from where they are used. So they can't differ from it.
 
-Needs no documentation tool: `hooks.py` puts what these functions return into pages.
+Needs no documentation tool. `update.py` writes the tables into the pages; a test, and each build of the site, compare.
 """
 
 import ast
 import dataclasses
 import importlib
 import inspect
+import re
 import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 
@@ -70,16 +70,16 @@ def flags_of(command: Command) -> list[Flag]:
     ]
 
 
-@cache
 def field_docstrings(kind: type[Any]) -> Mapping[str, str]:
     """The string below each field of a dataclass, on one line."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(tree, ast.ClassDef)
     found = {}
     for before, after in zip(tree.body, tree.body[1:], strict=False):
-        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and isinstance(after, ast.Expr):
-            if isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
-                found[before.target.id] = " ".join(after.value.value.split())
+        if not (isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and isinstance(after, ast.Expr)):
+            continue
+        if isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
+            found[before.target.id] = " ".join(after.value.value.split())
     return found
 
 
@@ -98,7 +98,7 @@ def _flag(field: "dataclasses.Field[Any]", hint: Any, meaning: str) -> Flag:
     name = values if positional and metavar else f"--{field.name.replace('_', '-')}"
     if positional and not metavar:
         name, values = values, ""
-    in_words = said is not None and " " in default or default == "required"
+    in_words = (said is not None and " " in default) or default == "required"
     return Flag(name=name, values="" if positional else values, default=default, is_said=in_words, meaning=meaning)
 
 
@@ -146,13 +146,19 @@ def _code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
+def _each(values: str) -> str:
+    """Values with bars between them as code each: a bar within code is read differently by every Markdown."""
+    several = values.removesuffix(" ...")
+    return ", ".join(map(_code, several.split("|"))) + (" ..." if several != values else "")
+
+
 def flags_table(name: str) -> str:
     """The flags of the command of this name, as Markdown."""
     command = next(command for command in COMMANDS if command.name == name)
     rows = []
     for flag in flags_of(command):
         default = flag.default if flag.is_said else _code(flag.default)
-        rows.append([f"{_code(flag.name)} {_code(flag.values.replace('|', ' | '))}".strip(), flag.meaning, default])
+        rows.append([f"{_each(flag.name)} {_each(flag.values)}".strip(), flag.meaning, default])
     return _table(["flag", "what it does", "default"], rows)
 
 
@@ -238,4 +244,15 @@ GENERATED: Mapping[str, Callable[..., str]] = {
     "models": models_table,
     "paper-tables": paper_tables,
 }
-"""What `<!-- generated: NAME ARGUMENT -->` in a page stands for."""
+"""What stands between `<!-- generated: NAME ARGUMENT -->` and `<!-- end -->` in a page."""
+
+_GENERATED = re.compile(r"(<!-- generated: (\S+)(?: ([^\n]+?))? -->\n).*?(<!-- end -->)", re.S)
+
+
+def with_tables(text: str) -> str:
+    """A page's text with its tables as they should be."""
+
+    def table(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{GENERATED[found[2]](*filter(None, [found[3]]))}\n\n{found[4]}"
+
+    return _GENERATED.sub(table, text)

@@ -1,7 +1,4 @@
-"""The annotated tree in CONTRIBUTING.md, from the modules' own first sentences.
-
-    python docs/tree.py      writes it anew, after a file was added, moved or given other words
-"""
+"""The annotated tree in CONTRIBUTING.md, from the modules' own first sentences. `update.py` writes it."""
 
 import ast
 import re
@@ -10,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- tree: python docs/tree.py -->", "<!-- end of tree -->"
+BEGIN, END = "<!-- tree: python docs/update.py -->", "<!-- end of tree -->"
 WIDTH = 128
 
 PACKAGES = ("raysp", "analysis", "sweeps", "benchmarks")
+
+
 def _rooms() -> list[str]:
     """The rooms of raysp/ from the ground up, as pyproject.toml lists the layers."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
@@ -40,8 +39,7 @@ def first_sentence(path: Path) -> str:
     """What a module says of itself, up to its first full stop or colon at a line's end."""
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
     paragraph = " ".join(text.split("\n\n")[0].split())
-    paragraph = re.split(r"(?<=[^.])\.(?: |$)", paragraph)[0].rstrip(":.")
-    return paragraph
+    return re.split(r"(?<=[^.])\.(?: |$)", paragraph)[0].rstrip(":.")
 
 
 def lines() -> Iterator[str]:
@@ -74,8 +72,3 @@ def with_tree(text: str) -> str:
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
     return f"{before}{BEGIN}\n```text\n" + "\n".join(lines()) + f"\n```\n{END}{after}"
-
-
-if __name__ == "__main__":
-    page = ROOT / "CONTRIBUTING.md"
-    page.write_text(with_tree(page.read_text()))

@@ -1,8 +1,8 @@
 """Every shell and Python block of README, CONTRIBUTING and docs/ is run, page by page, or says why not.
 
 A mark right before a block: `<!-- not run: REASON -->`, or `<!-- needs: EXTRA -->` for one that is run only where an extra of
-pyproject.toml is installed. Commands are run as they are written, but in quick size: a `python` and a `raysp` before all others on
-the PATH put the smallest network and few epochs into sweeps (`tests/docs/quick_size.py`). `KEY` becomes the key of a trained model.
+pyproject.toml is installed. Commands are run as they are written, but in quick size: a `python` and a `raysp` before all others
+on the PATH put the smallest network and few epochs into sweeps (`quick_size.py`). `KEY` becomes the key of a trained model.
 """
 
 import importlib.util
@@ -72,9 +72,11 @@ def test_commands_work(page, tiny_sweep, tmp_path):
         if block.extra and not all(map(importlib.util.find_spec, NEEDS[block.extra])):
             continue
         text, key = with_key(block.text, key, clone)
-        command = ["bash", "-euo", "pipefail", "-c", text] if block.language in SHELL else [sys.executable, "-c", joined(page, block, key)]
+        shell = ["bash", "-euo", "pipefail", "-c", text]
+        command = shell if block.language in SHELL else [sys.executable, "-c", joined(page, block, key)]
         ran = subprocess.run(command, cwd=clone, env=environment(clone), capture_output=True, text=True, timeout=300)
-        assert ran.returncode == 0, f"{page.relative_to(ROOT)}:{block.line}\n{text}\n{ran.stdout[-3000:]}\n{ran.stderr[-3000:]}"
+        said = f"{ran.stdout[-3000:]}\n{ran.stderr[-3000:]}"
+        assert ran.returncode == 0, f"{page.relative_to(ROOT)}:{block.line}\n{text}\n{said}"
 
 
 def joined(page, block, key):

@@ -15,7 +15,7 @@ from analysis import columns, results, seeds
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
 
-import reference  # noqa: E402 (docs/reference.py)
+import reference
 
 RECORDS = Path(__file__).parents[2] / "results/cifar100-width16"
 

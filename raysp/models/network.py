@@ -114,7 +114,7 @@ class Network(nn.Module):
         self.ac_heads: dict[str, str] = {}
         """Kind of each auxiliary head, by its exit."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # on "meta" torch would import its compiler first
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def blocks(self) -> list[tuple[str, Block]]:

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import moocore
 import numpy as np
 import numpy.typing as npt
 
@@ -193,6 +192,8 @@ def better_half(configurations: Sequence[npt.NDArray[np.float64]]) -> set[int]:
         return set(range(room))
     points = np.concatenate(configurations)
     owner = np.repeat(np.arange(len(configurations)), [len(c) for c in configurations])
+    import moocore  # with pandas, which a sweep that stops nothing can do without
+
     rank = moocore.pareto_rank(points)
     best = np.full(len(configurations), len(points))
     np.minimum.at(best, owner, rank)
@@ -212,6 +213,8 @@ def _most_volume(
 
     Of equal ones the later goes first.
     """
+    import moocore
+
     ideal = np.array([-100.0, 0.0, 0.0, 0.0])
     worst = points.max(axis=0) * BEYOND
     worst[0] = 0.0  # no accuracy at all

@@ -29,7 +29,7 @@ def test_the_command_writes_everything_and_says_what_qualifies(tmp_path):
 
 def test_limits_are_not_met_by_nothing(tmp_path):
     with Store(root=tmp_path / "run").lock() as store:
-        write_manifest(store, manifest_of(stages(0), "quick", "sweep"))
+        write_manifest(store, manifest_of(list(stages(0).leaves.values()), "quick", "sweep"))
     assert report_command("run", cwd=tmp_path).returncode == 0
     assert report_command("run", "--max-depth", "12", cwd=tmp_path).returncode == 1
 

@@ -152,6 +152,14 @@ def _each(values: str) -> str:
     return ", ".join(map(_code, several.split("|"))) + (" ..." if several != values else "")
 
 
+def commands_table() -> str:
+    """The commands, as Markdown."""
+    from raysp.__main__ import COMMANDS as BY_NAME
+
+    rows = [[_code(f"raysp {name}"), command.summary] for name, command in BY_NAME.items()]
+    return _table(["command", "what it does"], [*rows, [_code("raysp --version"), "the version"]])
+
+
 def flags_table(name: str) -> str:
     """The flags of the command of this name, as Markdown."""
     command = next(command for command in COMMANDS if command.name == name)
@@ -237,6 +245,7 @@ def paper_tables() -> str:
 
 
 GENERATED: Mapping[str, Callable[..., str]] = {
+    "commands": commands_table,
     "flags": flags_table,
     "columns": columns_table,
     "files": files_table,

@@ -87,8 +87,8 @@ def joined(page, block, key):
 
 def with_key(text, key, clone):
     """A block's text with a model's key in place of `KEY`; of the results directory that it names, if it names one."""
-    if named := re.search(r"(\S+/stages/finetune-)KEY", text):
-        found = sorted(clone.glob(f"{named[1].removeprefix(chr(34))}*"))
+    if named := re.search(r"([\w./-]+/stages/finetune-)KEY", text):
+        found = sorted(clone.glob(f"{named[1]}*"))
         assert found, f"no model in {named[1]}*"
         key = found[0].name.removeprefix("finetune-")
     return (text.replace("KEY", key) if key else text), key

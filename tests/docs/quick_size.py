@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 TINY = {"--width": ["4"], "--epochs-scale": ["0.1"]}
-BUDGETS = ["--budgets", "0.1", "0.3"]
+BUDGETS = ["--budgets", "0.2"]
 ONCE = ("paper", "paper.py")
 
 
@@ -23,7 +23,7 @@ def quick(arguments):
     small = [word for flag, value in TINY.items() for word in (flag, *value)]
     if "--budgets" not in kept and not any(Path(word).name in ONCE for word in kept):
         small += BUDGETS
-    return [*kept, *small, *([] if {"--address", "--search"} & set(kept) else ["--inline"])]
+    return [*kept, *small, *([] if "--address" in kept else ["--inline"])]
 
 
 def command(name, arguments):

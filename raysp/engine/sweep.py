@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from raysp.data.sources import Source, load_splits
 from raysp.engine.compiling import check_compile, check_compiler
 from raysp.engine.context import Place
 from raysp.engine.forecast import print_plan
 from raysp.engine.inline import run_inline
+from raysp.engine.names import ShortNames
 from raysp.engine.options import RunOptions
 from raysp.engine.progress import FrontSoFar, Progress
 from raysp.planning.halving import Halving
@@ -89,12 +91,13 @@ def run_sweep(
         console.print(f"search by {search.algorithm}: {len(earlier)} of {search.trials} configurations proposed", highlight=False)
     if leaves:
         print_plan(plan, found, console, options.stopping)
+    names = ShortNames(plan.stages.values())
     for stage in found.found:
-        console.print(f"[green]found[/]    {stage.label}  [dim]{stage.note}[/]", highlight=False, soft_wrap=True)
+        console.print(f"[green]found[/]    {_told(stage, names)}", highlight=False, soft_wrap=True)
     halving = start_halving(plan, found, reader) if options.stopping == "pareto" else None
     queue = JobQueue(found.missing, halving)
     for stage in queue.settle():
-        console.print(f"[yellow]stopped[/]  {stage.label}  [dim]{stage.note}[/]", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]stopped[/]  {_told(stage, names)}", highlight=False, soft_wrap=True)
     algorithm = make_algorithm(search, earlier) if search else None
     if queue.exhausted and (search is None or len(earlier) >= search.trials):
         return queue.outcome
@@ -109,7 +112,7 @@ def run_sweep(
             raise StoreBusy(f"another run in {root} has gone on with this search meanwhile; run the same command again")
         if leaves:
             write_manifest(store, manifest_of(list(plan.leaves.values()), labels.get("preset", ""), command))
-        _tidy(found, queue, store, console)
+        _tidy(found, queue, store, console, names)
         place = Place(
             store=store,
             num_threads=options.threads_per_stage,
@@ -173,6 +176,11 @@ def start_halving(plan: Plan, found: Survey, store: Store) -> Halving:
     return halving
 
 
+def _told(stage: Stage, names: ShortNames) -> str:
+    """A stage and its directory, in rich's markup."""
+    return escape(names.of(stage)) + (f"  [dim]{stage.label}[/]" if stage.note else "")
+
+
 def _rows(stages: Sequence[Stage], store: Store) -> list[dict[str, Any]]:
     """The finished stages' models."""
     with ThreadPoolExecutor(READERS) as pool:
@@ -180,7 +188,7 @@ def _rows(stages: Sequence[Stage], store: Store) -> list[dict[str, Any]]:
         return [row for record in records if record for row in record["rows"]]
 
 
-def _tidy(found: Survey, queue: JobQueue, store: Store, console: Console) -> None:
+def _tidy(found: Survey, queue: JobQueue, store: Store, console: Console, names: ShortNames) -> None:
     """Set damaged files aside, say what resumes, and drop what a kill left beside a record."""
     for stage in found.damaged:
         for damage in inspect(stage, store)[1]:  # looked at again: another driver may have mended it before we held the lock
@@ -189,7 +197,7 @@ def _tidy(found: Survey, queue: JobQueue, store: Store, console: Console) -> Non
         begun = pool.map(lambda stage: (store.directory(stage) / CHECKPOINT).exists(), found.missing)
         for stage, is_begun in zip(found.missing, begun, strict=True):
             if is_begun and queue.waits_for(stage):
-                console.print(f"resumes  {stage.label}  [dim]{stage.note}[/]", highlight=False, soft_wrap=True)
+                console.print(f"resumes  {_told(stage, names)}", highlight=False, soft_wrap=True)
         list(pool.map(store.drop_leftovers, found.found))
 
 

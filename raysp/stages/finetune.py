@@ -103,7 +103,7 @@ def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage) -> S
         value = getattr(config, name)
         if value != FinetuneConfig.__dataclass_fields__[name].default:
             said.append(f"{name} {value}")
-    note = ", ".join([*said, f"beta {config.beta:g}", mask.note])
+    note = ", ".join([mask.note, *said, f"beta {config.beta:g}"])
     return Stage(
         name="finetune",
         version=3,

@@ -91,7 +91,7 @@ def mask_stage(config: MaskConfig, *, baseline: Stage, sensitivity: Stage | None
         sensitivity: the layers' sensitivities; None where the method needs none or the configuration brings its own.
     """
     parents = {"baseline": baseline} | ({"sensitivity": sensitivity} if sensitivity else {})
-    said = [f"budget {config.budget}", config.method + (" by channel" if config.granularity == "channel" else "")]
+    said = [str(config.budget), config.method + (" by channel" if config.granularity == "channel" else "")]
     if config.start != "teacher":
         said.append(f"from {config.start}")
     if config.sensitivity is not None:

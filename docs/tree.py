@@ -29,7 +29,7 @@ tests/                 by room, as raysp/ has them
   helpers/             what several tests build or start: toy stages, small real ones, slow references
   faults.py            a script: kills at random, full disks, clocks set back
   clusters/netns.py    a script: two hosts, of which one dies
-docs/                  the documentation; reference.py, hooks.py, notebooks.py and tree.py make parts of it
+docs/                  the documentation; update.py brings parts of it up to date from the code
 results/               measured results, with the commands that made them
 LOG.md                 dated findings, negative ones too, each with its command
 .ci/run                what must hold before a change lands"""

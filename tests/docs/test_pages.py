@@ -42,6 +42,12 @@ def test_links_lead_somewhere_in_a_clone(page):
             assert anchor in anchors(found), f"{page.relative_to(ROOT)}: {target}"
 
 
+@pytest.mark.parametrize("page", PAGES[:2] + PAGES[4:], ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_that_are_named_exist(page):
+    for named in re.findall(r"`((?:raysp|analysis|sweeps|benchmarks|clusters|tests|docs)/[\w./-]*)`", page.read_text()):
+        assert (ROOT / named).exists(), named
+
+
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 

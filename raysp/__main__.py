@@ -47,41 +47,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name = " ".join(given[:words])
         if name in COMMANDS:
             import_module(COMMANDS[name].module).main(given[words:], f"raysp {name}")
-            return
-    if not given:
-        print(_help(""))
-        sys.exit(2)
     if given == ["--version"]:
         print(f"raysp {__version__}")
-    elif given[-1] in ("-h", "--help") and (len(given) == 1 or given[:-1] == ["sweep"]):
-        print(_help(given[0] if len(given) == 2 else ""))
+    elif not given or (given[-1] in ("-h", "--help") and given[:-1] in ([], ["sweep"])):
+        print(_help(" ".join(given[:-1])))
     else:
         print(f"error: {_unknown(given)}", file=sys.stderr)
         sys.exit(2)
+    sys.exit(0 if given else 2)
 
 
 def _help(group: str) -> str:
     """The commands, or those of a group, a line each."""
-    lines = {name: command.summary for name, command in COMMANDS.items() if name.startswith(group)}
-    width = max(map(len, (*lines, *FLAGS)))
-    usage = f"usage: raysp {f'{group} ...' if group else 'COMMAND ...'}"
+    lines = {name: command.summary for name, command in COMMANDS.items() if name.startswith(group)} | FLAGS
+    width = max(map(len, lines))
     told = "Trains networks with few ReLUs and little depth for private inference, and sweeps the choices over a Ray cluster."
-    return "\n".join([usage, "", told, "", *(f"  {name:{width}}  {said}" for name, said in {**lines, **FLAGS}.items())])
+    usage = f"usage: raysp {f'{group} ...' if group else 'COMMAND ...'}"
+    return "\n".join([usage, "", told, "", *(f"  {name:{width}}  {said}" for name, said in lines.items())])
 
 
 def _unknown(given: Sequence[str]) -> str:
     """What is wrong with words that name no command, and what there is."""
-    first = dict.fromkeys(name.split()[0] for name in COMMANDS)
-    sweeps = [name.split()[1] for name in COMMANDS if name.startswith("sweep ")]
-    if given[0] == "sweep":
-        known, before, wrong = sweeps, "raysp sweep ", given[1] if len(given) > 1 else None
-    else:
-        known, before, wrong = [*first], "raysp ", given[0]
-    said = f"{before}needs one more word" if wrong is None else f"there is no {before}{wrong}"
-    near = get_close_matches(wrong or "", known, 1) or [name for name in sweeps if wrong == name]
-    # `raysp budget` is a slip for `raysp sweep budget`
-    meant = "" if not near else f"; did you mean {before if near[0] in known else 'raysp sweep '}{near[0]}?"
-    return f"{said}{meant or '; expected'} {'one of ' if not meant else 'There is: '}{', '.join(known)}"
+    sweeps = [name.removeprefix("sweep ") for name in COMMANDS if name.startswith("sweep ")]
+    firsts = list(dict.fromkeys(name.partition(" ")[0] for name in COMMANDS))
+    if given == ["sweep"]:
+        return f"raysp sweep needs one more word; expected one of {', '.join(sweeps)}"
+    before, known = ("raysp sweep", sweeps) if given[0] == "sweep" else ("raysp", firsts)
+    wrong = given[1] if given[0] == "sweep" else given[0]
+    meant = {word: f"{before} {word}" for word in (*known, "--help", "--version")}
+    if before == "raysp":
+        meant |= {word: f"raysp sweep {word}" for word in sweeps}
+    near = get_close_matches(wrong, meant, 1)
+    guess = f"did you mean {meant[near[0]]}? There is: " if near else "expected one of "
+    return f"there is no {before} {wrong}; {guess}{', '.join(known)}"
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ def test_no_two_stages_have_one_name():
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_terminal_shows_running_jobs_by_name_in_full(width):
-    choices = [Choice(budget=435, d_th=0.1, gamma=g, gb_init=s) for g in ("linear", "cosine") for s in ("random", "least-squares")]
+    choices = [
+        Choice(budget=435, d_th=0.1, gamma=g, gb_init=s) for g in ("linear", "cosine") for s in ("random", "least-squares")
+    ]
     stages = stages_of(*choices, Choice(budget=870))
     console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
     progress = Progress(stages, lambda: 2, console)

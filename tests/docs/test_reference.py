@@ -1,6 +1,7 @@
 """The reference pages: what is written has a sentence, and what is said of flags is what `--help` says."""
 
 import dataclasses
+import inspect
 import json
 import re
 import sys
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import tyro
 
+import raysp
 from analysis import columns, results, seeds
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
@@ -55,6 +57,18 @@ def test_every_file_of_a_results_directory_is_explained(tiny_sweep):
     known = {part.strip() for file in columns.FILES for part in file.name.split(",")}
     for path in tiny_sweep.iterdir():
         assert path.is_dir() or path.name in known or path.stem in {"fig1", "fig2a", "fig2b", "growth", "results"}, path
+
+
+@pytest.mark.parametrize("name", raysp.__all__)
+def test_docstrings_of_the_python_interface_are_no_html(name):
+    for text in {inspect.getdoc(getattr(raysp, name)) or "", *_docstrings_within(getattr(raysp, name))}:
+        assert not re.search(r"<[a-z]", "".join(text.split("`")[::2])), text
+
+
+def _docstrings_within(found):
+    if inspect.isclass(found):
+        yield from (inspect.getdoc(member) or "" for name, member in vars(found).items() if not name.startswith("_"))
+        yield from reference.field_docstrings(found).values()
 
 
 @pytest.mark.parametrize("command", reference.COMMANDS, ids=lambda command: command.name)

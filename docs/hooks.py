@@ -1,6 +1,6 @@
 """What MkDocs does beyond its Markdown: tables, pages that lie elsewhere in the project, the notebook.
 
-- The tables that `reference.py` makes are made again, so that the site has them as the code has them.
+- The tables that `from_code.py` makes are made again, so that the site has them as the code has them.
 - README's neighbours CONTRIBUTING.md and LOG.md, and the README of kept results, become pages; their links, and links to them,
   are turned to where they are in the site. Links to files that the site doesn't have become plain text.
 - The notebook becomes a page, as it was run.
@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import from_code
 import notebooks
-import reference
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +76,6 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
         turned = posixpath.relpath(in_site, posixpath.dirname(place) or ".")
         return f"{mark}[{text}]({turned}{'#' if anchor else ''}{anchor})"
 
-    parts = _FENCE.split(_MARK.sub("", reference.with_tables(markdown)))
+    parts = _FENCE.split(_MARK.sub("", from_code.with_tables(markdown)))
     parts[::2] = [_LINK.sub(link, part) for part in parts[::2]]
     return "".join(parts)

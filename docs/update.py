@@ -6,14 +6,14 @@ due.
 
 from pathlib import Path
 
+import from_code
 import notebooks
-import reference
 import tree
 
 if __name__ == "__main__":
     here = Path(__file__).parent
     for page in here.rglob("*.md"):
-        page.write_text(reference.with_tables(page.read_text()))
+        page.write_text(from_code.with_tables(page.read_text()))
     contributing = here.parent / "CONTRIBUTING.md"
     contributing.write_text(tree.with_tree(contributing.read_text()))
     for notebook in here.rglob("*.ipynb"):

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
 
+import from_code  # noqa: E402 (docs/)
 import notebooks  # noqa: E402 (docs/)
-import reference  # noqa: E402 (docs/)
 import tree  # noqa: E402 (docs/)
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "LOG.md", "results/cifar100-width16/README.md")]
@@ -54,7 +54,7 @@ def test_readme_is_short():
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_tables_are_the_code_s(page):
-    assert page.read_text() == reference.with_tables(page.read_text()), "run: python docs/update.py"
+    assert page.read_text() == from_code.with_tables(page.read_text()), "run: python docs/update.py"
 
 
 def test_the_tree_is_the_code_s():

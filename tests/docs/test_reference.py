@@ -17,7 +17,7 @@ from analysis import columns, results, seeds
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
 
-import reference
+import from_code
 
 RECORDS = Path(__file__).parents[2] / "results/cifar100-width16"
 
@@ -68,21 +68,21 @@ def test_docstrings_of_the_python_interface_are_no_html(name):
 def _docstrings_within(found):
     if inspect.isclass(found):
         yield from (inspect.getdoc(member) or "" for name, member in vars(found).items() if not name.startswith("_"))
-        yield from reference.field_docstrings(found).values()
+        yield from from_code.field_docstrings(found).values()
 
 
-@pytest.mark.parametrize("command", reference.COMMANDS, ids=lambda command: command.name)
+@pytest.mark.parametrize("command", from_code.COMMANDS, ids=lambda command: command.name)
 def test_flags_are_those_of_help(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):
         tyro.cli(command.load(), args=["--help"], config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes))
     shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
-    flags = reference.flags_of(command)
+    flags = from_code.flags_of(command)
     for flag in flags:
         assert flag.meaning, f"{flag.name} has no sentence"
         assert flag.name.replace("|", ",") in shown
     within = [hint for hint in typing.get_type_hints(command.load()).values() if dataclasses.is_dataclass(hint)]
-    others = {flag.name for kind in within for flag in reference.flags_of(dataclasses.replace(command, flags=path_of(kind)))}
+    others = {flag.name for kind in within for flag in from_code.flags_of(dataclasses.replace(command, flags=path_of(kind)))}
     listed = set(re.findall(r"^[│ ]*(?:-\w, )?(--[a-z][\w-]*)", shown, re.M)) - {"--help"}
     assert listed - others == {flag.name for flag in flags if flag.name.startswith("--")}
 

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -51,7 +51,16 @@ def blocks(page):
 
 
 def to_run(page):
-    return [block for block in blocks(page) if block.language in SHELL | PYTHON and not block.reason]
+    """The blocks to run, in order; Python blocks that follow one another are one script, as they may use each other's names."""
+    found = []
+    for block in blocks(page):
+        if block.language not in SHELL | PYTHON or block.reason:
+            continue
+        if found and found[-1].language == block.language and block.language in PYTHON:
+            found[-1] = replace(found[-1], text=found[-1].text + block.text)
+        else:
+            found.append(block)
+    return found
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -73,16 +82,10 @@ def test_commands_work(page, tiny_sweep, tmp_path):
             continue
         text, key = with_key(block.text, key, clone)
         shell = ["bash", "-euo", "pipefail", "-c", text]
-        command = shell if block.language in SHELL else [sys.executable, "-c", joined(page, block, key)]
+        command = shell if block.language in SHELL else [sys.executable, "-c", text]
         ran = subprocess.run(command, cwd=clone, env=environment(clone), capture_output=True, text=True, timeout=300)
         said = f"{ran.stdout[-3000:]}\n{ran.stderr[-3000:]}"
         assert ran.returncode == 0, f"{page.relative_to(ROOT)}:{block.line}\n{text}\n{said}"
-
-
-def joined(page, block, key):
-    """A Python block with those before it on its page, whose names it may use."""
-    before = [b for b in to_run(page) if b.language in PYTHON and b.line <= block.line]
-    return "\n".join(b.text for b in before).replace("KEY", key or "KEY")
 
 
 def with_key(text, key, clone):

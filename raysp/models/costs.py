@@ -72,7 +72,7 @@ def count_costs(model: Network, exit: str = FINAL) -> Costs:  # noqa: A002 (the 
 
     Args:
         model: with or without gated blocks and auxiliary classifiers; left as it is.
-        exit: "final", or "ac<s>".
+        exit: "final", or "ac3" for the auxiliary classifier after stage 3 and so on.
 
     Raises:
         ValueError: the model has no such exit.

@@ -44,17 +44,23 @@ class Calibrate:
     out: Annotated[Positional[Path], arg(metavar="FILE")]
     """Where to write; must not be there yet."""
     model: str = "resnet18"
+    """The family's network."""
     width: Annotated[int | None, arg(metavar="CHANNELS", help_behavior_hint="(default: the model's own)")] = None
+    """Channels of its first stage."""
     image_size: int = 32
+    """Height and width of the images in pixels."""
     in_channels: int = 3
+    """Channels of the images."""
     num_classes: int = 10
+    """Classes that it tells apart."""
     kernels: tuple[int, ...] = (3,)
-    """Of shallow branches."""
+    """Kernels that shallow branches may have."""
     heads: tuple[AcHead, ...] = ("pool",)
-    """Of auxiliary classifiers."""
+    """Heads that auxiliary classifiers may have."""
     protocol: Protocol = "cheetah"
+    """As for measure."""
     runs: int = 5
-    """Of each layer."""
+    """How often each layer is run."""
     time_limit_s: float = 7200.0
     """Seconds after which it is given up."""
 
@@ -68,7 +74,8 @@ class Predict:
     calibration: Annotated[str, arg(metavar="FILE")]
     """What `calibrate` wrote."""
     exit: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: final, or the only one)")] = None
+    """Which classifier: final, or ac<s>."""
     bandwidth_mbit: Annotated[float | None, arg(metavar="MBIT/S", help_behavior_hint="")] = None
-    """Of a network between the parties, beside LAN (3 Gbit/s, 0.3 ms) and WAN (400 Mbit/s, 40 ms)."""
+    """Bandwidth of a network between the parties, beside LAN (3 Gbit/s, 0.3 ms) and WAN (400 Mbit/s, 40 ms)."""
     round_trip_ms: Annotated[float | None, arg(metavar="MS", help_behavior_hint="")] = None
     """Its round trip."""

@@ -72,7 +72,7 @@ def measure(
 
     Args:
         model: left as it is; it is collapsed to the exit, and its batch norms are folded.
-        exit: "final", or "ac<s>".
+        exit: "final", or "ac3" for the auxiliary classifier after stage 3 and so on.
         options: how.
         image_chw: normalised as the network wants it; None takes noise. Costs don't depend on it.
         tell: told when it has to wait for the machine.

@@ -330,12 +330,11 @@ def the_search(rental: Rental) -> None:
 
 
 def the_compiler(rental: Rental) -> None:
-    """Wide steps compiled, recorded or not, and with torch's own graphs."""
+    """Wide steps compiled, recorded or not."""
     if rental.settings["device"] != "cuda":
         return  # compiling takes minutes on a CPU
     wide, variants = max(rental.settings["widths"]), ("compile-bf16", "compile-bf16-graph")
     steps(rental, [group(wide, kind, *variants) for kind in ("teacher", "cross-entropy")], 150.0)
-    steps(rental, [group(wide, "teacher", "cuda-graphs-bf16")], 60.0)
 
 
 def the_packing(rental: Rental) -> None:

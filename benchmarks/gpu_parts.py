@@ -36,7 +36,6 @@ VARIANTS: dict[str, tuple[Precision, Compile, bool]] = {
     "bf16-graph": ("bf16", "off", True),
     "compile-bf16": ("bf16", "on", False),
     "compile-bf16-graph": ("bf16", "on", True),
-    "cuda-graphs-bf16": ("bf16", "cuda-graphs", False),
 }
 """What each changes of a step: precision, compiling, recording."""
 

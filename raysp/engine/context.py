@@ -101,7 +101,7 @@ class Context:
     @property
     def uses_graph(self) -> bool:
         """Whether training steps are recorded and replayed."""
-        return uses_graph(self.place.cuda_graph, self.compile, self.place.gpus, self.workers.size)
+        return uses_graph(self.place.cuda_graph, self.place.gpus, self.workers.size)
 
     @property
     def device(self) -> torch.device:

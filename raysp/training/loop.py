@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raysp.engine.compiling import begin_step, compiled
+from raysp.engine.compiling import compiled
 from raysp.engine.context import Context
 from raysp.engine.termination import Notice, Terminated, noticed
 from raysp.engine.workers import ALONE, Workers, synchronised_batchnorm
@@ -144,7 +144,6 @@ class _Loop:
 
     def one(self, pick: Pick) -> None:
         """A whole step, from the images to the sum of losses."""
-        begin_step(self.context.compile)
         images, labels = self.batches.take(pick)
         self.standing.loss_sum.add_(pick.share * self.step(images, labels, pick.share))
 

@@ -21,7 +21,7 @@ from raysp.planning.plan import JobQueue, Plan
 from raysp.store.location import Unreachable
 from raysp.store.records import RUNGS as RUNGS_FILE
 from raysp.store.records import Store
-from sweeps.ending import print_failures
+from sweeps.summary import print_failures
 
 GRID = {"d_th": (None, 0.1, 0.3), "budget": (0.1, 0.4)}
 

@@ -12,7 +12,6 @@ from rich.console import Console
 from analysis.report import read_report
 from raysp.pi import PartyFault
 from raysp.store.tensor_files import DamagedFile
-from sweeps import private
 
 HERE = importlib.util.find_spec("spu") is not None
 NEEDED = "private inference needs the extra pi: pip install -e '.[pi]'"
@@ -60,7 +59,7 @@ def test_a_measurement_that_fails_is_told_and_the_rest_goes_on(tmp_path, monkeyp
 
     monkeypatch.setattr(private, "measure_stored", measure)
     console = Console(file=io.StringIO(), width=200)
-    assert not private.measure_models("front", read_report([tmp_path]), tmp_path, console)
+    assert not measure.measure_models("front", read_report([tmp_path]), tmp_path, console)
     said = console.file.getvalue().splitlines()
     assert said[0] == "private inference: 4 models, 1 of them measured already"
     assert [line.split()[0] for line in said[1:]] == ["measured", "note", "not", "not"]

@@ -49,7 +49,7 @@ def test_a_measurement_that_fails_is_told_and_the_rest_goes_on(tmp_path, monkeyp
     measured(1.0, 10.0)
     asked = []
 
-    def measure(directory, **given):
+    def stand_in(directory, **given):
         asked.append(directory)
         if len(asked) == 2:
             raise PartyFault("party 0 was ended by signal 9 in mid-run")
@@ -57,7 +57,7 @@ def test_a_measurement_that_fails_is_told_and_the_rest_goes_on(tmp_path, monkeyp
             raise DamagedFile(tmp_path / "weights", "cut off")
         return directory, {"time_s": 1.0, "bytes": 2e6, "others_cores": 0.5}
 
-    monkeypatch.setattr(private, "measure_stored", measure)
+    monkeypatch.setattr(measure, "measure_stored", stand_in)
     console = Console(file=io.StringIO(), width=200)
     assert not measure.measure_models("front", read_report([tmp_path]), tmp_path, console)
     said = console.file.getvalue().splitlines()

@@ -12,6 +12,7 @@ from rich.console import Console
 from analysis.report import read_report
 from raysp.pi import PartyFault
 from raysp.store.tensor_files import DamagedFile
+from sweeps import measure
 
 HERE = importlib.util.find_spec("spu") is not None
 NEEDED = "private inference needs the extra pi: pip install -e '.[pi]'"

@@ -61,6 +61,7 @@ REAL: Found = {
     "precision": "bf16",
     "budgets": [24_900, 49_600, 100_000],
     "mask_method": "counterfactual",
+    "epochs_scale": None,
     "sweep_s": 3600.0,
 }
 MINIATURE: Found = REAL | {
@@ -321,13 +322,13 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="in the order given")
     parser.add_argument("--data", type=Path, help="image folder of the sweep: CIFAR-100 (`pack_images.py`)")
     parser.add_argument("--mask-method", choices=["counterfactual", "senet", "snl", "random"], help="of the sweep")
+    parser.add_argument("--epochs-scale", type=float, help="of the sweep; by default the largest for which there is time")
     parser.add_argument("--rehearse", action="store_true", help="in miniature, on a CPU")
     given = parser.parse_args()
     settings = dict(MINIATURE if given.rehearse else REAL)
     if given.data:
         settings["data"] = str(given.data.absolute())
-    if given.mask_method:
-        settings["mask_method"] = given.mask_method
+    settings |= {name: value for name in ("mask_method", "epochs_scale") if (value := getattr(given, name)) is not None}
     rental = Rental(given.out, given.minutes, settings)
     try:
         facts(rental)

@@ -123,6 +123,7 @@ class _Watched:
                 return
             self._reporting.wait()
         if not self._seen:
+            self._pack()
             return
         log = (self._folder / "report.txt").open("w")
         settings = {"root": str(self._root), "out": str(self._folder / "report")}
@@ -221,7 +222,7 @@ def train(settings: Found) -> None:
     preset = PRESETS[settings["preset"]]
     name = f"imagefolder:{settings['data']}" if settings["data"] else preset.dataset
     opening = time.monotonic()
-    source = open_source(name, settings["image_size"], None, preset.selection)
+    source = open_source(name, settings["image_size"], Path("data"), preset.selection)
     decoding_s = 2.0 * (time.monotonic() - opening)  # of the same files, later
 
     def builder(scale: float) -> ChainBuilder:
@@ -246,7 +247,7 @@ def train(settings: Found) -> None:
             stages = Plan(leaves_of(builder(scale), settings)).stages.values()
             return sum(rate.of(stage) for rate, stage in zip(rates, stages, strict=True))
 
-        scale = largest(forecast, (1.0 - MARGIN) * left)
+        scale = settings["epochs_scale"] or largest(forecast, (1.0 - MARGIN) * left)
         command = _command(settings, scale, name)
         kinds = [
             [stage.name, asdict(rate)]

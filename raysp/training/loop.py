@@ -28,6 +28,11 @@ from raysp.training.replay import Replayed, own_stream
 from raysp.training.step import Step
 from raysp.training.task import Task
 
+CHECKPOINT_PAUSE = 20.0
+"""Between two checkpoints at least so many times the seconds that the last one took: so at most a twentieth of the time goes
+into them, and a kill costs at most an epoch more than that pause. A wide network's take a second, as long as an epoch on a fast
+GPU."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
@@ -46,8 +51,8 @@ class Trained:
 def train(task: Task, recipe: Recipe, seed: int, batches: Batches, context: Context) -> Trained:
     """Train a task by its recipe, from its last checkpoint if there is one.
 
-    A checkpoint is made after every epoch, and, with one worker, after the step in which SIGTERM comes. Of several workers each
-    must call this.
+    A checkpoint is made after the first epoch here, then after an epoch when `CHECKPOINT_PAUSE` is over; always before a pause;
+    and, with one worker, after the step in which SIGTERM comes. Of several workers each must call this.
 
     Args:
         task: what to train.
@@ -69,7 +74,10 @@ def train(task: Task, recipe: Recipe, seed: int, batches: Batches, context: Cont
         if context.uses_graph:
             stack.enter_context(own_stream())
         loop = _Loop(task, recipe, seed, batches, context, stack.enter_context(noticed()))
-        return loop.run()
+        try:
+            return loop.run()
+        finally:
+            loop.replayed = None  # it holds the loop: what a recorded step occupies of a GPU would stay for the next stage
 
 
 class _Loop:
@@ -83,6 +91,7 @@ class _Loop:
         self.replayed = Replayed(self.one, task.decided, recipe.batch_size, context.device) if context.uses_graph else None
         if checkpoint := context.load_checkpoint():
             self.standing.unpack(checkpoint)
+        self.clock, self.next_save = time.monotonic(), -math.inf
 
     def run(self) -> Trained:
         standing = self.standing
@@ -107,7 +116,8 @@ class _Loop:
             figures |= self.task.end_epoch(epoch, self.step.optimizer)
             standing.history.append(figures | {"time_s": time.monotonic() - self.clock})
             standing.begin()
-            self.save()
+            if self.notice.given or time.monotonic() >= self.next_save or self.context.pauses_after(epoch + 1):
+                self.save()
             self.context.report(
                 {
                     "epochs": self.recipe.epochs,
@@ -116,6 +126,8 @@ class _Loop:
                 }
             )
             self.context.pause_if_due(standing.history, self.task.costs)
+        if self.notice.given:  # since the last look
+            self.save()
         best = standing.best
         assert best, "no epoch was eligible"
         return Trained(
@@ -148,7 +160,10 @@ class _Loop:
         self.standing.loss_sum.add_(pick.share * self.step(images, labels, pick.share))
 
     def save(self) -> None:
-        self.context.save_checkpoint(*self.standing.pack(time.monotonic() - self.clock))
+        started = time.monotonic()
+        self.context.save_checkpoint(*self.standing.pack(started - self.clock))
+        ended = time.monotonic()
+        self.next_save = ended + CHECKPOINT_PAUSE * (ended - started)
         self.notice.safe.set()
         if self.notice.given:
             raise Terminated

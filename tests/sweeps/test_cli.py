@@ -1,10 +1,12 @@
 """The command line as a user meets it."""
 
 import sys
+from collections import defaultdict
 
 import pytest
 from commands import TINY, sweep, sweep_here
 
+from raysp.engine.calibration import Calibration
 from raysp.engine.sweep import BrokenOff
 from raysp.store.location import Unreachable
 from sweeps.axes import sweep as sweep_script
@@ -157,7 +159,6 @@ PLANS = [
     ("paper", ["table1", "--preset", "quick"], "8 configurations from 16 stages"),
     ("paper", ["fig2", "--preset", "quick", "--seeds", "0", "1"], "8 configurations from 12 stages"),
     ("budget_sweep", ["--budgets", "0.1", "0.2", "--gamma", "linear", "cosine"], "4 configurations from 8 stages"),
-    ("budget_sweep", ["--preset", "paper-resnet18-cifar100"], "12 configurations from 17 stages"),  # needs no data
     (  # another model takes its own width and last placement
         "budget_sweep",
         ["--preset", "cifar100", "--model", "wrn22-8", "--budgets", "1392640", "--dataset", "cifar100"],
@@ -168,6 +169,9 @@ PLANS = [
 
 @pytest.mark.parametrize(("script", "arguments", "plan"), PLANS)
 def test_every_sweep_plans_its_grid_and_runs_nothing(script, arguments, plan, tmp_path, monkeypatch, capsys):
+    # Trying some steps of networks at the paper's size takes most of a minute; the tests below do that.
+    seconds = {"seconds": defaultdict(lambda: 60.0)}
+    monkeypatch.setattr("raysp.engine.forecast.calibrate", lambda *given, **options: Calibration(**seconds))
     done = sweep_here("--plan", *arguments, cwd=tmp_path, script=script, monkeypatch=monkeypatch, capsys=capsys)
     assert done.returncode == 0, done.stderr
     assert plan in done.stdout
@@ -178,7 +182,16 @@ def test_every_sweep_plans_its_grid_and_runs_nothing(script, arguments, plan, tm
 def test_every_sweep_is_a_program(script, arguments, plan, tmp_path):
     done = sweep("--plan", *arguments, cwd=tmp_path, script=script)
     assert done.returncode == 0, done.stderr
-    assert plan in done.stdout
+    assert plan in done.stdout and "from some steps of each kind of stage" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_plan_of_a_paper_preset_needs_no_data(tmp_path):
+    done = sweep("--plan", "--preset", "paper-resnet18-cifar100", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "12 configurations from 17 stages" in done.stdout and "from some steps of each kind of stage" in done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_one_sweep_has_trained_another_finds(tmp_path):

@@ -18,16 +18,6 @@ HERE = importlib.util.find_spec("spu") is not None
 NEEDED = "private inference needs the extra pi: pip install -e '.[pi]'"
 
 
-@pytest.mark.skipif(HERE, reason="the extra pi is here")
-def test_without_the_extra_nothing_is_trained_and_one_line_says_what_to_install(tmp_path):
-    done = sweep(*TINY, "--inline", "--measure-pi", "front", "--storage", tmp_path / "run", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines() == [
-        "error: private inference needs spu and jax: pip install -e '.[pi]' where raysp lies (Python 3.11 or 3.12)"
-    ]
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not HERE, reason=NEEDED)
 def test_a_sweep_measures_its_models_once(tmp_path):

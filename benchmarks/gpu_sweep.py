@@ -7,7 +7,7 @@ beside one another would only share it. Owns the choice of the scale, and what i
 the training is told to end, and what is done is in the tables, and as records without weights in `sweep.tar.xz`.
 
 Masks are `counterfactual`'s by default. SNL's did better in small runs, but the preset's λ was found there: it is a price per
-ReLU, of which there are 16 times as many at full size, and would leave some thousand after one epoch, whatever the budget.
+ReLU, of which there are 16 times as many at full size. Reckoned, not seen: it would leave some thousand after one epoch.
 """
 
 import json

@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.published import FULL_RELUS, IMAGE_SIZE, TABLE1, TABLE2, PublishedRow
 from analysis.tables import SHORT, differing
-from raysp.stages.chain import Choice
+from raysp.methods.choices import Choice
 from raysp.stages.presets import PRESETS
 
 SAME_SHARE = 0.02

@@ -69,7 +69,7 @@ def draw_growth(sweeps: Sequence[Spending], objectives: Sequence[str]) -> Figure
                 color, marker = PALETTE[n % len(PALETTE)], MARKERS[n % len(MARKERS)]
                 panel.plot(
                     rows["device_hours"], rows["hypervolume"], drawstyle="steps-post", color=color, marker=marker, markersize=4,
-                    label=f"{sweep.intent.name} {sweep.intent.id}",
+                    label=f"{sweep.manifest.name} {sweep.manifest.id}",
                 )  # fmt: skip
             panel.set_xlabel("device-hours of training (GPUs, or workers on CPUs)")
             panel.set_ylabel(f"hypervolume on {group[0]}\n({', '.join(OBJECTIVES[o].short for o in objectives)})")

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.objectives import OBJECTIVES, chosen
-from raysp.planning.halving import BEYOND, COSTS
+from raysp.planning.halving import BEYOND
+from raysp.store.figures import COSTS
 
 GROUP = ("dataset", "selection")
 """Rows that differ in these can't be compared: accuracies on other data, or of models that were chosen by the test part."""

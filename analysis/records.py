@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from analysis.objectives import OBJECTIVES
-from raysp.data.sources import DataConfig, Selection
+from raysp.data.config import DataConfig, Selection
 from raysp.pi import MeasuredFile, read_measurements
 from raysp.store.keys import SHORT_KEY_DIGITS
 from raysp.store.location import Location, NotAFile, exists, read
-from raysp.store.manifest import Intent, read_intents
+from raysp.store.manifest import Manifest, read_manifests
 from raysp.store.records import ERROR, READERS, RECORD, RUNGS, Store, label_of, read_rungs
 from raysp.store.tensor_files import DamagedFile
 
@@ -45,7 +45,7 @@ class Runs:
     """Of finished stages, by key each once."""
     roots: Mapping[str, Location]
     """Where each of them lies, by key."""
-    intents: list[Intent]
+    manifests: list[Manifest]
     """The sweeps' plans, each once."""
     failures: Mapping[str, str]
     """Tracebacks of planned stages that aren't done and have failed, by key."""
@@ -66,7 +66,7 @@ def read_runs(roots: Sequence[Location]) -> Runs:
     """
     records: dict[str, dict[str, Any]] = {}
     where: dict[str, Location] = {}
-    intents: dict[str, Intent] = {}
+    manifests: dict[str, Manifest] = {}
     failures: dict[str, str] = {}
     stopped: dict[str, dict[str, Any]] = {}
     damaged: list[DamagedFile] = []
@@ -80,11 +80,11 @@ def read_runs(roots: Sequence[Location]) -> Runs:
                 damaged.append(DamagedFile(root / "stages" / label_of(record) / RECORD, reason))
             elif record["key"] not in records:
                 records[record["key"]], where[record["key"]] = record, root
-        plans, bad = read_intents(root)
+        plans, bad = read_manifests(root)
         damaged += bad
-        for intent in plans:
-            intents.setdefault(intent.id, intent)
-            for stage in intent.stages:
+        for manifest in plans:
+            manifests.setdefault(manifest.id, manifest)
+            for stage in manifest.stages:
                 if stage.key in records:
                     continue
                 if text := _error(root, stage.label):
@@ -99,7 +99,7 @@ def read_runs(roots: Sequence[Location]) -> Runs:
     return Runs(
         records=list(records.values()),
         roots=where,
-        intents=list(intents.values()),
+        manifests=list(manifests.values()),
         failures={key: text for key, text in failures.items() if key not in records},
         stopped={key: rung for key, rung in stopped.items() if key not in records},
         damaged=damaged + bad,

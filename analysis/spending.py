@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.pareto import GROUP, hypervolume, reference_point
 from analysis.records import Runs
-from raysp.store.manifest import Intent
+from raysp.store.manifest import Manifest
 
 STATES = ("done", "stopped", "failed", "skipped", "waiting")
 """What may have become of a planned stage, as columns of `Spending.lines`."""
@@ -23,7 +23,7 @@ GROWTH_STEPS = 60
 class Spending:
     """One sweep's plan against what was spent, in `lines`; and how its front grew, in `growth`."""
 
-    intent: Intent
+    manifest: Manifest
     lines: pd.DataFrame
     """A row per kind of stage and a last one for all: stages planned, done, stopped early (or paused), failed, skipped, waiting;
     epochs planned and trained, device_hours."""
@@ -47,20 +47,20 @@ def device_seconds(record: Mapping[str, Any]) -> float:
     return float(record["time_s"]) * (each * workers if known else 1)
 
 
-def spending_of(intent: Intent, runs: Runs, table: pd.DataFrame, objectives: Sequence[str]) -> Spending:
+def spending_of(manifest: Manifest, runs: Runs, table: pd.DataFrame, objectives: Sequence[str]) -> Spending:
     """Account for one sweep.
 
     Args:
-        intent: its plan.
+        manifest: its plan.
         runs: what there is of it.
         table: the results table of these runs.
         objectives: those of the hypervolume.
     """
     records = {record["key"]: record for record in runs.records}
-    labels = {stage.key: stage.label for stage in intent.stages}
+    labels = {stage.key: stage.label for stage in manifest.stages}
     state: dict[str, str] = {}
     because: dict[str, str] = {}
-    for stage in intent.stages:  # ancestors first
+    for stage in manifest.stages:  # ancestors first
         blocker = next((because.get(p, p) for p in stage.parents if state.get(p) in ("failed", "skipped")), None)
         if stage.key in records:
             state[stage.key] = "done"
@@ -73,7 +73,7 @@ def spending_of(intent: Intent, runs: Runs, table: pd.DataFrame, objectives: Seq
         else:
             state[stage.key] = "waiting"
     rows = []
-    for stage in intent.stages:
+    for stage in manifest.stages:
         record = records.get(stage.key)
         spent = record or runs.stopped.get(stage.key)
         rows.append(
@@ -89,24 +89,24 @@ def spending_of(intent: Intent, runs: Runs, table: pd.DataFrame, objectives: Seq
     lines = pd.DataFrame(rows).groupby("stage", sort=False).sum().reset_index()
     total = {"stage": "all", **lines.drop(columns="stage").sum().to_dict()}
     lines = pd.concat([lines, pd.DataFrame([total]).astype(lines.dtypes.to_dict())], ignore_index=True)
-    notes = {stage.key: stage.note for stage in intent.stages}
+    notes = {stage.key: stage.note for stage in manifest.stages}
     return Spending(
-        intent=intent,
+        manifest=manifest,
         lines=lines,
-        growth=_growth(intent, records, table, objectives),
+        growth=_growth(manifest, records, table, objectives),
         failed=[(labels[k], notes[k], _last_line(runs.failures[k])) for k, s in state.items() if s == "failed"],
         skipped=[(labels[k], notes[k], labels[because[k]]) for k, s in state.items() if s == "skipped"],
     )
 
 
 def _growth(
-    intent: Intent, records: Mapping[str, Mapping[str, Any]], table: pd.DataFrame, objectives: Sequence[str]
+    manifest: Manifest, records: Mapping[str, Mapping[str, Any]], table: pd.DataFrame, objectives: Sequence[str]
 ) -> pd.DataFrame:
     """The front's hypervolume after more and more of the sweep's stages, in the order in which they were finished.
 
     The box is that of all rows of the same group, whichever sweep they are of, so that sweeps compare.
     """
-    done = [records[stage.key] for stage in intent.stages if stage.key in records]
+    done = [records[stage.key] for stage in manifest.stages if stage.key in records]
     done.sort(key=lambda record: str(record.get("finished", "")))
     hours = pd.Series([device_seconds(r) / 3600 for r in done], dtype=float).cumsum()
     position = {record["key"]: n for n, record in enumerate(done)}

@@ -16,7 +16,7 @@ from analysis.pareto import GROUP
 from analysis.results import MEASURED_PI, WHICH
 from analysis.spending import STATES, Spending
 from raysp.pi import MEANING, MeasuredFile
-from raysp.planning.halving import COSTS
+from raysp.store.figures import COSTS
 
 ALWAYS = ("budget", "d_th", "exit")
 """Columns of a table of models that are shown even if all agree."""
@@ -146,9 +146,9 @@ def spending_table(sweep: Spending) -> Table:
     names = {"stage": "{}", **dict.fromkeys(("planned", *STATES), "{:.0f}")}
     names |= {"epochs_planned": "{:.0f}", "epochs_trained": "{:.0f}", "device_hours": "{:.3g}"}
     cells = [[form.format(row[name]) for name, form in names.items()] for row in _records(sweep.lines)]
-    title = f"Sweep {sweep.intent.name} {sweep.intent.id}"
+    title = f"Sweep {sweep.manifest.name} {sweep.manifest.id}"
     headings = [name.replace("_", " ") for name in names]
-    return Table(title=title, headings=headings, cells=cells, note=sweep.intent.command)
+    return Table(title=title, headings=headings, cells=cells, note=sweep.manifest.command)
 
 
 def number(objective: Objective, value: Any, spread: Any = None) -> str:

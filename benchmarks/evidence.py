@@ -22,10 +22,11 @@ from raysp.data.sources import Source, load_splits, open_source
 from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
 from raysp.engine.workers import ALONE
+from raysp.methods.choices import Choice, MaskMethod
 from raysp.methods.positions import top_positions
 from raysp.methods.scores import StudentTask
-from raysp.stages.chain import ChainBuilder, Choice
-from raysp.stages.mask import MaskConfig, MaskMethod
+from raysp.stages.chain import ChainBuilder
+from raysp.stages.mask import MaskConfig
 from raysp.stages.presets import PRESETS, Preset, PresetName
 from raysp.store.records import WEIGHTS, Store
 from raysp.store.stage import Stage
@@ -167,7 +168,11 @@ class _Nowhere:
     device = torch.device("cpu")
     workers = ALONE
     compile = "off"
+    uses_graph = False
     sync_batchnorm = False
+
+    def pauses_after(self, epoch: int) -> bool:
+        return False
 
     def pause_if_due(self, history: Any, costs: Any) -> None:
         pass

@@ -18,8 +18,7 @@ import torch
 import tyro
 from tyro.conf import arg
 
-from raysp.engine.memory import keep_freed_memory
-from raysp.models.layout import use_tensor_cores
+from raysp.engine.process import keep_freed_memory, use_tensor_cores
 
 START_S = 120.0
 """Seconds that all have to get ready."""

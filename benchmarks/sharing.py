@@ -26,8 +26,9 @@ from raysp.engine.context import Place
 from raysp.engine.progress import Progress
 from raysp.engine.ray.cluster import Request, Slots, connect
 from raysp.engine.ray.tune import run_on_ray
+from raysp.methods.choices import Choice
 from raysp.planning.plan import JobQueue, Plan
-from raysp.stages.chain import ChainBuilder, Choice
+from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS
 from raysp.store.keys import key_of
 from raysp.store.records import Store

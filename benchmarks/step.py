@@ -24,17 +24,21 @@ from plain_step import BETA, KL_WEIGHT, RHO, PlainStep, plainly
 from torch import Tensor, nn
 from tyro.conf import arg
 
-from raysp.data.sources import DataConfig, Part, Splits
-from raysp.engine.compiling import Compile, begin_step, compiled
-from raysp.engine.memory import keep_freed_memory
+from raysp.data.config import DataConfig
+from raysp.data.sources import Part, Splits
+from raysp.engine.compiling import compiled
+from raysp.engine.options import Compile
+from raysp.engine.process import keep_freed_memory, use_tensor_cores
 from raysp.engine.workers import ALONE
-from raysp.models.layout import use_tensor_cores
 from raysp.models.network import Network
+from raysp.stages.baseline import CrossEntropyTask
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches
-from raysp.training.batches import Batches
+from raysp.training.batches import Batches, Pick
 from raysp.training.recipes import Precision, Recipe
+from raysp.training.replay import Replayed
 from raysp.training.step import Step
+from raysp.training.task import Task
 
 CLASSES, SIZE, LR = 100, 32, 0.01
 DATA = DataConfig(name="cifar100", num_classes=CLASSES, image_size=SIZE)
@@ -42,13 +46,11 @@ NUM_IMAGES = 2048
 SHARE_KEPT = 0.1
 """Of every layer's ReLUs."""
 
-Variant = Literal["bf16", "compile", "compile-bf16", "cuda-graphs", "cuda-graphs-bf16"]
+Variant = Literal["bf16", "compile", "compile-bf16"]
 OPTIONS: dict[Variant, tuple[Precision, Compile]] = {
     "bf16": ("bf16", "off"),
     "compile": ("fp32", "on"),
     "compile-bf16": ("bf16", "on"),
-    "cuda-graphs": ("fp32", "cuda-graphs"),
-    "cuda-graphs-bf16": ("bf16", "cuda-graphs"),
 }
 """What each variant of our step changes of it."""
 
@@ -78,7 +80,19 @@ def networks(width: int, gated: int, device: torch.device) -> tuple[FinetuneConf
 
 
 class OurSteps:
-    """Steps as a stage makes them, batches included."""
+    """Steps as a stage makes them, batches included.
+
+    Args:
+        width: channels of the first stage.
+        splits: images in memory.
+        batch_size: images per step.
+        device: where it trains.
+        taught: fine-tuning with masks and a teacher, or plain cross-entropy with all ReLUs.
+        gated: blocks with both branches.
+        gate: their γ.
+        precision, compile: as a stage's.
+        graph: whether steps are recorded; the caller is in `own_stream`.
+    """
 
     def __init__(
         self,
@@ -87,29 +101,42 @@ class OurSteps:
         batch_size: int,
         device: torch.device,
         *,
+        taught: bool = True,
         gated: int = 0,
         gate: float = 0.0,
         precision: Precision = "fp32",
         compile: Compile = "off",  # noqa: A002 (the flag's word)
+        graph: bool = False,
     ) -> None:
         config, student, teacher = networks(width, gated, device)
-        task = FinetuneTask(student, teacher, config, any_gated=gated > 0)
-        student.train().set_gates(gate)
-        self._compile = compile
+        task: Task
+        if taught:
+            task = FinetuneTask(student, teacher, config, any_gated=gated > 0)
+        else:
+            task = CrossEntropyTask(config.experiment.build("baseline").to(device))
+        task.model.train().set_gates(gate)
         self._compiled = ExitStack()
         self._compiled.enter_context(compiled(task.networks(), compile, device))
         self._step = Step(task, replace(config.recipe, precision=precision), ALONE)
-        self._batches = self._forever(Batches(DATA, splits, device), batch_size)
+        self._batches, self._batch_size = Batches(DATA, splits, device), batch_size
+        self._loss_sum = torch.zeros((), device=device)
+        self._make: Callable[[Pick], None] = self._one
+        if graph:
+            self._make = Replayed(self._one, task.decided, batch_size, device)
+            self._make.begin_epoch()
+        self._picks = self._forever()
 
-    @staticmethod
-    def _forever(batches: Batches, batch_size: int) -> Iterator[tuple[Tensor, Tensor, float]]:
+    def _forever(self) -> Iterator[Pick]:
         for epoch in itertools.count():
-            yield from batches.train(batch_size, 0, epoch)
+            yield from (p for p in self._batches.picks(self._batch_size, 0, epoch) if p.drawn.shape[1] == self._batch_size)
+
+    def _one(self, pick: Pick) -> None:
+        images, labels = self._batches.take(pick)
+        self._loss_sum.add_(pick.share * self._step(images, labels, pick.share))
 
     def __call__(self) -> None:
         """Make one."""
-        begin_step(self._compile)
-        self._step(*next(self._batches))
+        self._make(next(self._picks))
 
     def end(self) -> None:
         """Give the networks back as they were."""

@@ -4,7 +4,15 @@ Every combination of the flags' values is one configuration; what several of the
 budget's mask) is trained once.
 """
 
-from sweeps.axes import sweep
+from collections.abc import Sequence
+
+from sweeps.cli import sweep
+
+
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Parse, train, exit; see `sweeps.cli.sweep`."""
+    sweep(__doc__ or "", arguments, prog)
+
 
 if __name__ == "__main__":
-    sweep(__doc__ or "")
+    main()

@@ -1,6 +1,14 @@
 """Which ReLUs should stay? Learned masks against each other and against chance, fine-tuned without gated branching."""
 
-from sweeps.axes import sweep
+from collections.abc import Sequence
+
+from sweeps.cli import sweep
+
+
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Parse, train, exit; see `sweeps.cli.sweep`."""
+    sweep(__doc__ or "", arguments, prog, mask_method=("senet", "counterfactual", "snl", "random"), d_th=(None,), ac_after=((),))
+
 
 if __name__ == "__main__":
-    sweep(__doc__ or "", mask_method=("senet", "counterfactual", "snl", "random"), d_th=(None,), ac_after=((),))
+    main()

@@ -7,16 +7,19 @@ on that preset's data and recipes, for networks as narrow as its own and budgets
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from tyro.conf import Positional, arg
 
-from raysp.models import build_model
-from raysp.stages.chain import ChainBuilder, Choice
+from raysp.methods.choices import Choice
 from raysp.stages.presets import PRESETS, PresetName
-from raysp.store.stage import Stage
-from sweeps.cli import RunFlags, Work, main
+from sweeps.cli import main as run_command
+from sweeps.flags import RunFlags
+
+if TYPE_CHECKING:
+    from raysp.stages.chain import ChainBuilder
+    from raysp.store.stage import Stage
+    from sweeps.running import Work
 
 GridName = Literal["table1", "table2", "fig1", "fig2"]
 
@@ -63,8 +66,11 @@ class PaperFlags:
     run: RunFlags
 
 
-def prepare(flags: PaperFlags) -> Work:
+def prepare(flags: PaperFlags) -> "Work":
     """The grid's stages, and the data that they read."""
+    from raysp.stages.chain import ChainBuilder  # torch takes seconds to import
+    from sweeps.running import Work
+
     grid = GRIDS[flags.grid]
     presets = {name: PRESETS[flags.preset or name] for name, _ in grid}
     opened = {preset.name: flags.run.open(preset) for preset in presets.values()}
@@ -86,14 +92,23 @@ def prepare(flags: PaperFlags) -> Work:
 
 def scaled_choice(choice: Choice, model: str, seed: int) -> Choice:
     """A configuration with its budget as a share of the model's ReLUs at full size, so that any width can have it."""
+    import torch
+
+    from raysp.models import build_model
+
     with torch.device("meta"):
         full_size = build_model(model, num_classes=2).num_relus()
     return replace(choice, budget=choice.budget / full_size, seed=seed)
 
 
-def _leaf(grid: GridName, builder: ChainBuilder, choice: Choice) -> Stage:
+def _leaf(grid: GridName, builder: "ChainBuilder", choice: Choice) -> "Stage":
     return builder.mask(choice) if grid == "fig2" else builder.chain(choice)
 
 
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Parse, train, exit; see `sweeps.cli.main`."""
+    run_command(PaperFlags, prepare, __doc__ or "", arguments, prog)
+
+
 if __name__ == "__main__":
-    main(PaperFlags, prepare, __doc__ or "")
+    main()

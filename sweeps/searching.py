@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from raysp.methods.choices import Choice
 from raysp.planning.proposals import Axis, Between, Search, Values
-from raysp.stages.chain import ChainBuilder, Choice
+from raysp.stages.chain import ChainBuilder
 from raysp.store.stage import Stage
 
 FIELD_OF = {"budgets": "budget", "d-th": "d_th", "beta": "beta"}

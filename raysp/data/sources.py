@@ -1,9 +1,8 @@
-"""Data sets: what they are (identity), and their images in memory (place).
+"""Data sets: where their images come from, and the images in memory.
 
-Owns the data configuration, the split into training, validation and test parts, and the normalisation. Refuses to augment or
-batch (`raysp.training.batches`). Contract: a data configuration names its content, by a well-known name or by a fingerprint of
-the files, never by where it lies; the same configuration gives the same arrays in the same order. Every image is decoded before
-anything trains.
+Owns the split into training, validation and test parts, and the normalisation. Refuses to augment or batch
+(`raysp.training.batches`). Contract: the same configuration (`raysp.data.config`) gives the same arrays in the same order. Every
+image is decoded before anything trains.
 """
 
 from collections.abc import Callable
@@ -11,22 +10,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
 from raysp.data import imagefolder
-from raysp.store.keys import Config
+from raysp.data.config import DataConfig, Selection
 
 CROP_SHARE = 8
 """Training images are padded by one pixel in this many before they are cropped: by 4 at 32x32, as is usual."""
 
-MAX_IMAGE_SIZE = 1024
-"""Largest height and width in pixels; the networks are made for small images."""
-
-Selection = Literal["val", "test"]
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
@@ -36,51 +30,6 @@ SPLIT_SEED = 0
 
 class DataError(ValueError):
     """A data set is missing or unusable; the message names the file or directory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig(Config):
-    """Which images a stage sees, and how training varies them.
-
-    Raises:
-        ValueError: a field is out of the range that its docstring gives.
-    """
-
-    name: str
-    """`digits`, `cifar10`, `cifar100` or `imagefolder`."""
-    fingerprint: str = ""
-    """Digest of the files, for data sets that a name alone doesn't pin down."""
-    num_classes: int
-    """Classes in the training part."""
-    channels: int = 3
-    """Channels of the images."""
-    image_size: int
-    """Height and width in pixels; images of another size are resized."""
-    selection: Selection = "val"
-    """Part that chooses the best epoch. `val` is held out of the training part, unless the data bring one; `test` holds nothing
-    out and chooses by the very part whose accuracy is reported, as the paper does."""
-    val_fraction: float = 0.1
-    """Share of the training part held out for validation, in (0, 1); unused where the data bring a validation part, or where the
-    test part selects."""
-    crop_padding: int = 4
-    """Training images are padded by this many pixels and cropped at random, at least 0."""
-    flip: bool = True
-    """Training images are mirrored left to right half of the time."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.image_size <= MAX_IMAGE_SIZE:
-            raise ValueError(f"image size {self.image_size}; expected 1 to {MAX_IMAGE_SIZE} pixels")
-        if self.crop_padding < 0 or not 0 < self.val_fraction < 1:
-            raise ValueError(
-                f"crop padding {self.crop_padding}, validation share {self.val_fraction:g}; expected at least 0 pixels and a "
-                "share between 0 and 1"
-            )
-
-    @property
-    def label(self) -> str:
-        """What tables call it: the name, with the start of the fingerprint if it has one."""
-        return f"{self.name}:{self.fingerprint[:8]}" if self.fingerprint else self.name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,29 +11,24 @@ import importlib.util
 import io
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-import tyro
 from torch import Tensor, nn
-from tyro.conf import Positional, arg
 
 from raysp.deploy.card import card_of, markdown
-from raysp.engine import termination
+from raysp.deploy.formats import FILES, Format
 from raysp.models.collapse import Logits, collapse, fold_batchnorm
 from raysp.models.exits import exit_of
 from raysp.models.files import load_model
 from raysp.models.network import Network
 from raysp.models.relu import MaskedReLU
 from raysp.store.location import locate
-from raysp.store.tensor_files import DamagedFile, fingerprint
+from raysp.store.tensor_files import fingerprint
 
-Format = Literal["onnx", "torch"]
 TOLERANCE = 1e-4
 """Of the largest logit."""
 CHECKED_IMAGES = 4
@@ -92,7 +87,7 @@ def export(
     with tempfile.TemporaryDirectory(prefix=".tmp-export-", dir=target.parent) as beside:
         scratch = Path(beside) / "export"
         scratch.mkdir()
-        path = scratch / ("model.onnx" if format == "onnx" else "model.pt2")
+        path = scratch / FILES[format]
         error = _write_checked(plain, path, format)
         by = "onnxruntime" if format == "onnx" else "torch.export.load"
         card["check"] = {"against": "torch", "by": by, "relative_error": error}
@@ -146,51 +141,3 @@ def _fix_masks(model: Network) -> Network:
                 plain = nn.Identity() if child.kept == 0 else nn.ReLU() if child.kept == child.size else _FixedReLU(child.mask)
                 setattr(parent, name, plain)
     return fixed
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportFlags:
-    """Take a trained model away: collapsed, batch norms folded, masks as constants, with a card of what it is."""
-
-    model: Annotated[Positional[str], arg(metavar="MODEL_DIR")]
-    """A finished stage's directory (runs/.../stages/finetune-<key>), or one that raysp.save_model wrote."""
-    format: Format
-    """`onnx`, or `torch` for torch.export."""
-    exit: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: final, or the only one)")] = None
-    """Which classifier: final, or ac<s>."""
-    out: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="(default: <MODEL_DIR's name>-<exit>-<format>, here)")] = (
-        None
-    )
-    """Where to write; must not be there yet."""
-    data_licence: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
-    """What the card says of the training data's licence."""
-
-
-def main() -> None:
-    """Parse, export, print, exit: 0 done, 1 the exported model computed something else, 2 bad input, 130 or 143 interrupted."""
-    flags = tyro.cli(ExportFlags, prog="python -m raysp.deploy.export", config=(tyro.conf.FlagCreatePairsOff,))
-    put_back, status = termination.install(), 0
-    try:
-        name = exit_of(load_model(flags.model).heads, flags.exit)
-        out = locate(flags.out or f"{locate(flags.model).name}-{name}-{flags.format}")
-        if not isinstance(out, Path):
-            raise ValueError(f"{flags.out} is a URL; expected a directory of this machine")
-        card = export(flags.model, out, format=flags.format, exit=name, data_licence=flags.data_licence)
-        error = card["check"]["relative_error"]
-        print(f"{out / card['file']['name']}, off by {error:.1e} of the largest logit; card.json and card.md beside it")
-    except KeyboardInterrupt as error:
-        print("interrupted; nothing was written", file=sys.stderr)
-        status = 143 if termination.told() or isinstance(error, termination.Terminated) else 130
-    except RuntimeError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        status = 1
-    except (ValueError, OSError, DamagedFile) as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    finally:
-        put_back()
-    sys.exit(status)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from raysp.engine.compiling import Compile
+from raysp.engine.options import Compile, CudaGraph, uses_graph
 from raysp.engine.workers import ALONE, Workers
-from raysp.models.files import metadata_of
-from raysp.planning.halving import Rows, rows_after
+from raysp.store.figures import Rows, rows_after
 from raysp.store.keys import Config, key_of
 from raysp.store.records import WEIGHTS, Store
 from raysp.store.stage import Stage
@@ -23,7 +22,6 @@ from raysp.store.tensor_files import load_tensors
 
 if TYPE_CHECKING:
     from raysp.data.sources import Splits
-    from raysp.models.network import Network
 
 
 class Paused(Exception):
@@ -31,7 +29,7 @@ class Paused(Exception):
 
     Args:
         epoch: from 1.
-        rows: see `raysp.planning.halving.Rows`.
+        rows: see `raysp.store.figures.Rows`.
         time_s: seconds of all epochs so far.
     """
 
@@ -58,6 +56,8 @@ class Place:
     """Where a stage has several workers on GPUs, take batch norm's statistics over the whole batch, not each worker's part."""
     compile: Compile = "off"
     """How networks are compiled while they train. Like the number of threads it changes the rounding of sums alone."""
+    cuda_graph: CudaGraph = "auto"
+    """Whether a GPU repeats a recorded step; changes no result."""
     labels: Mapping[str, Any] = field(default_factory=dict)
     """What the record keeps besides identity: preset, git commit."""
     splits: Mapping[str, "Splits"] = field(default_factory=dict)
@@ -99,6 +99,11 @@ class Context:
         return self.place.compile
 
     @property
+    def uses_graph(self) -> bool:
+        """Whether training steps are recorded and replayed."""
+        return uses_graph(self.place.cuda_graph, self.place.gpus, self.workers.size)
+
+    @property
     def device(self) -> torch.device:
         """The device that the stage computes on."""
         return torch.device("cuda" if self.place.gpus else "cpu")
@@ -116,27 +121,21 @@ class Context:
         if self.workers.rank == 0:
             self.place.store.save_checkpoint(self.stage, tensors, state)
 
+    def pauses_after(self, epoch: int) -> bool:
+        """Whether the stage, with so many epochs trained, has trained as far as it was to, and has epochs left."""
+        return self.until is not None and self.until <= epoch < self.stage.epochs
+
     def pause_if_due(self, history: Sequence[Mapping[str, Any]], costs: Callable[[], Mapping[str, Any]]) -> None:
-        """Raise Paused if the stage has trained as far as it was to, and has epochs left. A checkpoint must be there.
+        """Raise Paused if `pauses_after` these epochs. A checkpoint must be there.
 
         Args:
             history: figures of the epochs that were trained.
             costs: gives ReLUs, MACs and depth by exit.
         """
-        if self.until is not None and self.until <= len(history) < self.stage.epochs:
+        if self.pauses_after(len(history)):
+            assert self.until is not None
             time_s = sum(figures["time_s"] for figures in history)
             raise Paused(self.until, rows_after(self.until, history, costs()), time_s)
-
-    def save_model(self, model: "Network", data: Config) -> None:
-        """Write this stage's weights, for its children and for `raysp.load_model`.
-
-        Args:
-            model: as it is to be saved.
-            data: the data configuration that it was trained on, whose normalisation belongs to it.
-        """
-        splits = self.splits(data)
-        model.input_mean, model.input_std = splits.mean, splits.std
-        self.save_weights(model.state_dict(), metadata_of(model))
 
     def save_weights(self, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
         """Write this stage's weights, whatever they are."""

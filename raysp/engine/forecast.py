@@ -13,9 +13,9 @@ from rich.table import Table
 
 from raysp.data.sources import Source
 from raysp.engine.calibration import calibrate
-from raysp.engine.options import RunOptions
+from raysp.engine.options import RunOptions, Stopping
 from raysp.engine.progress import clock_of
-from raysp.planning.halving import Halving, Stopping
+from raysp.planning.halving import Halving
 from raysp.planning.plan import Plan, Survey
 
 
@@ -66,7 +66,7 @@ def print_seconds(plan: Plan, found: Survey, sources: Sequence[Source], options:
     gpus = options.gpus_here()
     clock = time.monotonic()
     with console.status("trying some steps of each kind of stage; Ctrl-C ends it, and the plan above stays"):
-        calibration = calibrate(plan, sources, num_threads=options.threads_per_stage, gpus=gpus)
+        calibration = calibrate(plan, sources, num_threads=options.threads_per_stage, gpus=gpus, cuda_graph=options.cuda_graph)
     slots, asked = (1, "") if options.inline else _room_here(options, gpus, cores)
     left, whole = calibration.of(found.missing), calibration.of(plan.stages.values())
     separate = sum(leaf.stands_for * calibration.of(leaf.lineage()) for leaf in plan.leaves.values())

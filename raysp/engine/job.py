@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from raysp.engine.context import Context, Paused, Place, Report, read_parents
-from raysp.engine.memory import keep_freed_memory
+from raysp.engine.options import uses_graph
+from raysp.engine.process import keep_freed_memory, use_tensor_cores
 from raysp.engine.workers import ALONE, WorkerLost, Workers, is_lost_worker
-from raysp.models.layout import use_tensor_cores
 from raysp.store.location import Unreachable, exists
 from raysp.store.records import NoLongerOwner
 from raysp.store.stage import Stage
@@ -126,6 +126,7 @@ def _host(place: Place, workers: Workers) -> dict[str, Any]:
     host |= {"threads": place.num_threads, "workers": workers.size, "compile": place.compile}
     if place.gpus:
         host |= {"gpu": torch.cuda.get_device_name(), "gpus": place.gpus}
+        host["cuda_graph"] = uses_graph(place.cuda_graph, place.gpus, workers.size)
     return host
 
 

@@ -6,11 +6,17 @@ Owns the options and their ranges. Contract: nothing here changes a result's ide
 import math
 import os
 from dataclasses import dataclass
+from typing import Literal
 
-import torch
+Compile = Literal["off", "on"]
+"""Whether networks are compiled (`raysp.engine.compiling`)."""
+CudaGraph = Literal["auto", "on", "off"]
+"""Whether training steps are recorded as CUDA graphs and replayed (`raysp.training.replay`)."""
+Stopping = Literal["none", "pareto"]
+"""Whether configurations are given up (`raysp.planning.halving`)."""
 
-from raysp.engine.compiling import Compile
-from raysp.planning.halving import Stopping
+AUTO_USES_GRAPH = False
+"""What `auto` means where there is a GPU."""
 
 MAX_THREADS = 1024
 MAX_WORKERS = 1024
@@ -42,7 +48,9 @@ class RunOptions:
     threads_per_stage: int = 1
     """CPU threads per stage, at least 1. Float sums depend on it, so it is fixed whatever else runs."""
     compile: Compile = "off"
-    """How networks are compiled while they train, with one worker per stage; float sums depend on it, as on the threads."""
+    """Whether networks are compiled while they train, with one worker per stage; float sums depend on it, as on the threads."""
+    cuda_graph: CudaGraph = "auto"
+    """Whether a GPU repeats a recorded step by itself, with one worker per stage; no result depends on it."""
     stopping: Stopping = "none"
     """Whether half of the configurations is given up at each rung (`raysp.planning.halving`)."""
     verbose: bool = False
@@ -54,6 +62,8 @@ class RunOptions:
         Raises:
             ValueError: some were asked for, and there is none.
         """
+        import torch  # takes seconds, which a flag that is refused need not wait for
+
         gpus = self.gpus_per_stage
         if gpus and not torch.cuda.is_available():
             raise ValueError(f"gpus_per_stage is {gpus:g}, but torch finds no GPU here; expected 0, or leave it out")
@@ -81,6 +91,7 @@ class RunOptions:
         if self.inline and self.address is not None:
             raise ValueError(f"inline, and address {self.address!r}; expected one of them: inline runs without Ray")
         gpus = self.gpus_per_stage
+        check_cuda_graph(self.cuda_graph, 1.0 if gpus is None else gpus, self.workers_per_stage)
         if gpus is not None and not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or float(gpus).is_integer())):
             raise ValueError(f"gpus_per_stage is {gpus:g}; expected a share from 0 to 1, or a whole number")
         if gpus is not None and self.workers_per_stage > 1 and not float(gpus).is_integer():
@@ -88,3 +99,31 @@ class RunOptions:
                 f"gpus_per_stage is {gpus:g} with {self.workers_per_stage} workers_per_stage; expected a whole number for each "
                 "worker, or 0: NCCL takes one worker per GPU"
             )
+
+
+def check_cuda_graph(cuda_graph: CudaGraph, gpus: float, workers: int) -> None:
+    """Refuse what can't be recorded on any machine.
+
+    Args:
+        cuda_graph: what is asked for.
+        gpus: that a stage has.
+        workers: that a stage has.
+
+    Raises:
+        ValueError: it is asked for without a GPU, or for several workers.
+    """
+    if cuda_graph != "on":
+        return
+    if workers > 1:
+        raise ValueError(
+            f"cuda_graph is on, and {workers} workers_per_stage; expected one of them: workers wait for one another in mid-step"
+        )
+    if not gpus:
+        raise ValueError("cuda_graph is on, but stages have no GPU; expected auto or off, or --gpus-per-stage above 0")
+
+
+def uses_graph(cuda_graph: CudaGraph, gpus: float, workers: int) -> bool:
+    """Whether steps are recorded; see `check_cuda_graph`, whose errors it raises."""
+    check_cuda_graph(cuda_graph, gpus, workers)
+    wanted = cuda_graph == "on" or (cuda_graph == "auto" and AUTO_USES_GRAPH)
+    return wanted and bool(gpus) and workers == 1

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from raysp.engine.names import ShortNames
 from raysp.store.stage import Stage
 
 T = TypeVar("T")
@@ -88,6 +89,7 @@ class Progress:
         self._console = console
         self._slots = slots
         self._jobs = Counter(stage.name for stage in (*found, *missing))
+        self._names = ShortNames((*found, *missing))
         self._done = Counter(stage.name for stage in found)
         self._found = len(found)
         self._failed: Counter[str] = Counter()
@@ -122,6 +124,7 @@ class Progress:
     def added(self, found: Sequence[Stage], missing: Sequence[Stage]) -> None:
         """More stages belong to the run, found or to be trained."""
         self._jobs.update(stage.name for stage in (*found, *missing))
+        self._names.add((*found, *missing))
         self._done.update(stage.name for stage in found)
         self._found += len(found)
         self._left |= {stage.key: stage for stage in missing}
@@ -142,7 +145,7 @@ class Progress:
         now = time.monotonic()
         if self._live is None and now - job.printed > PLAIN_LINE_EVERY_S:
             job.printed = now
-            self._say(f"{stage.label}  epoch {figures.get('epoch')}/{stage.epochs}{_accuracy(figures)}")
+            self._say(f"{self._name(stage)}  epoch {figures.get('epoch')}/{stage.epochs}{_accuracy(figures)}")
 
     def finished(self, stage: Stage, rows: Sequence[dict[str, Any]] = ()) -> None:
         """A job has its record; `rows` are its models'."""
@@ -153,20 +156,20 @@ class Progress:
         took = f" in {clock_of(time.monotonic() - job.started)}" if job else ""
         best = job.figures.get("best_val_accuracy") if job else None
         accuracy = f"  best val {best:.2f} %" if best is not None else ""
-        self._say(f"[green]done[/]     {stage.label}{took}{accuracy}", stage.note)
+        self._say(f"[green]done[/]     {self._name(stage)}{took}{accuracy}", stage)
 
     def paused(self, stage: Stage, epoch: int) -> None:
         """A job waits at its rung, to see whether it is worth training on."""
         job = self._running.pop(stage.key, None)
         self._trained[stage.key] = epoch
-        self._say(f"paused   {stage.label} after epoch {epoch}{_accuracy(job.figures) if job else ''}", stage.note)
+        self._say(f"paused   {self._name(stage)} after epoch {epoch}{_accuracy(job.figures) if job else ''}", stage)
 
     def stopped(self, stages: Sequence[Stage]) -> None:
         """Jobs are given up for better ones."""
         for stage in stages:
             self._left.pop(stage.key, None)
             self._stopped[stage.name] += 1
-            self._say(f"[yellow]stopped[/]  {stage.label} for better ones", stage.note)
+            self._say(f"[yellow]stopped[/]  {self._name(stage)} for better ones", stage)
 
     def failed(self, stage: Stage, message: str, skipped: Sequence[Stage]) -> None:
         """A job failed, and with it its descendants."""
@@ -176,7 +179,7 @@ class Progress:
         self._say(f"[bold red]failed[/]   {escape(message)}")
         for child in skipped:
             self._left.pop(child.key, None)
-            self._say(f"[yellow]skipped[/]  {child.label}: {stage.label} failed")
+            self._say(f"[yellow]skipped[/]  {self._name(child)}: {self._name(stage)} failed", child)
 
     def say(self, line: str) -> None:
         """Print a line of rich markup among the others."""
@@ -220,11 +223,16 @@ class Progress:
             need[key] = per_epoch * max(stage.epochs - done, 0)
         return need
 
-    def _say(self, line: str, note: str = "") -> None:
+    def _name(self, stage: Stage) -> str:
+        return escape(self._names.of(stage))
+
+    def _say(self, line: str, stage: Stage | None = None) -> None:
+        """Print a line of rich markup with how far the run is, and the directory of the stage that it is about."""
         left = self._estimate()
         tail = f", {self._bound} {clock_of(left)} left" if left and self._left else ""
         count = f"[dim]({self._num_done}/{self._total}{tail})[/]"
-        self._console.print(f"{line}  {count}  {note}".rstrip(), highlight=False, soft_wrap=True)
+        where = f"  [dim]{stage.label}[/]" if stage and stage.note else ""
+        self._console.print(f"{line}  {count}{where}", highlight=False, soft_wrap=True)
 
     def _draw(self) -> Group:
         stages = Table("stage", "done", "of", "running", "stopped", "failed", box=None, pad_edge=False)
@@ -238,14 +246,16 @@ class Progress:
                 f"[red]{failed}[/]" if failed else "",
             )
         need = self._need() or {}
-        jobs = Table("running", "epoch", "accuracy", "loss", "elapsed", "left", box=None, pad_edge=False)
+        jobs = Table("running", box=None, pad_edge=False)  # names fold where there is no room, figures never do
+        for heading in ("epoch", "accuracy", "loss", "elapsed", "left"):
+            jobs.add_column(heading, no_wrap=True)
         for job in running[:MOST_RUNNING]:
             figures = job.figures
             epoch = f"{figures.get('epoch', 0)}/{job.stage.epochs}"
             loss = f"{figures['loss']:.3f}" if "loss" in figures else ""
             left = clock_of(need[job.stage.key]) if job.stage.key in need else ""
             elapsed = clock_of(time.monotonic() - job.started)
-            jobs.add_row(job.stage.label, epoch, _accuracy(figures).strip(), loss, elapsed, left)
+            jobs.add_row(self._name(job.stage), epoch, _accuracy(figures).strip(), loss, elapsed, left)
         return Group(stages, "", jobs, *(["", drawn] if (drawn := self._front()) else []), "", Text(self._summary()))
 
     def _summary(self) -> str:

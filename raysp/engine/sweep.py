@@ -15,13 +15,15 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from raysp.data.sources import Source, load_splits
-from raysp.engine.compiling import check_compile, check_compiler
+from raysp.engine.compiling import check_compiler
 from raysp.engine.context import Place
 from raysp.engine.forecast import print_plan
 from raysp.engine.inline import run_inline
-from raysp.engine.options import RunOptions
+from raysp.engine.names import ShortNames
+from raysp.engine.options import RunOptions, check_cuda_graph
 from raysp.engine.progress import FrontSoFar, Progress
 from raysp.planning.halving import Halving
 from raysp.planning.plan import JobQueue, Outcome, Plan, Survey, inspect, survey
@@ -29,7 +31,7 @@ from raysp.planning.proposals import STOPPED_SEARCH, Algorithm, Search, SearchQu
 from raysp.store.keys import key_of
 from raysp.store.location import Location, Unreachable
 from raysp.store.lock import StoreBusy
-from raysp.store.manifest import intent_of, write_intent
+from raysp.store.manifest import manifest_of, write_manifest
 from raysp.store.records import CHECKPOINT, READERS, RECORD, Store, read_record
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import DamagedFile
@@ -89,12 +91,13 @@ def run_sweep(
         console.print(f"search by {search.algorithm}: {len(earlier)} of {search.trials} configurations proposed", highlight=False)
     if leaves:
         print_plan(plan, found, console, options.stopping)
+    names = ShortNames(plan.stages.values())
     for stage in found.found:
-        console.print(f"[green]found[/]    {stage.label}  [dim]{stage.note}[/]", highlight=False, soft_wrap=True)
+        console.print(f"[green]found[/]    {_told(stage, names)}", highlight=False, soft_wrap=True)
     halving = start_halving(plan, found, reader) if options.stopping == "pareto" else None
     queue = JobQueue(found.missing, halving)
     for stage in queue.settle():
-        console.print(f"[yellow]stopped[/]  {stage.label}  [dim]{stage.note}[/]", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]stopped[/]  {_told(stage, names)}", highlight=False, soft_wrap=True)
     algorithm = make_algorithm(search, earlier) if search else None
     if queue.exhausted and (search is None or len(earlier) >= search.trials):
         return queue.outcome
@@ -108,14 +111,15 @@ def run_sweep(
         if search and read_proposals(root, search) != earlier:
             raise StoreBusy(f"another run in {root} has gone on with this search meanwhile; run the same command again")
         if leaves:
-            write_intent(store, intent_of(plan, labels.get("preset", ""), command))
-        _tidy(found, queue, store, console)
+            write_manifest(store, manifest_of(list(plan.leaves.values()), labels.get("preset", ""), command))
+        _tidy(found, queue, store, console, names)
         place = Place(
             store=store,
             num_threads=options.threads_per_stage,
             gpus=runner.gpus,
             sync_batchnorm=options.sync_batchnorm,
             compile=options.compile,
+            cuda_graph=options.cuda_graph,
             labels={**labels, "git": git_state()},
             splits=splits,
         )
@@ -173,6 +177,11 @@ def start_halving(plan: Plan, found: Survey, store: Store) -> Halving:
     return halving
 
 
+def _told(stage: Stage, names: ShortNames) -> str:
+    """A stage and its directory, in rich's markup."""
+    return escape(names.of(stage)) + (f"  [dim]{stage.label}[/]" if stage.note else "")
+
+
 def _rows(stages: Sequence[Stage], store: Store) -> list[dict[str, Any]]:
     """The finished stages' models."""
     with ThreadPoolExecutor(READERS) as pool:
@@ -180,7 +189,7 @@ def _rows(stages: Sequence[Stage], store: Store) -> list[dict[str, Any]]:
         return [row for record in records if record for row in record["rows"]]
 
 
-def _tidy(found: Survey, queue: JobQueue, store: Store, console: Console) -> None:
+def _tidy(found: Survey, queue: JobQueue, store: Store, console: Console, names: ShortNames) -> None:
     """Set damaged files aside, say what resumes, and drop what a kill left beside a record."""
     for stage in found.damaged:
         for damage in inspect(stage, store)[1]:  # looked at again: another driver may have mended it before we held the lock
@@ -189,7 +198,7 @@ def _tidy(found: Survey, queue: JobQueue, store: Store, console: Console) -> Non
         begun = pool.map(lambda stage: (store.directory(stage) / CHECKPOINT).exists(), found.missing)
         for stage, is_begun in zip(found.missing, begun, strict=True):
             if is_begun and queue.waits_for(stage):
-                console.print(f"resumes  {stage.label}  [dim]{stage.note}[/]", highlight=False, soft_wrap=True)
+                console.print(f"resumes  {_told(stage, names)}", highlight=False, soft_wrap=True)
         list(pool.map(store.drop_leftovers, found.found))
 
 
@@ -208,8 +217,8 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
     """This process, or a connected Ray, ready to run stages."""
     if options.inline:
         gpus = options.gpus_here()
-        check_compile(options.compile, gpus)
         check_compiler(options.compile, torch.device("cuda" if gpus else "cpu"))
+        check_cuda_graph(options.cuda_graph, gpus, options.workers_per_stage)
         yield _Runner(gpus=gpus, slots=lambda: 1, at_once=lambda: 1, run=run_inline)
         return
     from raysp.engine.ray import cluster  # Ray takes seconds to import
@@ -217,7 +226,7 @@ def _runner(options: RunOptions) -> Iterator[_Runner]:
 
     with cluster.connect(options.address, verbose=options.verbose):
         gpus = cluster.gpus_for(options.gpus_per_stage)
-        check_compile(options.compile, gpus)
+        check_cuda_graph(options.cuda_graph, gpus, options.workers_per_stage)
         request = cluster.Request(num_threads=options.threads_per_stage, gpus=gpus, workers=options.workers_per_stage)
         request.check()
         slots = cluster.Slots(request, options.max_concurrent)

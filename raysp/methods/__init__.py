@@ -1,1 +1,1 @@
-"""How masks are scored and how shallow branches start: the parts of the stages that a user chooses between."""
+"""The method's arithmetic: budgets shared out, masks scored and learned, losses, starts of shallow branches."""

@@ -5,13 +5,11 @@ channels as fit into it.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Granularity = Literal["pixel", "channel"]
-"""What a mask keeps or drops: single positions (c, h, w), or channels, each all ReLU or all identity."""
+from raysp.methods.choices import Granularity
 
 
 def top_positions(score: Tensor, count: int) -> Tensor:

@@ -5,17 +5,19 @@ Owns the student's distillation loss, the scores and the masks' updates. Contrac
 moment.
 """
 
+from collections.abc import Hashable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raysp.methods.choices import Granularity
 from raysp.methods.losses import distillation_kl
-from raysp.methods.positions import Granularity, layer_mask
+from raysp.methods.positions import layer_mask
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
-from raysp.training.loop import Task
+from raysp.training.task import Task
 
 Score = Literal["senet", "counterfactual"]
 
@@ -105,12 +107,17 @@ class ScoreTask(StudentTask):
                 teacher_relu.register_forward_hook(self._keep_output)
             else:
                 student_relu.register_forward_pre_hook(self._keep_negative)
-        self._scores: list[Tensor] = []
+        self._scores = [torch.zeros(s.shape, device=s.mask.device) for s, _ in self._pairs]
+
+    def decided(self) -> Hashable:
+        """See `Task`: also whether a score is summed."""
+        return super().decided(), self._updating
 
     def begin_epoch(self, epoch: int) -> None:
         """Start the epoch's score at 0."""
         self._updating = epoch < self._num_updates
-        self._scores = [torch.zeros(s.shape, device=s.mask.device) for s, _ in self._pairs]
+        for score in self._scores:
+            score.zero_()
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """(1 − w)·CE + w·KL, and the score of the batch."""

@@ -4,50 +4,16 @@ Owns the search. Layers get what the search leaves them: no sensitivity and no l
 the search on, the masks are binary and frozen; only those epochs may be chosen.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from raysp.methods.positions import Granularity, network_masks
+from raysp.methods.choices import Granularity, SnlConfig
+from raysp.methods.positions import network_masks
 from raysp.methods.scores import TaughtTask
 from raysp.models.network import Network
-from raysp.store.keys import Config
-
-
-@dataclass(frozen=True, kw_only=True)
-class SnlConfig(Config):
-    """What the search depends on. The defaults are SNL's.
-
-    Raises:
-        ValueError: a field is out of the range that its docstring gives.
-    """
-
-    alpha_share: float = 1.0
-    """Learning rate of α, as a multiple of the weights', above 0. Adam moves α by about its rate in a step, and α must come from
-    1 to 0: short searches need more than the weights' rate."""
-    penalty: float = 1e-5
-    """λ, the first weight of ‖α‖₁, above 0."""
-    growth: float = 1.1
-    """What λ is multiplied by after an epoch in which the count has stopped falling, at least 1."""
-    threshold: float = 1e-2
-    """A position counts as a ReLU while its α is above this, in (0, 1)."""
-    stalled: float = 0.002
-    """The count has stopped falling when an epoch takes less than this share of all positions away, in [0, 1] (ours)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, good, expected in (
-            ("alpha_share", self.alpha_share > 0, "above 0"),
-            ("penalty", self.penalty > 0, "above 0"),
-            ("growth", self.growth >= 1, "at least 1"),
-            ("threshold", 0 < self.threshold < 1, "between 0 and 1"),
-            ("stalled", 0 <= self.stalled <= 1, "a share from 0 to 1"),
-        ):
-            if not good:
-                raise ValueError(f"SNL's {name} is {getattr(self, name):g}; expected {expected}")
 
 
 class SnlTask(TaughtTask):
@@ -91,7 +57,16 @@ class SnlTask(TaughtTask):
         self._num_positions = student.num_relus()
         self.searching = True
         self._penalty, self._count = config.penalty, self._num_positions
+        self._weight = torch.full((), self._penalty, device=self._layers[0].relu.mask.device)
         self._attach()
+
+    def decided(self) -> Hashable:
+        """See `Task`: also whether α is searched."""
+        return super().decided(), self.searching
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Let the loss know λ."""
+        self._weight.fill_(self._penalty)
 
     def extra_parameters(self) -> dict[str, tuple[Tensor, float]]:
         """The α of every layer."""
@@ -107,7 +82,7 @@ class SnlTask(TaughtTask):
         if not self.searching:
             return entropy + distilled
         sizes = torch.stack([self._units[name] * alpha.abs().sum() for name, alpha in self._alphas.items()])
-        return entropy + distilled + self._penalty * sizes.sum()
+        return entropy + distilled + self._weight * sizes.sum()
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -130,8 +105,8 @@ class SnlTask(TaughtTask):
 
     def extra_state(self) -> dict[str, Tensor]:
         """α, and where the search stands."""
-        standing = torch.tensor([self.searching, self._penalty, self._count], dtype=torch.float64)
-        return {f"alpha.{name}": alpha.detach() for name, alpha in self._alphas.items()} | {"standing": standing}
+        search = torch.tensor([self.searching, self._penalty, self._count], dtype=torch.float64)
+        return {f"alpha.{name}": alpha.detach() for name, alpha in self._alphas.items()} | {"standing": search}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         """Take them back."""

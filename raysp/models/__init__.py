@@ -1,4 +1,4 @@
-"""The networks, by name."""
+"""The networks, by name; their masks, gates and exits, and what they cost."""
 
 from raysp.models.network import Architecture, Network
 from raysp.models.residual import BasicBlock, WideBlock

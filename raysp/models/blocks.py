@@ -87,6 +87,11 @@ class GatedBlock(Block):
         with torch.no_grad():
             self._shares.copy_(torch.tensor((gamma, 1.0 - gamma), dtype=torch.float64))
 
+    @property
+    def decided(self) -> str:
+        """Which branches are computed."""
+        return "main" if self._main_only or self.shallow is None else "shallow" if self._shallow_only else "both"
+
     def main_path(self) -> list[tuple[str, nn.Conv2d]]:
         """See `Block`: two, or one when only the shallow branch is left."""
         if self.conv1 is not None and self.conv2 is not None:

@@ -15,7 +15,7 @@ def collapse(model: Network, exit: str = FINAL) -> Network:  # noqa: A002 (the f
 
     Args:
         model: left as it is.
-        exit: "final", or "ac<s>" for the auxiliary classifier after stage s.
+        exit: "final", or "ac3" for the auxiliary classifier after stage 3 and so on.
 
     Raises:
         ValueError: the model has no such exit.

@@ -6,9 +6,8 @@ input image; what is estimated is named `est_...` and never mixed with what was 
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +15,9 @@ from raysp.models.collapse import collapse
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.models.relu import MaskedReLU
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +60,10 @@ class Costs:
         """The layers as a record keeps them."""
         return [asdict(layer) for layer in self.layers]
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> "pd.DataFrame":
         """The layers as a table, a row each."""
+        import pandas as pd  # half a second, which only this needs
+
         return pd.DataFrame(self.by_layer())
 
 
@@ -68,7 +72,7 @@ def count_costs(model: Network, exit: str = FINAL) -> Costs:  # noqa: A002 (the 
 
     Args:
         model: with or without gated blocks and auxiliary classifiers; left as it is.
-        exit: "final", or "ac<s>".
+        exit: "final", or "ac3" for the auxiliary classifier after stage 3 and so on.
 
     Raises:
         ValueError: the model has no such exit.

@@ -1,6 +1,7 @@
-"""How a network's weights lie in memory, which changes no value, and what of a GPU its products may use."""
+"""How a network's weights lie in memory, which changes nothing of what it computes."""
 
 import torch
+from torch import nn
 
 from raysp.models.network import Network
 
@@ -16,7 +17,8 @@ def channels_last(network: Network) -> Network:
     return network
 
 
-def use_tensor_cores() -> None:
-    """Let this process's float32 convolutions and products on GPUs be TF32: factors of 10 bits, sums of 23."""
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = True
+def hold_in_bfloat16(network: Network) -> None:
+    """Hold the weights of a frozen network's convolutions and products in what autocast would cast them to for every batch."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.to(torch.bfloat16)

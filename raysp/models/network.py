@@ -114,7 +114,7 @@ class Network(nn.Module):
         self.ac_heads: dict[str, str] = {}
         """Kind of each auxiliary head, by its exit."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # on "meta" torch would import its compiler first
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def blocks(self) -> list[tuple[str, Block]]:
@@ -214,6 +214,10 @@ class Network(nn.Module):
                 head = head[2:]
             logits[FINAL] = _in_full(head(x))
         return Outputs(logits=logits, features=features)
+
+    def decided(self) -> tuple[str, ...]:
+        """What Python decides in a forward pass, by masks and gates. As long as it is the same, so are the operations."""
+        return tuple(module.decided for module in self.modules() if isinstance(module, MaskedReLU | GatedBlock))
 
     def example_input(self) -> Tensor:
         """One black image, (1, in_channels, image_size, image_size), on the CPU."""

@@ -45,6 +45,7 @@ class MaskedReLU(nn.Module):
     """
 
     mask: Tensor
+    _floor: Tensor | None
 
     def __init__(self, shape: tuple[int, int, int], *, inplace: bool = False) -> None:
         super().__init__()
@@ -66,6 +67,13 @@ class MaskedReLU(nn.Module):
         """Number of ReLUs: ones in the mask."""
         return self._kept
 
+    @property
+    def decided(self) -> str:
+        """Which of the ways of `forward` is taken."""
+        if self.alpha is not None:
+            return "alpha"
+        return {0: "identity", self.size: "relu"}.get(self._kept, "masked")
+
     @torch.no_grad()
     def set_mask(self, mask: Tensor) -> None:
         """Replace the mask.
@@ -85,7 +93,11 @@ class MaskedReLU(nn.Module):
         self._kept = int(self.mask.sum())
         # Channels innermost, as in the maps that it meets: a pass over two layouts takes six times as long.
         floor = torch.zeros(self.shape, device=self.mask.device).masked_fill_(~self.mask, -math.inf)
-        self._floor = floor.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+        floor = floor.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+        if self._floor is None:
+            self._floor = floor
+        else:
+            self._floor.copy_(floor)  # a recorded step reads it where it is
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -99,6 +111,7 @@ class MaskedReLU(nn.Module):
             return F.relu(x_nchw, inplace=self.inplace)
         if self._kept == 0:
             return x_nchw
+        assert self._floor is not None
         if torch.compiler.is_compiling():
             # What a compiler can join with its neighbours; the gradient at a kept 0 is 0 here too, and NaN stays NaN.
             floor = self._floor.to(x_nchw.dtype)

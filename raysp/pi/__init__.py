@@ -5,13 +5,9 @@ all else works without them. What was measured lies beside a model's record (`ra
 """
 
 import importlib.util
+from typing import TYPE_CHECKING
 
-from raysp.pi.calibration import calibrate, read_calibration
-from raysp.pi.files import MeasuredFile, read_measurements
-from raysp.pi.measurement import MeasureOptions, measure
-from raysp.pi.prediction import predict
-from raysp.pi.protocols import MEANING, Protocol
-from raysp.pi.session import PartyFault
+from raysp.lazy import attach
 
 __all__ = [
     "MEANING",
@@ -26,6 +22,30 @@ __all__ = [
     "read_measurements",
     "require_engine",
 ]
+
+if TYPE_CHECKING:
+    from raysp.pi.calibration import calibrate, read_calibration
+    from raysp.pi.files import MeasuredFile, read_measurements
+    from raysp.pi.measurement import MeasureOptions, measure
+    from raysp.pi.prediction import predict
+    from raysp.pi.protocols import MEANING, Protocol
+    from raysp.pi.session import PartyFault
+else:
+    __getattr__, __dir__ = attach(
+        __name__,
+        {
+            "MEANING": "raysp.pi.protocols",
+            "MeasureOptions": "raysp.pi.measurement",
+            "MeasuredFile": "raysp.pi.files",
+            "PartyFault": "raysp.pi.session",
+            "Protocol": "raysp.pi.protocols",
+            "calibrate": "raysp.pi.calibration",
+            "measure": "raysp.pi.measurement",
+            "predict": "raysp.pi.prediction",
+            "read_calibration": "raysp.pi.calibration",
+            "read_measurements": "raysp.pi.files",
+        },
+    )
 
 
 def require_engine() -> None:

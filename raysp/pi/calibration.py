@@ -87,7 +87,7 @@ def read_calibration(path: Location) -> Calibration:
     """Read a calibration's file. Raises ValueError when it is none."""
     content = read_file(path)
     if content is None:
-        raise ValueError(f"no {path}; expected a file that `python -m raysp.pi calibrate` wrote")
+        raise ValueError(f"no {path}; expected a file that `raysp pi calibrate` wrote")
     try:
         found = json.loads(content)
         if found.pop("format") != FORMAT or found["protocol"] not in MEANING:
@@ -109,7 +109,7 @@ def read_calibration(path: Location) -> Calibration:
             relu=ReLUCosts(position_s=relu["position_s"], **{name: PartCosts(**relu[name]) for name in FITTED}),
         )
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path}: not a calibration ({error!r:.120}); make it anew: python -m raysp.pi calibrate") from None
+        raise ValueError(f"{path}: not a calibration ({error!r:.120}); make it anew: raysp pi calibrate") from None
 
 
 def family(

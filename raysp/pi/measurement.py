@@ -21,7 +21,8 @@ from raysp.pi.files import FORMAT
 from raysp.pi.graph import graph_of
 from raysp.pi.program import compile_program
 from raysp.pi.protocols import MEANING, Protocol
-from raysp.pi.session import LONGEST_S, LOOPBACK, PartyFault, Run, session
+from raysp.pi.session import LONGEST_S, PartyFault, Run, session
+from raysp.pi.wire import LOOPBACK
 
 ROLES = ("server", "client")
 """The party with the weights, and the one with the image."""
@@ -71,7 +72,7 @@ def measure(
 
     Args:
         model: left as it is; it is collapsed to the exit, and its batch norms are folded.
-        exit: "final", or "ac<s>".
+        exit: "final", or "ac3" for the auxiliary classifier after stage 3 and so on.
         options: how.
         image_chw: normalised as the network wants it; None takes noise. Costs don't depend on it.
         tell: told when it has to wait for the machine.

@@ -80,7 +80,7 @@ def predict(
 
     Args:
         model: left as it is; it is collapsed to the exit and folded.
-        exit: "final", or "ac<s>".
+        exit: "final", or "ac3" for the auxiliary classifier after stage 3 and so on.
         calibration: of a family that has all of its layers.
         links: networks between the parties, by name.
 

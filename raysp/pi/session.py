@@ -21,8 +21,8 @@ from typing import Any
 from raysp.pi import wire
 from raysp.pi.program import Array, Program, reconstruct, shares_of
 from raysp.pi.statistics import Statistics, parse
+from raysp.pi.wire import LOOPBACK
 
-LOOPBACK = "127.0.0.1"
 LONGEST_S = 7 * 86400.0
 """Of time limits; a system call refuses those that never end."""
 PORT_TRIES = 3

@@ -7,6 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
+LOOPBACK = "127.0.0.1"
+"""Where parties listen, unless told otherwise."""
+
 
 def send(pipe: IO[bytes], header: Mapping[str, Any], parts: Sequence[bytes] = ()) -> None:
     """Write a message, whole. Raises BrokenPipeError when nobody reads any more."""

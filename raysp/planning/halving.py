@@ -12,59 +12,27 @@ few ReLUs never has to be as accurate as one of many.
 
 import dataclasses
 import heapq
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-import moocore
 import numpy as np
 import numpy.typing as npt
 
+from raysp.store.figures import COSTS, Rows, rows_after
 from raysp.store.keys import key_of
 from raysp.store.stage import Stage
-
-Stopping = Literal["none", "pareto"]
 
 RUNGS = (0.125, 0.25, 0.5)
 """Shares of a stage's epochs after which half of the configurations is given up."""
 
-COSTS = ("relus", "macs", "depth")
-"""What is to be small, in the report too, unless a user asks for something else."""
 BEYOND = 1.1
 """Where the box of the hypervolume ends, in multiples of the largest cost."""
-
-Rows = Sequence[Mapping[str, Any]]
-"""One per exit of a stage after some epoch: `exit`, `val_accuracy` in percent, `relus`, `macs`, `depth`."""
-
-
-def check_rows(rows: Any) -> None:
-    """Raise ValueError, KeyError or TypeError unless these are `Rows`, at least one."""
-    if not rows or not isinstance(rows, list):
-        raise ValueError(f"rows {rows!r:.60}")
-    for row in rows:
-        if not isinstance(row["exit"], str) or not all(math.isfinite(row[name]) for name in ("val_accuracy", *COSTS)):
-            raise ValueError(f"a row {row!r:.120}")
 
 
 def rung_epochs(epochs: int, rungs: Sequence[float] = RUNGS) -> list[int]:
     """Epochs after which a stage of so many epochs pauses: from 1, rising, each below the last epoch."""
     return sorted({e for share in rungs if 1 <= (e := round(share * epochs)) < epochs})
-
-
-def rows_after(epoch: int, history: Sequence[Mapping[str, Any]], costs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What a stage's exits were worth after an epoch.
-
-    Args:
-        epoch: from 1.
-        history: figures per epoch; their `val_by_exit` is asked for.
-        costs: by exit, of the network as it would be deployed.
-    """
-    accuracies = history[epoch - 1]["val_by_exit"]
-    return [
-        {"exit": name, "val_accuracy": accuracy, **{cost: costs[name][cost] for cost in COSTS}}
-        for name, accuracy in sorted(accuracies.items())
-    ]
 
 
 class Halving:
@@ -224,6 +192,8 @@ def better_half(configurations: Sequence[npt.NDArray[np.float64]]) -> set[int]:
         return set(range(room))
     points = np.concatenate(configurations)
     owner = np.repeat(np.arange(len(configurations)), [len(c) for c in configurations])
+    import moocore  # with pandas, which a sweep that stops nothing can do without
+
     rank = moocore.pareto_rank(points)
     best = np.full(len(configurations), len(points))
     np.minimum.at(best, owner, rank)
@@ -243,6 +213,8 @@ def _most_volume(
 
     Of equal ones the later goes first.
     """
+    import moocore
+
     ideal = np.array([-100.0, 0.0, 0.0, 0.0])
     worst = points.max(axis=0) * BEYOND
     worst[0] = 0.0  # no accuracy at all

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any
 
-from raysp.planning.halving import Halving, Rows
+from raysp.planning.halving import Halving
+from raysp.store.figures import Rows
 from raysp.store.location import is_remote
 from raysp.store.records import READERS, RECORD, Store
 from raysp.store.stage import Stage

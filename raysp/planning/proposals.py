@@ -16,11 +16,10 @@ from typing import Any, Protocol
 
 from rich.markup import escape
 
-from raysp.engine.progress import Progress
 from raysp.models.costs import Costs
 from raysp.planning.halving import BEYOND
-from raysp.planning.halving import COSTS as COST_NAMES
 from raysp.planning.plan import JobQueue, inspect
+from raysp.store.figures import COSTS as COST_NAMES
 from raysp.store.keys import SHORT_KEY_DIGITS, key_of
 from raysp.store.location import Location, exists
 from raysp.store.records import SEARCHES, Store
@@ -33,6 +32,17 @@ DIGITS = 4
 STOPPED_SEARCH = "early stopping in a search; expected stopping none: a search's configurations come one after the other"
 ASKED_IN_VAIN = 100
 """Times that an algorithm is asked while nothing is open that it could wait for."""
+
+
+class Listener(Protocol):
+    """Who shows a run to its user."""
+
+    def say(self, line: str) -> None:
+        """Show a line, in rich's markup."""
+
+    def added(self, found: Sequence[Stage], missing: Sequence[Stage]) -> None:
+        """Note stages that a proposal brought: those that are done, and those to train."""
+
 
 Values = Mapping[str, Any]
 """One value per axis, by the axis' name; JSON."""
@@ -156,7 +166,7 @@ class SearchQueue(JobQueue):
         store: Store,
         *,
         at_once: Callable[[], int],
-        progress: Progress,
+        progress: Listener,
     ) -> None:
         super().__init__([])
         self._search, self._algorithm, self._store = search, algorithm, store

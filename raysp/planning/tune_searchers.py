@@ -12,8 +12,8 @@ from typing import Any
 from ray import tune
 from ray.tune.search import SEARCH_ALG_IMPORT, Searcher
 
-from raysp.planning.halving import COSTS
 from raysp.planning.proposals import Between, Search, Values
+from raysp.store.figures import COSTS
 
 ALGORITHMS = tuple(sorted(set(SEARCH_ALG_IMPORT) - {"random", "variant_generator", "bohb", "zoopt"}))
 """Names of those that learn from what they are told. BOHB needs a scheduler of its own, ZOOpt a number of trials beforehand."""

@@ -1,1 +1,4 @@
-"""One module per stage of the method: its configuration and its function. None of them imports Ray."""
+"""The four stages of the method, a module each with its configuration and its function; how they form a chain; the presets.
+
+None of them imports Ray.
+"""

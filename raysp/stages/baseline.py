@@ -12,8 +12,9 @@ from raysp.stages.experiment import Experiment, exit_rows
 from raysp.store.keys import Config
 from raysp.store.stage import Stage, StageResult
 from raysp.training.batches import Batches
-from raysp.training.loop import Task, accuracy, train
+from raysp.training.loop import accuracy, train
 from raysp.training.recipes import Recipe
+from raysp.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ def run(config: BaselineConfig, context: Context) -> StageResult:
     model = experiment.build("baseline").to(context.device)
     trained = train(CrossEntropyTask(model), config.recipe, experiment.seed, batches, context)
     model.load_state_dict(trained.best_state)
-    context.save_model(model, experiment.data)
+    experiment.save(model, context)
     costs = count_costs(model)
     rows = exit_rows(
         experiment,

@@ -7,56 +7,26 @@ Owns how the four stages hang together; every sweep builds its configurations he
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import torch
 
-from raysp.data.sources import DataConfig
+from raysp.data.config import DataConfig
 from raysp.methods.budget import resolve_budget
-from raysp.methods.positions import Granularity
+from raysp.methods.choices import Choice
 from raysp.models import architecture, build_model
 from raysp.models.costs import Costs, count_costs
 from raysp.stages.baseline import BaselineConfig, baseline_stage
 from raysp.stages.experiment import Experiment
-from raysp.stages.finetune import AcHead, FinetuneConfig, GateStart, Pram, check_gate_epochs, finetune_stage
-from raysp.stages.mask import MaskConfig, MaskMethod, MaskStart, mask_stage
+from raysp.stages.finetune import FinetuneConfig, check_gate_epochs, finetune_stage
+from raysp.stages.mask import MaskConfig, mask_stage
 from raysp.stages.presets import Preset
 from raysp.stages.sensitivity import SensitivityConfig, sensitivity_stage
 from raysp.store.stage import Stage
-from raysp.training.recipes import GammaSchedule, Precision
+from raysp.training.recipes import Precision
 
 EQ2_BETA_SHARE = 0.01
 """β of PRAM's `eq2` form as a share of `attention`'s: at one β its value is about a hundred times as large."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """One configuration of a sweep. Its defaults are the paper's, but that no block is gated and no auxiliary classifier
-    placed.
-    """
-
-    budget: float
-    """ReLU units, or a share of the network's ReLUs when below 1."""
-    density: float = 0.1
-    """Of the sparse twin that the sensitivities come from."""
-    mask_method: MaskMethod = "senet"
-    granularity: Granularity = "pixel"
-    mask_start: MaskStart = "teacher"
-    d_th: float | None = None
-    """None gates no block."""
-    gamma: GammaSchedule = "linear"
-    gate_epochs: int | None = None
-    """Epochs until γ is 1, as they are; None takes the preset's, scaled."""
-    gb_init: GateStart = "random"
-    kernel_size: Literal[3, 5] = 3
-    ac_after: tuple[int, ...] = ()
-    """Stages after which auxiliary classifiers stand, all in one model."""
-    ac_head: AcHead = "pool"
-    pram: Pram = "attention"
-    beta: float | None = None
-    """None takes the preset's."""
-    seed: int = 0
 
 
 class ChainBuilder:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raysp.data.sources import DataConfig
+from raysp.data.config import DataConfig
+from raysp.engine.context import Context
 from raysp.models import build_model
 from raysp.models.collapse import fold_batchnorm
 from raysp.models.costs import Costs
+from raysp.models.files import metadata_of
 from raysp.models.layout import channels_last
 from raysp.models.network import Network
 from raysp.store.keys import Config
@@ -61,6 +63,17 @@ class Experiment(Config):
         network = self.build("baseline")
         network.load_state_dict(state)
         return channels_last(fold_batchnorm(network).requires_grad_(False).to(device))
+
+    def save(self, model: Network, context: Context) -> None:
+        """Write a stage's network, for its children and for `raysp.load_model`.
+
+        Args:
+            model: as it is to be saved; the normalisation of its inputs is noted in it.
+            context: the stage's.
+        """
+        splits = context.splits(self.data)
+        model.input_mean, model.input_std = splits.mean, splits.std
+        context.save_weights(model.state_dict(), metadata_of(model))
 
 
 def exit_rows(

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raysp.engine.context import Context
+from raysp.methods.choices import AcHead, GateStart, Pram
 from raysp.methods.least_squares import fit_shallow_branches
 from raysp.methods.losses import PRAM_LOSSES, distillation_kl
 from raysp.models.collapse import drop_main_branches
@@ -23,12 +24,9 @@ from raysp.stages.experiment import Experiment, exit_rows
 from raysp.store.keys import Config
 from raysp.store.stage import Stage, StageResult
 from raysp.training.batches import Batches
-from raysp.training.loop import Task, accuracy, seed_torch, train
+from raysp.training.loop import accuracy, seed_torch, train
 from raysp.training.recipes import GammaSchedule, Recipe, gamma_at
-
-GateStart = Literal["random", "least-squares"]
-AcHead = Literal["pool", "bottleneck"]
-Pram = Literal["attention", "eq2"]
+from raysp.training.task import Task
 
 MAX_BETA = 1e9
 """More is taken for a slip."""
@@ -105,7 +103,7 @@ def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage) -> S
         value = getattr(config, name)
         if value != FinetuneConfig.__dataclass_fields__[name].default:
             said.append(f"{name} {value}")
-    note = ", ".join([*said, f"beta {config.beta:g}", mask.note])
+    note = ", ".join([mask.note, *said, f"beta {config.beta:g}"])
     return Stage(
         name="finetune",
         version=3,
@@ -138,7 +136,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     trained = train(task, config.recipe, experiment.seed, batches, context)
     student.load_state_dict(trained.best_state)
     deployed = drop_main_branches(student)
-    context.save_model(deployed, experiment.data)
+    experiment.save(deployed, context)
     mask = context.parents["mask"].record["config"]
     sensitivity = context.parents["mask"].record["metrics"].get("sensitivity")
     costs = {name: count_costs(deployed, name) for name in trained.val_accuracy}

@@ -6,26 +6,25 @@ Contract: the masks hold the budget's number of ones, exactly by the pixel and t
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from raysp.engine.context import Context
 from raysp.methods.budget import allocate_budget, whole_channels
-from raysp.methods.positions import Granularity, layer_mask
+from raysp.methods.choices import Granularity, MaskMethod, MaskStart, SnlConfig
+from raysp.methods.positions import layer_mask
 from raysp.methods.scores import ScoreTask, StudentTask
-from raysp.methods.snl import SnlConfig, SnlTask
+from raysp.methods.snl import SnlTask
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.stages.experiment import Experiment
 from raysp.store.keys import Config, key_of
 from raysp.store.stage import Stage, StageResult
 from raysp.training.batches import Batches
-from raysp.training.loop import Task, accuracy, train
+from raysp.training.loop import accuracy, train
 from raysp.training.recipes import Recipe
-
-MaskMethod = Literal["senet", "counterfactual", "snl", "random"]
-MaskStart = Literal["teacher", "scratch"]
+from raysp.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +91,7 @@ def mask_stage(config: MaskConfig, *, baseline: Stage, sensitivity: Stage | None
         sensitivity: the layers' sensitivities; None where the method needs none or the configuration brings its own.
     """
     parents = {"baseline": baseline} | ({"sensitivity": sensitivity} if sensitivity else {})
-    said = [f"budget {config.budget}", config.method + (" by channel" if config.granularity == "channel" else "")]
+    said = [str(config.budget), config.method + (" by channel" if config.granularity == "channel" else "")]
     if config.start != "teacher":
         said.append(f"from {config.start}")
     if config.sensitivity is not None:
@@ -119,7 +118,7 @@ def run(config: MaskConfig, context: Context) -> StageResult:
     task = _task(config, student.to(context.device), teacher)
     trained = train(task, config.recipe, experiment.seed, batches, context)
     student.load_state_dict(trained.best_state)
-    context.save_model(student, experiment.data)
+    experiment.save(student, context)
     layers = student.relu_layers()
     table: list[dict[str, Any]] = [{"layer": l.name, "kept": l.relu.kept, "size": l.relu.size} for l in layers]
     for index, line in enumerate(table):

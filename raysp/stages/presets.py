@@ -9,8 +9,8 @@ largest density, Table 2's thresholds, and an end to SNL's search. The others ar
 from dataclasses import dataclass
 from typing import Literal
 
-from raysp.data.sources import Selection
-from raysp.methods.snl import SnlConfig
+from raysp.data.config import Selection
+from raysp.methods.choices import SnlConfig
 from raysp.training.recipes import GammaSchedule, Recipe
 
 PresetName = Literal[

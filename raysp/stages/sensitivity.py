@@ -73,7 +73,7 @@ def run(config: SensitivityConfig, context: Context) -> StageResult:
     model = experiment.build("sensitivity").to(context.device)
     task = SparseTask(model, config)
     trained = train(task, config.recipe, experiment.seed, batches, context)
-    context.save_model(model, experiment.data)
+    experiment.save(model, context)
     layers = []
     for layer in model.relu_layers():
         eta_theta = float((layer.conv.weight != 0).float().mean())

@@ -7,13 +7,14 @@ same sweep given again is the same file, which is written once and never changed
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raysp.planning.plan import Plan
 from raysp.store.keys import SHORT_KEY_DIGITS, Config, key_of
 from raysp.store.location import Location, exists
 from raysp.store.records import PLANS, Store, entries
+from raysp.store.stage import Stage
 from raysp.store.tensor_files import DamagedFile, read_file
 
 PLAN_FORMAT = 1
@@ -45,7 +46,7 @@ class PlannedStage(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Intent(Config):
+class Manifest(Config):
     """What one sweep was asked to train.
 
     Raises:
@@ -75,30 +76,37 @@ def _check_printable(*texts: str) -> None:
             raise ValueError(f"{text!r:.80} is no line of text")
 
 
-def intent_of(plan: Plan, name: str, command: str) -> Intent:
-    """Describe a plan."""
-    leaves = tuple(plan.leaves)
+def manifest_of(leaves: Sequence[Stage], name: str, command: str) -> Manifest:
+    """Describe what a sweep is to train.
+
+    Args:
+        leaves: its configurations' last stages, each once.
+        name: the preset's.
+        command: the command line; what can't be printed of it is escaped.
+    """
+    keys = tuple(stage.key for stage in leaves)
+    lineage = {s.key: s for leaf in leaves for s in leaf.lineage()}  # ancestors first
     stages = tuple(
         PlannedStage(
             key=s.key, label=s.label, name=s.name, note=s.note, epochs=s.epochs, parents=tuple(p.key for p in s.parents.values())
         )
-        for s in plan.stages.values()
+        for s in lineage.values()
     )
     # A command may hold anything that a shell takes.
     said = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in command)
-    return Intent(id=key_of(tuple(sorted(leaves)))[:SHORT_KEY_DIGITS], name=name, command=said, leaves=leaves, stages=stages)
+    return Manifest(id=key_of(tuple(sorted(keys)))[:SHORT_KEY_DIGITS], name=name, command=said, leaves=keys, stages=stages)
 
 
-def write_intent(store: Store, intent: Intent) -> None:
+def write_manifest(store: Store, manifest: Manifest) -> None:
     """Keep a sweep's plan under its results root, if it isn't there yet. Raises NoLongerOwner."""
-    path = store.root / PLANS / f"{intent.id}.json"
+    path = store.root / PLANS / f"{manifest.id}.json"
     if not exists(path):
-        store.write(path, json.dumps({"format": PLAN_FORMAT, **intent.to_json()}, indent=1).encode())
+        store.write(path, json.dumps({"format": PLAN_FORMAT, **manifest.to_json()}, indent=1).encode())
 
 
-def read_intents(root: Location) -> tuple[list[Intent], list[DamagedFile]]:
+def read_manifests(root: Location) -> tuple[list[Manifest], list[DamagedFile]]:
     """All plans under a results root in the order of their ids, and what could not be read."""
-    found: list[Intent] = []
+    found: list[Manifest] = []
     damaged: list[DamagedFile] = []
     for path in sorted((p for p in entries(root / PLANS) if _PLAN_FILE.fullmatch(p.name)), key=lambda p: p.name):
         try:
@@ -106,7 +114,7 @@ def read_intents(root: Location) -> tuple[list[Intent], list[DamagedFile]]:
             if content.pop("format") != PLAN_FORMAT:
                 raise ValueError("another format")
             stages = tuple(PlannedStage(**stage) for stage in content.pop("stages"))
-            found.append(Intent(**content, stages=stages))
+            found.append(Manifest(**content, stages=stages))
         except DamagedFile as error:
             damaged.append(error)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -29,8 +29,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from raysp.planning.halving import check_rows
 from raysp.store import lock
+from raysp.store.figures import check_rows
 from raysp.store.keys import SHORT_KEY_DIGITS
 from raysp.store.location import Location, clear, exists, is_remote, remove, remove_unfinished, rename, size, write_atomically
 from raysp.store.stage import Stage

@@ -55,7 +55,8 @@ class Stage:
     """Trainings in one: a network with several auxiliary classifiers takes the place of one network for each. Not part of the
     key."""
     note: str = ""
-    """What tells it from its kind, in a few words for people, e.g. "budget 435, seed 0"; not part of the key."""
+    """What tells it from its kind, in a few words for people, the most telling first, e.g. "435, senet, seed 0"; not part of the
+    key."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", self.name):
@@ -69,7 +70,7 @@ class Stage:
 
     @property
     def label(self) -> str:
-        """The stage's directory name, `<name>-<12 hex digits>`; people see it in every message."""
+        """The stage's directory name, `<name>-<12 hex digits>`; what messages about files call it."""
         return f"{self.name}-{self.key[:SHORT_KEY_DIGITS]}"
 
     def lineage(self) -> Iterator["Stage"]:

@@ -7,15 +7,27 @@ batch.
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from raysp.data.sources import DataConfig, Part, Splits
+from raysp.data.config import DataConfig
+from raysp.data.sources import Part, Splits
 from raysp.engine.workers import ALONE, Workers
 
 EVAL_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What a training step sees of the images, all of it on their device."""
+
+    drawn: Tensor
+    """(4, n) int64: each image's place in the training part, its crop's first row and column, and 1 where it is mirrored."""
+    share: float
+    """Of the whole batch, in [0, 1]; see `Workers.shard`."""
 
 
 class Batches:
@@ -42,33 +54,39 @@ class Batches:
     def train(
         self, batch_size: int, seed: int, epoch: int, workers: Workers = ALONE, first: int = 0
     ) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """One epoch of the training part in random order.
+        """One epoch in random order: images (n, c, h, w) float, labels (n,), and their share of the whole batch; see `picks`."""
+        for pick in self.picks(batch_size, seed, epoch, workers, first):
+            yield *self.take(pick), pick.share
+
+    def picks(self, batch_size: int, seed: int, epoch: int, workers: Workers = ALONE, first: int = 0) -> Iterator[Pick]:
+        """What each step of one epoch is to see, in random order.
 
         Args:
             batch_size: images per step over all workers, at least 2.
             seed, epoch: what order, crops and flips follow from.
             workers: whose part of each batch is given out.
             first: step, from 0, to begin with; those before it were made already.
-
-        Yields:
-            Images (n, c, h, w) float, labels (n,), and their share of the whole batch; see `Workers.shard`.
         """
-        images, labels = self._parts["train"]
+        labels = self._parts["train"][1]
         generator = torch.Generator().manual_seed(_mix(seed, epoch))
         order = torch.randperm(len(labels), generator=generator)
         batches = torch.split(order, batch_size)[: self.num_batches(batch_size)]
         # Drawn for the whole epoch, and taken to the device at once: every worker draws the same numbers, whichever are its own
         # and wherever it begins, and no step waits for the device.
         draws = [self._draw(len(batch), generator) for batch in batches]
-        order = order.to(labels.device)
-        top_left = torch.cat([corner for corner, _ in draws], dim=1).to(labels.device)
-        mirrored = torch.cat([flips for _, flips in draws]).to(labels.device)
+        top_left = torch.cat([corner for corner, _ in draws], dim=1)
+        mirrored = torch.cat([flips for _, flips in draws])
+        drawn = torch.cat([order[None, : len(mirrored)], top_left, mirrored[None]]).to(labels.device)
         for step in range(first, len(batches)):
             start = step * batch_size
             mine, share = workers.shard(len(batches[step]))
-            chosen = slice(start + mine.start, start + mine.stop)
-            where = order[chosen]
-            yield self._normalise(self._vary(images[where], top_left[:, chosen], mirrored[chosen])), labels[where], share
+            yield Pick(drawn[:, start + mine.start : start + mine.stop], share)
+
+    def take(self, pick: Pick) -> tuple[Tensor, Tensor]:
+        """Images (n, c, h, w) float, cropped and mirrored, and their labels (n,). All of it is computed on the device."""
+        images, labels = self._parts["train"]
+        where = pick.drawn[0]
+        return self._normalise(self._vary(images[where], pick.drawn[1:3], pick.drawn[3].bool())), labels[where]
 
     def in_order(self, part: str, batch_size: int = EVAL_BATCH, workers: Workers = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
         """The part "train", "val" or "test" as it is.

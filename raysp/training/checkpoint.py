@@ -1,4 +1,4 @@
-"""Where a training stands: all that a checkpoint of it holds.
+"""What of a training a checkpoint holds.
 
 Owns what goes into a checkpoint and how it is taken back. Refuses to write files (`raysp.engine.context`) or to train.
 Contract: a training that goes on from a checkpoint, made between two epochs or in the middle of one, gives the same bits as an
@@ -6,19 +6,18 @@ undisturbed one.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from raysp.training.loop import Task
+from raysp.training.task import Task
 
 Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors by name, and JSON."""
 
 
-class Standing:
+class TrainingState:
     """A training between two steps.
 
     Args:
@@ -26,7 +25,7 @@ class Standing:
         optimizer: of the task's parameters.
     """
 
-    def __init__(self, task: "Task", optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, task: Task, optimizer: torch.optim.Optimizer) -> None:
         self._task, self._optimizer = task, optimizer
         extra = {name: tensor for name, (tensor, _) in task.extra_parameters().items()}
         self._named: dict[str, Tensor] = dict(task.model.named_parameters()) | extra
@@ -37,6 +36,9 @@ class Standing:
         self.best_state: dict[str, Tensor] = {}
         """The model's state at that epoch, on the CPU."""
         self._unread: dict[str, Tensor] = {}
+        # Stays on the device, and where it is: reading it each step would wait for the device, and a recorded step adds to it.
+        self.loss_sum = torch.zeros((), device=next(iter(self._named.values())).device)
+        """Sum of the running epoch's losses, each times this worker's share of the batch."""
         self.begin()
 
     def begin(self) -> None:
@@ -45,9 +47,7 @@ class Standing:
         """Steps made of the running epoch."""
         self.time_s = 0.0
         """Seconds that the running epoch took in processes before this one."""
-        # Stays on the device: reading it each step would wait for the device.
-        self.loss_sum = torch.zeros((), device=next(iter(self._named.values())).device)
-        """Sum of those steps' losses, each times this worker's share of the batch."""
+        self.loss_sum.zero_()
 
     def keep_best(self, accuracies: dict[str, float]) -> None:
         """Note that the model as it is now is the best so far."""
@@ -89,8 +89,9 @@ class Standing:
         for slot_and_name, value in _below("optimizer.", tensors).items():
             slot, name = slot_and_name.split("/", 1)
             parameter = self._named[name]
-            # Adam counts its steps on the CPU wherever the parameter is; all else lies where and how the parameter lies.
-            self._optimizer.state[parameter][slot] = value if slot == "step" else torch.empty_like(parameter).copy_(value)
+            # Adam's count of steps is a scalar; all else lies as the parameter lies.
+            like = torch.empty((), device=parameter.device) if slot == "step" else torch.empty_like(parameter)
+            self._optimizer.state[parameter][slot] = like.copy_(value)
         if "running" in state:
             self.step, self.time_s = state["running"]["step"], state["running"]["time_s"]
             self.loss_sum.copy_(tensors["loss_sum"])

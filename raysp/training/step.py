@@ -1,38 +1,53 @@
 """One step of a training: loss, gradients, optimizer.
 
 Owns what of a step can be made faster without changing what is computed. Refuses to know what is trained. Contract: nothing in a
-step waits for the device.
+step waits for the device, decides anything by a tensor's value, or leaves anything but in tensors that were there before; so a
+GPU can repeat it by itself (`raysp.training.replay`).
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from raysp.engine.workers import Workers
-from raysp.models.layout import channels_last
+from raysp.models.layout import channels_last, hold_in_bfloat16
 from raysp.training.recipes import Recipe
+from raysp.training.task import Task
 
-if TYPE_CHECKING:
-    from raysp.training.loop import Task
+RATE_IN_TENSOR = ("cuda",)
+"""Kinds of devices on which the learning rate lies in a tensor, where a recorded step reads it."""
 
 
 class Step:
     """Trains a task by one batch at a time.
 
     Args:
-        task: what is trained; its model is laid out channels last.
+        task: what is trained; its model is laid out channels last, and its other networks, which are frozen, are held in the
+            steps' precision.
         recipe: says which optimizer.
         workers: among whom each batch is shared out.
     """
 
-    def __init__(self, task: "Task", recipe: Recipe, workers: Workers) -> None:
+    def __init__(self, task: Task, recipe: Recipe, workers: Workers) -> None:
         self._task, self._workers = task, workers
         channels_last(task.model)
         self.optimizer = _build_optimizer(task, recipe)
         self._bf16 = recipe.precision == "bf16"
+        if self._bf16:
+            for network in task.networks():
+                if network is not task.model:
+                    hold_in_bfloat16(network)
         self._loss = workers.parallel(task.model, task.loss)
         self._extra = [parameter for parameter, _ in task.extra_parameters().values()]
+
+    def set_rate(self, lr: float) -> None:
+        """Take a learning rate, above 0, for the steps that follow."""
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr * group["lr_share"])
+            else:
+                group["lr"] = lr * group["lr_share"]
 
     def __call__(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
         """Make a step.
@@ -57,12 +72,17 @@ class Step:
         return loss.detach()
 
 
-def _build_optimizer(task: "Task", recipe: Recipe) -> torch.optim.Optimizer:
+def _build_optimizer(task: Task, recipe: Recipe) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = [{"params": list(task.model.parameters()), "lr_share": 1.0}]
     groups += [{"params": [p], "lr_share": share, "weight_decay": 0.0} for p, share in task.extra_parameters().values()]
+    device = next(task.model.parameters()).device
+    if device.type in RATE_IN_TENSOR:
+        for group in groups:
+            group["lr"] = torch.full((), recipe.lr * group["lr_share"], device=device)
     # Fused: one pass over every parameter, its gradient and its moments.
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+        capturable = device.type == "cuda"  # changes nothing of what is fused
+        return torch.optim.Adam(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True, capturable=capturable)
     sgd = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
     if recipe.momentum:
         for group in sgd.param_groups:

@@ -8,7 +8,8 @@ from toy import toy
 
 from analysis.published import published_beside
 from analysis.records import configurations, read_runs
-from analysis.report import FRONT, Question, figures_of, found_tables, read_report, tables_of, write_report
+from analysis.report import FRONT, Question, read_report, tables_of, write_report
+from analysis.report.answer import figures_of, found_tables
 from analysis.results import COLUMNS, ESTIMATED, results_table
 from analysis.seeds import points_of
 from analysis.tables import Table

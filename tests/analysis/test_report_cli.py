@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from records import FILES, commit, row, stages
 
-from raysp.store.manifest import intent_of, write_intent
+from raysp.store.manifest import manifest_of, write_manifest
 from raysp.store.records import Store
 
 
@@ -29,7 +29,7 @@ def test_the_command_writes_everything_and_says_what_qualifies(tmp_path):
 
 def test_limits_are_not_met_by_nothing(tmp_path):
     with Store(root=tmp_path / "run").lock() as store:
-        write_intent(store, intent_of(stages(0), "quick", "sweep"))
+        write_manifest(store, manifest_of(list(stages(0).leaves.values()), "quick", "sweep"))
     assert report_command("run", cwd=tmp_path).returncode == 0
     assert report_command("run", "--max-depth", "12", cwd=tmp_path).returncode == 1
 
@@ -61,7 +61,7 @@ def test_nothing_is_written_where_there_is_nothing(tmp_path):
     ],
 )
 def test_bad_input_to_the_command_ends_with_2(arguments, message, tmp_path, monkeypatch, capsys):
-    from analysis.cli import main
+    from analysis.report.__main__ import main
 
     (tmp_path / "file").write_text("mine")
     (tmp_path / "empty").mkdir()
@@ -76,7 +76,8 @@ def test_bad_input_to_the_command_ends_with_2(arguments, message, tmp_path, monk
 
 
 def test_watch_renews_until_it_is_stopped(tmp_path, monkeypatch, capsys):
-    from analysis import cli
+    from analysis.report import command
+    from analysis.report.__main__ import main
 
     root = tmp_path / "run"
     commit(root, [row()])
@@ -90,10 +91,10 @@ def test_watch_renews_until_it_is_stopped(tmp_path, monkeypatch, capsys):
         if len(looks) == 1:
             commit(root, [row(budget=7)])
 
-    monkeypatch.setattr(cli.time, "sleep", look_away)
+    monkeypatch.setattr(command.time, "sleep", look_away)
     monkeypatch.setattr(sys, "argv", ["report", str(root), "--out", str(tmp_path / "out"), "--watch", "--every", "5"])
     with pytest.raises(SystemExit) as stopped:
-        cli.main()
+        main()
     assert stopped.value.code == 130 and [seconds for seconds, _ in looks] == [5.0] * 3
     first, second, third = [written for _, written in looks]
     assert first < second == third, "written again only when something has changed"

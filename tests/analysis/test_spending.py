@@ -8,8 +8,7 @@ from toy import toy
 
 from analysis.report import read_report, write_report
 from analysis.spending import device_seconds
-from raysp.planning.plan import Plan
-from raysp.store.manifest import intent_of, read_intents, write_intent
+from raysp.store.manifest import manifest_of, read_manifests, write_manifest
 from raysp.store.records import Store
 
 
@@ -17,7 +16,7 @@ def test_a_plan_is_kept_once_and_damage_is_named(tmp_path):
     plan = stages(1, 2)
     with Store(root=tmp_path).lock() as store:
         for command in ("first", "second"):
-            write_intent(store, intent_of(plan, "quick", command))
+            write_manifest(store, manifest_of(list(plan.leaves.values()), "quick", command))
     (path,) = (tmp_path / "plans").iterdir()
     plain = json.loads(path.read_text())
     (stage, *_) = plain["stages"]
@@ -33,8 +32,8 @@ def test_a_plan_is_kept_once_and_damage_is_named(tmp_path):
     ]
     for number, content in enumerate(foreign):
         (tmp_path / "plans" / f"{number:012x}.json").write_text(json.dumps(content))
-    found, damaged = read_intents(tmp_path)
-    assert [(intent.command, intent.leaves) for intent in found] == [("first", tuple(plan.leaves))]
+    found, damaged = read_manifests(tmp_path)
+    assert [(manifest.command, manifest.leaves) for manifest in found] == [("first", tuple(plan.leaves))]
     assert len(damaged) == len(foreign)
     assert all("not a plan of format 1" in error.reason for error in damaged)
 
@@ -44,7 +43,7 @@ def test_plan_against_spent_with_failures_and_skips(tmp_path):
     child, done = toy(number=102, parents={"p": parent}), toy(number=103, parents={"p": other})
     early = toy(number=104, parents={"p": other})
     with Store(root=tmp_path).lock() as store:
-        write_intent(store, intent_of(Plan([child, done, early]), "quick", "sweep"))
+        write_manifest(store, manifest_of([child, done, early], "quick", "sweep"))
         rung = {"rows": [{"exit": "final", "val_accuracy": 1.0, "relus": 1, "macs": 1, "depth": 1}], "host": {"workers": 1}}
         store.write_error(early, "an old one")
         store.save_rung(early, 1, rung | {"time_s": 360.0})
@@ -73,7 +72,7 @@ def test_device_seconds_count_workers_and_shares_of_gpus():
 def test_hypervolume_grows_with_what_is_finished(tmp_path):
     made = [toy(number=200 + n) for n in range(3)]
     with Store(root=tmp_path).lock() as store:
-        write_intent(store, intent_of(Plan(made), "quick", "sweep"))
+        write_manifest(store, manifest_of(made, "quick", "sweep"))
     for n, stage in enumerate(made):
         commit(tmp_path, [row(budget=n, relus=100 - 30 * n, val_accuracy=60.0 + n)], of=stage, finished=f"2026-01-0{n + 1}")
     (sweep,) = read_report([tmp_path]).sweeps

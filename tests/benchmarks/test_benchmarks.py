@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from raysp.data.sources import DataConfig, Part, Splits
+from raysp.data.config import DataConfig
+from raysp.data.sources import Part, Splits
 from raysp.methods.scores import StudentTask
 from raysp.stages.experiment import Experiment
 from raysp.training.batches import Batches

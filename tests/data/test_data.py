@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from raysp.data.sources import DataConfig, DataError, Part, Splits, load_splits, open_source
+from raysp.data.config import DataConfig
+from raysp.data.sources import DataError, Part, Splits, load_splits, open_source
 from raysp.training.batches import Batches
 
 

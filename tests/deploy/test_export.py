@@ -123,7 +123,7 @@ def test_the_command(tmp_path):
     save_model(networks.gated("resnet18", ac_after=2, in_channels=3), tmp_path / "model")
 
     def run(*arguments):
-        command = [sys.executable, "-m", "raysp.deploy.export", str(tmp_path / "model"), *arguments]
+        command = [sys.executable, "-m", "raysp.export", str(tmp_path / "model"), *arguments]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
 
     done = run("--format", "torch", "--exit", "ac2", "--data-licence", "CC BY 4.0 <b>")
@@ -144,7 +144,7 @@ def test_a_model_of_one_exit_is_called_after_it_and_keeps_what_was_measured(tmp_
     weights = checked_weights(save_model(model, tmp_path / "model").parent)
     measured = {"format": 1, "exit": "ac2", "protocol": "cheetah", "weights": weights, "time_s": 1.5, "bytes": 7}
     (tmp_path / "model" / "pi-ac2-cheetah.json").write_text(json.dumps(measured))
-    command = [sys.executable, "-m", "raysp.deploy.export", str(tmp_path / "model"), "--format", "torch"]
+    command = [sys.executable, "-m", "raysp.export", str(tmp_path / "model"), "--format", "torch"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=True)
     card = json.loads((tmp_path / "model-ac2-torch" / "card.json").read_text())
     assert card["costs_per_image"]["measured"][0]["time_s"] == 1.5, done.stdout

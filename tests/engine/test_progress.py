@@ -9,7 +9,7 @@ from toy import diamond
 
 from raysp.engine.progress import Progress
 from raysp.planning.plan import Plan
-from sweeps.ending import front_so_far
+from sweeps.summary import front_so_far
 
 BASELINE = {
     "dataset": "digits",
@@ -45,7 +45,7 @@ def test_the_live_table_has_jobs_by_stage_the_running_ones_and_the_front():
         progress.started(stages[1])
         progress.epoch(stages[1], {"epoch": 1, "loss": 0.25, "val_accuracy": 71.5, "time_s": 3600.0})
         table = drawn(progress, console)
-        assert stages[1].label in table and "71.50 %" in table and "0.250" in table and f"1/{stages[1].epochs}" in table
+        assert stages[1].name in table and "71.50 %" in table and "0.250" in table and f"1/{stages[1].epochs}" in table
         assert "all-ReLU" in table and "98.00" in table and "95.50" not in table
         assert f"0 of {len(stages) - 1} stages done" in table
         progress.finished(stages[1], [PRUNED, WORSE])

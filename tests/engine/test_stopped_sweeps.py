@@ -15,13 +15,13 @@ from raysp.engine.options import RunOptions
 from raysp.engine.progress import Progress
 from raysp.engine.ray.cluster import Request, Slots
 from raysp.engine.sweep import run_sweep
+from raysp.methods.choices import Choice
 from raysp.planning.halving import Halving
 from raysp.planning.plan import JobQueue, Plan
-from raysp.stages.chain import Choice
 from raysp.store.location import Unreachable
 from raysp.store.records import RUNGS as RUNGS_FILE
 from raysp.store.records import Store
-from sweeps.ending import print_failures
+from sweeps.summary import print_failures
 
 GRID = {"d_th": (None, 0.1, 0.3), "budget": (0.1, 0.4)}
 

@@ -15,15 +15,17 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from raysp.data.sources import DataConfig, Part, Splits
+from raysp.data.config import DataConfig
+from raysp.data.sources import Part, Splits
 from raysp.engine import termination
 from raysp.engine.context import Place
 from raysp.engine.job import run_job
 from raysp.engine.termination import Terminated
 from raysp.engine.workers import Workers
+from raysp.methods.choices import SnlConfig
 from raysp.methods.positions import top_positions
-from raysp.methods.scores import ScoreTask
-from raysp.methods.snl import SnlConfig, SnlTask
+from raysp.methods.scores import ScoreTask, StudentTask
+from raysp.methods.snl import SnlTask
 from raysp.models.collapse import fold_batchnorm
 from raysp.models.network import Architecture, Network
 from raysp.models.residual import BasicBlock
@@ -101,11 +103,13 @@ def make(case, epochs=EPOCHS):
     if case == "sparse":
         config = SensitivityConfig(experiment=EXPERIMENT, recipe=recipe(epochs), density=0.3)
         return SparseTask(network(2), config), config.recipe
-    if case == "gated":
+    if case in ("gated", "slowly gated"):
         # A large decay: it would show if it reached the branches that stand idle.
         chosen = recipe(epochs, weight_decay=0.05, lr=0.005)
-        config = FinetuneConfig(experiment=EXPERIMENT, recipe=chosen, gate_epochs=2, beta=5.0)
+        config = FinetuneConfig(experiment=EXPERIMENT, recipe=chosen, gate_epochs=2 if case == "gated" else 3, beta=5.0)
         return FinetuneTask(network(2, share=0.4, gates=(0, 2), after=(1, 2)), teacher, config, any_gated=True), chosen
+    if case == "random":
+        return StudentTask(network(2, share=0.4), teacher, kl_weight=0.5, rho=2.0), recipe(epochs)
     score = "counterfactual" if case == "counterfactual" else "senet"
     student = network(2, share=0.4, folded=case != "batchnorm")
     settings = {"kl_weight": 0.5, "rho": 2.0, "score": score, "granularity": "pixel", "num_updates": epochs - 1}

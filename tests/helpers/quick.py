@@ -3,7 +3,8 @@
 import dataclasses
 
 from raysp.data.sources import open_source
-from raysp.stages.chain import ChainBuilder, Choice
+from raysp.methods.choices import Choice
+from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS
 
 

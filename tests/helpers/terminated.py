@@ -14,17 +14,17 @@ from raysp.training.batches import Batches
 
 torch.set_num_threads(1)
 install()
-make = Batches.train
+make = Batches.picks
 
 
 def slowly(self, batch_size, seed, epoch, workers, first):
-    for step, batch in enumerate(make(self, batch_size, seed, epoch, workers, first), start=first + 1):
+    for step, pick in enumerate(make(self, batch_size, seed, epoch, workers, first), start=first + 1):
         print(f"step {step} of epoch {epoch}", flush=True)
         time.sleep(0 if len(sys.argv) > 3 else 0.05)
-        yield batch
+        yield pick
 
 
-Batches.train = slowly
+Batches.picks = slowly
 try:
     with Store(root=Path(sys.argv[1])).lock() as store:
         run_job(parallel.stage(sys.argv[2]), parallel.place_for(store), lambda figures: None)

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from toy import diamond
 
-from sweeps.cli import RunFlags, Work, main
+from sweeps.cli import main
+from sweeps.flags import RunFlags
+from sweeps.running import Work
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,11 @@ import reference
 import torch
 from torch.nn import functional as F
 
-from raysp.data.sources import DataConfig
+from raysp.data.config import DataConfig
+from raysp.methods.choices import SnlConfig
 from raysp.methods.positions import layer_mask, top_positions
 from raysp.methods.scores import ScoreTask, StudentTask
-from raysp.methods.snl import SnlConfig, SnlTask
+from raysp.methods.snl import SnlTask
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches
 from raysp.stages.mask import MaskConfig

@@ -7,8 +7,9 @@ import pytest
 from records import finished, record_of, row
 from toy import toy
 
-from analysis.cli import ReportFlags, question_of
 from analysis.report import MEASURED, read_report, tables_of, write_report
+from analysis.report.command import question_of
+from analysis.report.flags import ReportFlags
 from analysis.results import COLUMNS, MEASURED_PI
 from raysp.pi.files import FORMAT, name_of
 from raysp.store.records import Store

@@ -11,9 +11,10 @@ from reference import area
 from toy import toy
 
 from raysp.data.sources import open_source
+from raysp.methods.choices import Choice
 from raysp.planning.halving import RUNGS, Halving, better_half, rung_epochs
 from raysp.planning.plan import JobQueue
-from raysp.stages.chain import ChainBuilder, Choice
+from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS
 from raysp.store.stage import Stage
 

@@ -6,8 +6,9 @@ import pytest
 from quick import builder
 
 from raysp.data.sources import open_source
+from raysp.methods.choices import Choice
 from raysp.planning.plan import Plan
-from raysp.stages.chain import ChainBuilder, Choice
+from raysp.stages.chain import ChainBuilder
 from raysp.stages.finetune import FinetuneConfig
 from raysp.stages.presets import PRESETS
 

@@ -11,13 +11,14 @@ from analysis.results import layers_table, results_table
 from raysp.data.sources import load_splits, open_source
 from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
+from raysp.methods.choices import Choice
 from raysp.methods.positions import top_positions
 from raysp.models.costs import count_costs
 from raysp.models.files import load_model
 from raysp.models.relu import MaskedReLU
 from raysp.planning.plan import Plan
 from raysp.stages.baseline import baseline_stage
-from raysp.stages.chain import ChainBuilder, Choice
+from raysp.stages.chain import ChainBuilder
 from raysp.stages.finetune import grow_shallow_branches
 from raysp.stages.presets import PRESETS
 from raysp.stages.sensitivity import SparseTask
@@ -250,6 +251,7 @@ def test_a_run_interrupted_in_every_stage_ends_bit_identical(fixture, make, requ
             raise Interrupted
 
     monkeypatch.setattr(Context, "save_checkpoint", save_then_stop)
+    monkeypatch.setattr("raysp.training.loop.CHECKPOINT_PAUSE", 0.0)
     for _ in range(60):
         try:
             outcome = run(make(), tmp_path)

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysp.data.sources import DataConfig
+from raysp.data.config import DataConfig
+from raysp.methods.choices import Choice
 from raysp.planning.plan import Plan
-from raysp.stages.chain import ChainBuilder, Choice
+from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS
 from raysp.store.keys import Config, encode, key_of
 

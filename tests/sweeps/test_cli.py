@@ -9,7 +9,7 @@ from commands import TINY, sweep, sweep_here
 from raysp.engine.calibration import Calibration
 from raysp.engine.sweep import BrokenOff
 from raysp.store.location import Unreachable
-from sweeps.axes import sweep as sweep_script
+from sweeps.cli import sweep as sweep_script
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_breaks_a_run_off_ends_with_1_and_says_how_to_go_on(error, tmp_path
     def broken(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("sweeps.cli.run_sweep", broken)
+    monkeypatch.setattr("sweeps.running.run_sweep", broken)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["budget_sweep.py", "--inline"])
     with pytest.raises(SystemExit) as stopped:

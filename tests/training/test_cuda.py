@@ -1,9 +1,14 @@
-"""What a GPU computes, against a CPU; skipped where there is none."""
+"""What a GPU computes, against a CPU and, where it repeats recorded steps, against itself; skipped where there is none."""
 
+import copy
+
+import numpy as np
 import pytest
+import recorded
 import torch
 
-from raysp.data.sources import DataConfig
+from raysp.data.config import DataConfig
+from raysp.data.sources import Part, Splits
 from raysp.models.network import Network
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches
@@ -41,3 +46,76 @@ def test_a_step_of_fine_tuning_is_the_cpus(monkeypatch, tf32, autocast, loss_off
     loss, gradient = loss_and_gradient("cuda", torch.float32, autocast=autocast)
     assert loss == pytest.approx(expected, rel=loss_off)
     assert (gradient - exact).norm() < gradient_off * exact.norm()
+
+
+STOPS = (2, 5, 7, 12, 20)
+"""Of seven steps an epoch: while warming up, after replays, at an epoch's end."""
+
+
+@pytest.fixture
+def deterministic(monkeypatch):
+    """Some of cuDNN's algorithms add up in any order, so that no two runs are alike."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+
+
+def assert_replayed(train, **options):
+    """That recorded steps train bit for bit what others do, stopped and resumed or not."""
+    eager = train(uses_graph=False, stops=STOPS, **options)
+    assert not recorded.difference(train(uses_graph=False, stops=STOPS, **options), eager), "even eager steps differ between runs"
+    found = recorded.difference(train(uses_graph=True, stops=STOPS, **options), eager)
+    assert not found, f"stopped and resumed: {found}"
+    found = recorded.difference(train(uses_graph=True, **options)[-1:], eager[-1:])
+    assert not found, f"undisturbed: {found}"
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("case", recorded.CASES)
+def test_replayed_steps_train_bit_for_bit_what_others_do(case, precision):
+    assert_replayed(recorded.of_case, case=case, precision=precision, device="cuda")
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_so_they_do_on_a_network_of_the_tables(precision):
+    """ResNet18 with gates that open and close, and two auxiliary classifiers."""
+    data = DataConfig(name="cifar100", num_classes=100, image_size=32, crop_padding=4)
+    recipe = Recipe(epochs=4, milestones=(2,), batch_size=64, lr=0.01, precision=precision)
+    experiment = Experiment(data=data, model="resnet18", width=16)
+    config = FinetuneConfig(experiment=experiment, recipe=recipe, beta=100.0, gate_epochs=2)
+    random = np.random.default_rng(0)
+    part = Part(images=random.integers(0, 256, (400, 3, 32, 32), dtype=np.uint8), labels=random.integers(0, 100, 400))
+    splits = Splits(train=part, val=part, test=part, mean=[128.0] * 3, std=[64.0] * 3)
+
+    def make():
+        teacher = experiment.build("baseline")
+        student = experiment.build("student")
+        student.load_state_dict(teacher.state_dict())
+        for layer in student.relu_layers():
+            layer.relu.set_mask(torch.rand(layer.relu.shape) < 0.1)
+        assert grow_shallow_branches(student, 0.2, 3)
+        for stage in (2, 3):
+            student.add_exit(stage, "bottleneck")
+        teacher = experiment.teacher(teacher.state_dict(), torch.device("cuda"))
+        return FinetuneTask(student.to("cuda"), teacher, config, any_gated=True), recipe
+
+    assert_replayed(lambda **options: recorded.checkpoints(make, splits, data, "cuda", **options))
+
+
+def test_a_checkpoint_of_a_cpu_is_taken_up(monkeypatch):
+    """Adam's count of steps must lie where the fused optimizer reads it."""
+    checkpoints = recorded.of_case("snl", uses_graph=False)
+    for uses_graph in (False, True):
+        context = recorded.Context("cuda", uses_graph=uses_graph)
+        context.checkpoints = copy.deepcopy(checkpoints[:1])  # a training goes on in what it is given
+        monkeypatch.setattr(recorded, "Context", lambda *a, context=context, **b: context)
+        (tensors, state) = recorded.of_case("snl", device="cuda", uses_graph=uses_graph)[-1]
+        assert [figures["epoch"] for figures in state["history"]] == [1, 2, 3, 4]
+        assert {float(tensor) for name, tensor in tensors.items() if name.startswith("optimizer.step/")} <= {
+            7.0,
+            14.0,
+            21.0,
+            28.0,
+        }

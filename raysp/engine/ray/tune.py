@@ -24,7 +24,7 @@ from rich.markup import escape
 from raysp.engine import termination
 from raysp.engine.context import Place
 from raysp.engine.job import StageError, run_job
-from raysp.engine.memory import keep_freed_memory
+from raysp.engine.process import keep_freed_memory
 from raysp.engine.progress import Progress
 from raysp.engine.ray.cluster import Request, Slots
 from raysp.engine.ray.nodes import check_seen_everywhere, end_processes

@@ -4,8 +4,6 @@ Owns which models are measured, and in what order. Contract: one after the other
 trained what it had to and Ray has been left; a measurement that fails is told, and the rest goes on.
 """
 
-from typing import Literal
-
 from rich.console import Console
 from rich.markup import escape
 
@@ -15,8 +13,8 @@ from raysp.pi.machine import disturbed
 from raysp.pi.stored import measure_stored
 from raysp.store.location import Location
 from raysp.store.records import NoLongerOwner, label_of
+from sweeps.flags import Which
 
-Which = Literal["front", "all"]
 PROTOCOL: Protocol = "cheetah"
 
 

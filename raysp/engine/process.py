@@ -1,10 +1,13 @@
-"""Memory that a training keeps from one step to the next.
+"""What a process that trains sets for itself, once.
 
-Owns one setting of the C library's allocator. Contract: changes no result; where the library isn't glibc, nothing happens.
+Owns the C library's allocator and what of a GPU products may use. Contract: where there is no such thing (another C library, no
+GPU) nothing happens.
 """
 
 import ctypes
 from contextlib import suppress
+
+import torch
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
@@ -23,3 +26,9 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(_M_ARENA_MAX, 1)  # a thread's own arena takes no blocks of that size
+
+
+def use_tensor_cores() -> None:
+    """Let this process's float32 convolutions and products on GPUs be TF32: factors of 10 bits, sums of 23."""
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True

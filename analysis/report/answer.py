@@ -26,7 +26,7 @@ from analysis.results import layers_table, results_table
 from analysis.seeds import points_of
 from analysis.spending import Spending, spending_of
 from analysis.tables import Table, front_tables, latex, markdown, measured_table, models_table, paper_table, spending_table
-from raysp.planning.halving import COSTS
+from raysp.store.figures import COSTS
 from raysp.store.location import Location, write_atomically
 from raysp.store.tensor_files import DamagedFile
 
@@ -93,7 +93,7 @@ def read_report(roots: Sequence[Location], question: Question | None = None) -> 
             raise ValueError(f"no model here has {name}, which it would be compared by; leave that out")
     points = points_of(table, question.accuracy)
     front = front_of_each_group(points, question.objectives).sort_values([*GROUP[:1], *COSTS], kind="stable")
-    sweeps = [spending_of(intent, runs, table, question.objectives) for intent in runs.intents]
+    sweeps = [spending_of(manifest, runs, table, question.objectives) for manifest in runs.manifests]
     groups = points.groupby(list(GROUP)) if question.limits else ()
     found = {group: best_under(rows, question.limits, question.accuracy) for group, rows in groups}
     return Report(
@@ -218,9 +218,3 @@ def found_tables(report: Report) -> list[Table]:
         note = "The nearest, with what they miss." if none else "Most accurate first."
         tables.append(models_table(title, found.nearest if none else found.rows, note, tuple(question.limits)))
     return tables
-
-
-if __name__ == "__main__":
-    from analysis.cli import main
-
-    main()

@@ -1,0 +1,72 @@
+"""The flags of `raysp report`, and what of them is refused before anything is read."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from raysp.store.figures import COSTS
+
+Amount = Annotated[str | None, arg(metavar="NUMBER", help_behavior_hint="")]
+UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
+_AMOUNT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([kMG]?)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFlags:
+    """Tables, pictures and one page of the models of one or more results directories. Sweeps may still be running."""
+
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN_DIR ...", help_behavior_hint="")]
+    """Results directories or URLs: what sweeps were given as --storage."""
+    out: Annotated[str | None, arg(metavar="DIR|URL", help_behavior_hint="(default: the results directory, if it is one)")] = None
+    """Where to write. Files of an earlier report are replaced."""
+    selection: Literal["val", "test"] = "val"
+    """Which accuracy compares models. By the test part's it flatters: what is chosen by it can't be judged by it."""
+    costs: Annotated[tuple[str, ...], arg(metavar="COLUMN ...", help_behavior_hint=f"(default: {' '.join(COSTS)})")] = COSTS
+    """Columns that are to be small, for the front, its ranks, the knee and hypervolume."""
+    min_accuracy: Amount = None
+    """List the models that have at least this accuracy in percent, best first."""
+    max_relus: Amount = None
+    """... at most so many ReLUs, e.g. 50k."""
+    max_macs: Amount = None
+    """... at most so many MACs, e.g. 1.5M."""
+    max_depth: Amount = None
+    """... at most so many convolutions one after the other."""
+    max_online_s: Amount = None
+    """... at most this estimated online time in seconds (DELPHI's published constants over WAN; an estimate)."""
+    watch: bool = False
+    """Write it again whenever something has changed, until interrupted."""
+    every: float = 10.0
+    """Seconds between two looks with --watch."""
+
+    def limits(self) -> dict[str, float]:
+        """The limits that were given, by the column that they are about. Raises ValueError."""
+        columns = {
+            "min_accuracy": f"{self.selection}_accuracy",
+            "max_relus": "relus",
+            "max_macs": "macs",
+            "max_depth": "depth",
+            "max_online_s": "est_delphi_online_wan_s",
+        }
+        given = {name: getattr(self, name) for name in columns}
+        return {columns[name]: read_amount(text, name) for name, text in given.items() if text is not None}
+
+    def check(self) -> None:
+        """Raise ValueError for what is wrong whatever the results directories hold."""
+        if not self.runs:
+            raise ValueError("no results directory; expected one or more that sweeps were given as --storage, such as runs/quick")
+        if not (math.isfinite(self.every) and self.every >= 1):
+            raise ValueError(f"--every {self.every:g}; expected seconds, at least 1")
+        if self.out == "":
+            raise ValueError("--out is empty; expected a directory, or leave it out")
+        self.limits()
+
+
+def read_amount(text: str, name: str) -> float:
+    """A number such as 70, 0.5, 50k or 1.5M. Raises ValueError naming the flag."""
+    found = _AMOUNT.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"--{name.replace('_', '-')} {text!r}; expected a number of at least 0, such as 70, 0.5, 50k or 1.5M")
+    return float(found[1]) * UNITS[found[2]]

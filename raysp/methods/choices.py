@@ -1,0 +1,86 @@
+"""What a user chooses of the method: the closed sets of names, one configuration of a sweep, and the numbers of SNL's search.
+
+Owns the names that flags, configurations and tables share. Refuses to import what computes, so that a command line can be parsed
+without it. What a name does is said by the module that does it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from raysp.store.keys import Config
+from raysp.training.recipes import GammaSchedule
+
+MaskMethod = Literal["senet", "counterfactual", "snl", "random"]
+"""How a mask is found."""
+MaskStart = Literal["teacher", "scratch"]
+"""A student's weights when its mask is first learned: the all-ReLU network's, or new ones."""
+Granularity = Literal["pixel", "channel"]
+"""What a mask keeps or drops: single positions (c, h, w), or channels, each all ReLU or all identity."""
+GateStart = Literal["random", "least-squares"]
+"""How a shallow branch starts."""
+AcHead = Literal["pool", "bottleneck"]
+"""What an auxiliary classifier is made of."""
+Pram = Literal["attention", "eq2"]
+"""Form of the post-ReLU activation mismatch loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One configuration of a sweep. Its defaults are the paper's, but that no block is gated and no auxiliary classifier
+    placed.
+    """
+
+    budget: float
+    """ReLU units, or a share of the network's ReLUs when below 1."""
+    density: float = 0.1
+    """Of the sparse twin that the sensitivities come from."""
+    mask_method: MaskMethod = "senet"
+    granularity: Granularity = "pixel"
+    mask_start: MaskStart = "teacher"
+    d_th: float | None = None
+    """None gates no block."""
+    gamma: GammaSchedule = "linear"
+    gate_epochs: int | None = None
+    """Epochs until γ is 1, as they are; None takes the preset's, scaled."""
+    gb_init: GateStart = "random"
+    kernel_size: Literal[3, 5] = 3
+    ac_after: tuple[int, ...] = ()
+    """Stages after which auxiliary classifiers stand, all in one model."""
+    ac_head: AcHead = "pool"
+    pram: Pram = "attention"
+    beta: float | None = None
+    """None takes the preset's."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnlConfig(Config):
+    """What the search depends on. The defaults are SNL's.
+
+    Raises:
+        ValueError: a field is out of the range that its docstring gives.
+    """
+
+    alpha_share: float = 1.0
+    """Learning rate of α, as a multiple of the weights', above 0. Adam moves α by about its rate in a step, and α must come from
+    1 to 0: short searches need more than the weights' rate."""
+    penalty: float = 1e-5
+    """λ, the first weight of ‖α‖₁, above 0."""
+    growth: float = 1.1
+    """What λ is multiplied by after an epoch in which the count has stopped falling, at least 1."""
+    threshold: float = 1e-2
+    """A position counts as a ReLU while its α is above this, in (0, 1)."""
+    stalled: float = 0.002
+    """The count has stopped falling when an epoch takes less than this share of all positions away, in [0, 1] (ours)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, good, expected in (
+            ("alpha_share", self.alpha_share > 0, "above 0"),
+            ("penalty", self.penalty > 0, "above 0"),
+            ("growth", self.growth >= 1, "at least 1"),
+            ("threshold", 0 < self.threshold < 1, "between 0 and 1"),
+            ("stalled", 0 <= self.stalled <= 1, "a share from 0 to 1"),
+        ):
+            if not good:
+                raise ValueError(f"SNL's {name} is {getattr(self, name):g}; expected {expected}")

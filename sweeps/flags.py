@@ -1,0 +1,178 @@
+"""The flags of the sweeps.
+
+Owns their names, help, and the checks that need nothing but themselves. Contract: what is imported here costs no time, so that
+help and refusals come at once.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import arg
+
+from raysp.data.config import Selection
+from raysp.engine.options import Compile, CudaGraph, RunOptions, Stopping
+from raysp.methods.choices import AcHead, GateStart, Granularity, MaskMethod, MaskStart, Pram
+from raysp.stages.presets import Preset, PresetName
+from raysp.training.recipes import GammaSchedule, Precision
+
+if TYPE_CHECKING:
+    from raysp.data.sources import Source
+
+Which = Literal["front", "all"]
+"""Models that are measured when a sweep is done."""
+THE_PRESETS = "(default: the preset's)"
+
+
+class _NotGiven(tuple[()]):
+    """What a flag of several values holds when it was not given; with no value behind it, it holds another empty tuple."""
+
+
+NOT_GIVEN: tuple[Any, ...] = _NotGiven()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """Flags of every sweep."""
+
+    dataset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=THE_PRESETS)] = None
+    """`digits`, `cifar10`, `cifar100`, or `imagefolder:PATH` for a tree with train/ and test/ or val/, a folder per class."""
+    data_dir: Path = Path("data")
+    """Where CIFAR lies, or is downloaded to."""
+    image_size: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
+    """Height and width that images get, a multiple of 8 (wrn22-8: 4, vgg16: 16); by default their own, of image folders 32."""
+    selection: Annotated[Selection | None, arg(metavar="val|test", help_behavior_hint=THE_PRESETS)] = None
+    """Part that chooses the best epoch: `val` is held out of the training part; `test` is the paper's way, and flatters."""
+    width: Annotated[int | None, arg(metavar="CHANNELS", help_behavior_hint=THE_PRESETS)] = None
+    """Channels of the network's first stage."""
+    epochs_scale: float = 1.0
+    """Multiplies every stage's epochs, and learning-rate milestones and the preset's gate epochs with them."""
+    precision: Precision = "fp32"
+    """What steps are computed in; `bf16` (autocast) trains other models than `fp32`. Accuracies are measured in float32."""
+    seeds: Annotated[tuple[int, ...], arg(metavar="SEED ...", help_behavior_hint="(default: 0)")] = NOT_GIVEN
+    """Each seed trains the whole chain once more."""
+    storage: Annotated[str | None, arg(metavar="DIR|URL", help_behavior_hint="(default: runs/<preset>)")] = None
+    """Results directory, or a URL such as s3://bucket/run. With several machines it must be one that all of them see."""
+    plan: bool = False
+    """Print the plan and how long it will take here, by some steps of each kind of stage; train nothing else."""
+    inline: bool = False
+    """Run in this process, without Ray, one stage after the other."""
+    address: Annotated[str | None, arg(metavar="HOST:PORT|local", help_behavior_hint="")] = None
+    """Ray cluster, or `local` to start one here; by default what `ray start` started on this machine, else a local one."""
+    max_concurrent: Annotated[int | None, arg(metavar="STAGES", help_behavior_hint="")] = None
+    """Stages at once; by default as many as the cluster's CPUs or GPUs allow."""
+    workers_per_stage: int = 1
+    """Training processes per stage, which share each batch under Ray Train."""
+    gpus_per_stage: Annotated[float | None, arg(metavar="GPUS", help_behavior_hint="")] = None
+    """GPUs that each worker of a stage holds; 0.25 packs four on one, 0 trains on the CPU. By default 1 where there are GPUs."""
+    threads_per_stage: int = 1
+    """CPU threads of each worker of a stage. More finish it sooner, but change results in their last digits (order of sums)."""
+    compile: Compile = "off"
+    """Compile training steps: faster on GPUs. Needs a C++ compiler and 30 s a stage, changes results' last digits."""
+    cuda_graph: CudaGraph = "auto"
+    """Record a training step once, and let the GPU repeat it: same results, less waiting for Python. `auto` is `off` for now."""
+    local_batchnorm: bool = False
+    """With several workers on GPUs: take batch norm's statistics over each worker's part of a batch, not over the whole batch."""
+    stopping: Stopping = "none"
+    """`pareto` gives up half of those left at 1/8, 1/4 and 1/2 of their last stage: the ones that add least to the front."""
+    retries: int = 1
+    """How often a stage is tried again when its worker or machine dies; what its own code raises is not."""
+    measure_pi: Annotated[Which | None, arg(metavar="front|all", help_behavior_hint="")] = None
+    """When all is trained, run the models on the front (or all) under private inference, here; needs the extra `pi`."""
+    verbose: bool = False
+    """Show Ray's own messages, and the traceback of an error."""
+
+    def open(self, preset: Preset) -> "Source":
+        """The data set: the flags', or the preset's."""
+        from raysp.data.sources import open_source  # numpy and Pillow, which help needs not
+
+        name = preset.dataset if self.dataset is None else self.dataset
+        return open_source(name, self.image_size, self.data_dir.expanduser(), self.selection or preset.selection)
+
+    def options(self) -> RunOptions:
+        """Where and how to run. Raises ValueError."""
+        return RunOptions(
+            inline=self.inline,
+            address=self.address,
+            max_concurrent=self.max_concurrent,
+            workers_per_stage=self.workers_per_stage,
+            gpus_per_stage=self.gpus_per_stage,
+            threads_per_stage=self.threads_per_stage,
+            sync_batchnorm=not self.local_batchnorm,
+            retries=self.retries,
+            stopping=self.stopping,
+            compile=self.compile,
+            cuda_graph=self.cuda_graph,
+            verbose=self.verbose,
+        )
+
+
+Nothing = Literal["none"]
+
+
+def _several(metavar: str, default: str = "") -> Any:
+    return arg(metavar=f"{metavar} ...", help_behavior_hint=f"(default: {default})" if default else THE_PRESETS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepFlags:
+    """Flags of a sweep over axes. Those that take several values are swept: every combination is a configuration."""
+
+    preset: PresetName = "quick"
+    """Data set, network, recipes and axes. `quick` takes minutes on two CPU cores; `paper-*` are the paper's, for a GPU."""
+    model: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=THE_PRESETS)] = None
+    """`resnet18`, `resnet34`, `wrn22-8` or `vgg16`."""
+    budgets: Annotated[tuple[float, ...], _several("RELUS")] = NOT_GIVEN
+    """ReLUs to keep: units (24900), or shares of the network's ReLUs when below 1 (0.1)."""
+    mask_method: Annotated[tuple[MaskMethod, ...], _several("METHOD", "senet")] = NOT_GIVEN
+    """How masks are found: `senet` (the paper's), `counterfactual`, `snl`, or `random` as a control."""
+    granularity: Annotated[tuple[Granularity, ...], _several("pixel|channel", "pixel")] = NOT_GIVEN
+    """What a mask keeps or drops: single positions, or whole channels."""
+    mask_start: Annotated[tuple[MaskStart, ...], _several("teacher|scratch", "teacher")] = NOT_GIVEN
+    """The student's weights when its mask is first learned: the all-ReLU network's, or new ones."""
+    density: Annotated[tuple[float, ...], _several("SHARE", "0.1")] = NOT_GIVEN
+    """Share of the sparse twin's weights that are non-zero; a layer's sensitivity is 1 minus its own share."""
+    sensitivity: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the sensitivity stage is trained)")] = (
+        None
+    )
+    """Sensitivities of your own, as JSON: an object of ReLU layers' names and values, or a list in forward order."""
+    d_th: Annotated[tuple[float | Nothing, ...], _several("SHARE|none")] = NOT_GIVEN
+    """Gated branching's threshold: blocks whose inner ReLU keeps at most this share (0 to 1) become shallow; `none`: none."""
+    gamma: Annotated[tuple[GammaSchedule, ...], _several("linear|cosine", "linear")] = NOT_GIVEN
+    """How the gate grows from 0 to 1 over the epochs."""
+    gate_epochs: Annotated[tuple[int, ...], _several("EPOCHS")] = NOT_GIVEN
+    """Epochs of the fine-tuning until the gate is 1; not scaled by --epochs-scale."""
+    gb_init: Annotated[tuple[GateStart, ...], _several("random|least-squares", "random")] = NOT_GIVEN
+    """How shallow branches start: at random, or as the least-squares fit of the branch that they replace."""
+    kernel_size: Annotated[tuple[Literal[3, 5], ...], _several("3|5", "3")] = NOT_GIVEN
+    """Of the shallow branches' convolutions."""
+    ac_after: Annotated[tuple[str, ...], _several("STAGE|A+B|none")] = NOT_GIVEN
+    """Stage (from 1) after which an auxiliary classifier is placed, or `none`. `2 3` are two models, `2+3` one with both."""
+    ac_head: Annotated[tuple[AcHead, ...], _several("pool|bottleneck", "pool")] = NOT_GIVEN
+    """What auxiliary classifiers are made of."""
+    pram: Annotated[tuple[Pram, ...], _several("attention|eq2", "attention")] = NOT_GIVEN
+    """Form of the post-ReLU mismatch loss: the released code's, or equation 2 to the letter."""
+    beta: Annotated[tuple[float, ...], _several("WEIGHT")] = NOT_GIVEN
+    """Weight of that loss; by default the preset's, a hundredth of it for `eq2`."""
+    search: Annotated[str, arg(metavar="grid|random|SEARCHER")] = "grid"
+    """`grid`: all combinations of the flags' values; `random`: some; `optuna` or another Ray Tune searcher: its proposals."""
+    trials: Annotated[int | None, arg(metavar="NUMBER", help_behavior_hint="")] = None
+    """Configurations of a search other than `grid`, those of earlier runs of it counted."""
+    between: Annotated[
+        tuple[Literal["budgets", "d-th", "beta"], ...], arg(metavar="budgets|d-th|beta ...", help_behavior_hint="")
+    ] = NOT_GIVEN
+    """In a search: flags of which every value from the lowest given one to the highest may be tried."""
+    run: RunFlags
+
+
+FLAG_OF = {"budget": "budgets"}
+"""Flags that are not named as the field of `Choice` that they fill."""
+
+
+def check_given(flags: object) -> None:
+    """Refuse a flag that was given no value, or an empty one."""
+    for name, value in vars(flags).items():
+        if value == "":
+            raise ValueError(f"--{name.replace('_', '-')} is empty; expected a value, or leave it out")
+        if value == () and value is not NOT_GIVEN:
+            raise ValueError(f"--{name.replace('_', '-')} has no value; expected one or more, or leave it out")

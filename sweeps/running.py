@@ -1,0 +1,137 @@
+"""What a sweep's command does once its flags are known to be good: the plan, or the run and what is printed at its end."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from raysp.data.sources import Source
+from raysp.engine.forecast import print_plan, print_seconds
+from raysp.engine.options import RunOptions
+from raysp.engine.sweep import BrokenOff, run_sweep
+from raysp.pi import require_engine
+from raysp.planning.plan import Plan, survey
+from raysp.planning.proposals import Search, proposed
+from raysp.store.location import Location, Unreachable, locate
+from raysp.store.lock import StoreBusy
+from raysp.store.manifest import Manifest, manifest_of, write_manifest
+from raysp.store.records import NoLongerOwner, Store
+from raysp.store.stage import Stage
+from sweeps.flags import RunFlags
+
+if TYPE_CHECKING:
+    from analysis.report import Report
+
+BROKEN_OFF = (Unreachable, NoLongerOwner, BrokenOff)
+"""Errors after which the same command goes on."""
+REFUSED = (ValueError, StoreBusy, OSError)
+"""Errors before anything was trained, where they are none of the above."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a sweep wants done."""
+
+    leaves: Sequence[Stage]
+    """A stage per configuration."""
+    sources: Sequence[Source]
+    """The data sets that they read."""
+    name: str
+    """The preset's, which names the default results directory and stands in the rows."""
+    note: str = ""
+    """What the user should know before it starts."""
+    search: Search | None = None
+    """Proposes leaves, while the sweep runs, beyond these."""
+
+
+def train(flags: RunFlags, options: RunOptions, work: Work, console: Console, command: str) -> int:
+    """Print the plan, if that is what was asked for, or train and report; returns the exit status.
+
+    Args:
+        flags: as given.
+        options: where and how to run, from the flags.
+        work: what is to be done.
+        console: where to print.
+        command: what was asked for, as the user said it.
+
+    Raises:
+        ValueError and others: see `BROKEN_OFF` and `REFUSED`.
+    """
+    if flags.measure_pi:
+        require_engine()
+    root = locate(flags.storage or Path("runs") / work.name)
+    _check_storage(root)
+    if work.note:
+        console.print(f"[yellow]note[/] {work.note}", soft_wrap=True)
+    leaves = [*work.leaves, *(proposed(work.search, root) if work.search else ())]
+    if flags.plan:
+        plan = Plan(leaves)
+        found = survey(plan, Store(root=root))
+        if plan.leaves:
+            print_plan(plan, found, console, options.stopping)
+            if found.missing:
+                print_seconds(plan, found, work.sources, options, console)
+        else:
+            console.print(f"a search by {work.search and work.search.algorithm} plans as it goes: nothing is proposed yet")
+        return 0
+    from sweeps.summary import front_so_far, print_failures, print_report  # pandas takes a second to import
+
+    outcome = run_sweep(
+        leaves,
+        root,
+        work.sources,
+        options,
+        labels={"preset": work.name},
+        console=console,
+        command=command,
+        front=front_so_far,
+        search=work.search,
+    )
+    plan = Plan([*leaves, *(proposed(work.search, root) if work.search else ())])
+    if not plan.leaves:
+        console.print("[bold red]nothing to report:[/] the search has proposed no configuration that can be built")
+        return 1
+    report, written = _report(root, manifest_of(list(plan.leaves.values()), work.name, command), console)
+    print_report(report, plan, root if written else None, console)
+    print_failures(outcome, console)
+    measured = True
+    if flags.measure_pi:
+        from sweeps.measure import measure_models
+
+        measured = measure_models(flags.measure_pi, report, root, console)
+        _report(root, manifest_of(list(plan.leaves.values()), work.name, command), console)  # with what was measured
+    return 0 if outcome.ok and measured else 1
+
+
+def _report(root: Location, manifest: Manifest, console: Console) -> "tuple[Report, bool]":
+    """Write the tables, as the only one who does; where that can't be, make them for the terminal alone. Says which it was."""
+    from analysis.report import read_report, write_report  # matplotlib takes a second to import
+
+    try:
+        with Store(root=root).lock() as store:
+            write_manifest(store, manifest)
+            return write_report([root], root), True
+    except (StoreBusy, OSError) as error:
+        console.print(f"[yellow]note[/] the tables and pictures were not written: {escape(str(error))}", soft_wrap=True)
+        return read_report([root]), False
+
+
+def _check_storage(root: Location) -> None:
+    if not isinstance(root, Path):
+        try:
+            root.exists()
+        except Exception as error:  # whatever the protocol's package raises
+            raise ValueError(f"storage {root} can't be reached: {error}; check its name and your credentials") from error
+        return
+    if root == Path(root.anchor):
+        raise ValueError(f"storage {root} is the whole disk; expected a directory of its own, such as {root / 'tmp' / 'run'}")
+    existing = next(path for path in (root, *root.parents) if path.exists() or path.is_symlink())
+    if not existing.is_dir():
+        raise ValueError(f"storage {root} can't be made: {existing} is not a directory; give another --storage")
+    for directory in (existing, root / "stages"):
+        if directory.exists() and not os.access(directory, os.W_OK | os.X_OK):
+            raise ValueError(f"storage {root} can't be written: no permission in {directory}; give another --storage")

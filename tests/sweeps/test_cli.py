@@ -188,7 +188,7 @@ def test_every_sweep_is_a_program(script, arguments, plan, tmp_path):
 
 @pytest.mark.slow
 def test_plan_of_a_paper_preset_needs_no_data(tmp_path):
-    done = sweep("--plan", "--preset", "paper-resnet18-cifar100", cwd=tmp_path)
+    done = sweep("--plan", "--preset", "paper-resnet18-cifar100", "--width", "16", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "12 configurations from 17 stages" in done.stdout and "from some steps of each kind of stage" in done.stdout
     assert list(tmp_path.iterdir()) == []

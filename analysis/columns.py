@@ -88,7 +88,7 @@ RECORD: Mapping[str, str] = {
     "time_s": "Seconds of training, interruptions left out.",
     "started": "When it started (UTC).",
     "finished": "When it was done (UTC).",
-    "host": "The machine it ended on: name, CPUs, threads, workers, how it was compiled.",
+    "host": "The machine it ended on: name, CPUs, threads, workers, whether networks were compiled and steps recorded.",
     "versions": "Versions of Python and of the packages that compute.",
     "labels": "What does not count as identity: preset, git commit.",
     "files": "Size and sha256 of each of its files.",

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -93,7 +94,7 @@ def page(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Ite
     compiler, browser = tried(lambda: compiler_of(environ), None), tried(lambda: browser_of(environ), None)
     missing = {name: [module for module in modules if not _is_there(module)] for name, (modules, _) in EXTRAS.items()}
     lines: dict[str, Callable[[], str]] = {
-        "raysp": lambda: f"{__version__}{_commit()}, in {Path(__file__).parent}",
+        "raysp": lambda: f"{__version__}{tried(_commit, '')}, in {Path(__file__).parent}",
         "python": lambda: f"{platform.python_version()}, {sys.executable}",
         "system": lambda: f"{platform.platform()}, {platform.machine()}",
         "packages": lambda: ", ".join(f"{name} {_version(name) or 'missing'}" for name in PACKAGES),
@@ -279,6 +280,7 @@ def _print(line: str) -> None:
     """Whatever the terminal can show of it."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     try:
-        print(line.encode(encoding, errors="backslashreplace").decode(encoding))
-    except (OSError, LookupError):  # the reader has gone
-        return
+        print(line.encode(encoding, errors="backslashreplace").decode(encoding), flush=True)
+    except (OSError, LookupError):  # the reader has gone; what is buffered would fail again when Python ends, and be its status
+        with suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())

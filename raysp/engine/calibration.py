@@ -1,8 +1,8 @@
 """How long a plan will take on this machine, from some steps of each kind of its stages.
 
 Owns the choice of what is tried and the sum over the plan. Contract: nothing is written but in a temporary directory, and nothing
-of the data is read: images are random, since time doesn't depend on them. An estimate: it counts one checkpoint a stage, and
-takes as many blocks for gated as a short training of one budget's mask gives.
+of the data is read: images are random, since time doesn't depend on them. An estimate: it counts one checkpoint a stage, leaves
+the test part out, and takes as many blocks for gated as a short training of one budget's mask gives.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ class Rate:
     after: float
     """Of an epoch from then on."""
     beside: float
-    """Of all that is no epoch: weights read and written, branches started, the test part."""
+    """Of all that is no epoch but the test part: weights read and written, branches started."""
 
     def of(self, stage: Stage) -> float:
         """Seconds of a whole stage."""

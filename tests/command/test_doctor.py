@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from raysp import doctor
+from raysp import __version__, doctor
 from raysp.doctor import browser_of, compiler_of, page
 
 LINES = ["raysp", "python", "system", "packages", "extras", "CPUs", "memory", "shared", "home", "here", "Ray", "GPUs", "compiler"]
@@ -38,6 +38,21 @@ def test_it_ends_with_0_and_a_page(environ, tmp_path):
     told = [line.split()[0] for line in done.stdout.splitlines() if line and not line.startswith("will not work")]
     assert told[: len(LINES)] == LINES
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_that_nobody_reads_ends_with_0():
+    reader, writer = os.pipe()
+    os.close(reader)
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open(writer, "w") as out:  # noqa: PTH123
+        command = [sys.executable, "-m", "raysp", "doctor"]
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, env=environ, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_torch_that_cannot_be_imported_leaves_the_version(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "_commit", lambda: 1 / 0)
+    assert next(page(tmp_path)).startswith(f"raysp      {__version__}, in ")
 
 
 def test_nobody_without_a_name_is_no_error(tmp_path, monkeypatch):

@@ -119,6 +119,14 @@ def test_what_is_said(tmp_path, monkeypatch):
     assert made.separate_epochs == 12 * 68
 
 
+@pytest.mark.parametrize("options", [{"gpus_per_stage": 1}, {"cuda_graph": "on"}, {"cuda_graph": "on", "inline": True}])
+def test_where_stages_are_to_have_a_gpu_and_there_is_none_that_is_said(options, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    made, console = plan(), Console(record=True, width=300)
+    print_seconds(made, survey(made, Store(root=tmp_path)), [], RunOptions(**options), console)
+    assert "can't be tried here: stages are to have a GPU, and torch finds none" in console.export_text()
+
+
 @pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
 @pytest.mark.parametrize(
     ("options", "said"),

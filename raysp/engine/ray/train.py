@@ -68,7 +68,7 @@ def run_on_workers(
     Raises:
         StageError: the stage's code raised.
         NoLongerOwner: another run has taken the results root over.
-        WorkerLost: a worker or its machine died; what was trained up to the last whole epoch is in the checkpoint.
+        WorkerLost: a worker or its machine died; the stage can go on from its last checkpoint.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from rich.console import Console
 
 from raysp.engine.context import Place
@@ -18,6 +19,10 @@ if {"PYTEST_XDIST_WORKER", "RAY_TMPDIR"} <= os.environ.keys():
     own = Path(os.environ["RAY_TMPDIR"], os.environ["PYTEST_XDIST_WORKER"])
     own.mkdir(parents=True, exist_ok=True)
     os.environ["RAY_TMPDIR"] = str(own)
+
+# Hypothesis takes a busy machine for a slow strategy.
+settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 def pytest_collection_modifyitems(items):

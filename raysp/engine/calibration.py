@@ -68,7 +68,7 @@ def calibrate(plan: Plan, sources: Iterable[Source], *, num_threads: int, gpus: 
     sizes = {key_of(source.config): part_sizes(source) for source in sources}
     kinds: dict[str, Stage] = {}
     for stage in plan.stages.values():
-        kinds.setdefault(_kind(stage), stage)
+        kinds.setdefault(kind_of(stage), stage)
     tried: dict[str, tuple[float, float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         images = 0
@@ -78,10 +78,11 @@ def calibrate(plan: Plan, sources: Iterable[Source], *, num_threads: int, gpus: 
                 each = _try(stage, sizes, FEWEST, Path(scratch) / "first", num_threads, gpus)[1] / whole
                 images = max(FEWEST, round(TRIAL_S / each))
             tried[kind] = _try(stage, sizes, images, Path(scratch) / "all", num_threads, gpus)
-    return Calibration(seconds={key: _scaled(stage, tried[_kind(stage)]) for key, stage in plan.stages.items()})
+    return Calibration(seconds={key: _scaled(stage, tried[kind_of(stage)]) for key, stage in plan.stages.items()})
 
 
-def _kind(stage: Stage) -> str:
+def kind_of(stage: Stage) -> str:
+    """The same for stages whose epochs cost about the same."""
     config = {name: value for name, value in stage.config.to_json().items() if name not in ALIKE}
     config["experiment"] = {name: value for name, value in config["experiment"].items() if name != "seed"}
     return json.dumps([stage.name, config], sort_keys=True)
@@ -105,14 +106,14 @@ def _try(
         root: where the trials' results are; ancestors that are there already are found.
         num_threads, gpus: see `calibrate`.
     """
-    short = _shortened(stage, images, {})
+    short = shortened(stage, images, {})
     config: Any = short.config
     data = config.experiment.data
     whole = sizes[key_of(data)]
     num = min(whole["train"], images)
     counts = {"train": num, "val": max(1, round(whole["val"] * num / whole["train"])), "test": 1}
     with Store(root=root).lock() as store:
-        splits = {key_of(data): _random_images(data, counts)}
+        splits = {key_of(data): random_images(data, counts)}
         missing = [s for s in short.lineage() if store.read(s) is None]
         place = Place(store=store, num_threads=num_threads, gpus=gpus, splits=splits)
         outcome = run_inline(JobQueue(missing), place, Progress(missing, lambda: 1, Console(quiet=True)))
@@ -124,21 +125,29 @@ def _try(
     return (before, after) if getattr(config, "gate_epochs", 0) else ((before + after) / 2,) * 2
 
 
-def _shortened(stage: Stage, images: int, known: dict[str, Stage]) -> Stage:
-    """The stage with `EPOCHS` epochs of so many images, and all its ancestors so."""
+def shortened(stage: Stage, images: int, known: dict[str, Stage], epochs: int = EPOCHS) -> Stage:
+    """The stage with so many epochs of so many images, gates open before the last, and all its ancestors with `EPOCHS` of them.
+
+    Args:
+        stage: must have a `recipe`.
+        images: of an epoch; batches are no larger.
+        known: what was made before, by key, for ancestors that several stages share.
+        epochs: of the stage itself.
+    """
     if stage.key not in known:
         config: Any = stage.config
         size = min(images, config.recipe.batch_size)
-        changes: dict[str, Any] = {"recipe": dataclasses.replace(config.recipe, epochs=EPOCHS, batch_size=size, milestones=())}
+        changes: dict[str, Any] = {"recipe": dataclasses.replace(config.recipe, epochs=epochs, batch_size=size, milestones=())}
         if getattr(config, "gate_epochs", 0):
-            changes["gate_epochs"] = EPOCHS - 1
-        parents = {role: _shortened(parent, images, known) for role, parent in stage.parents.items()}
+            changes["gate_epochs"] = epochs - 1
+        parents = {role: shortened(parent, images, known) for role, parent in stage.parents.items()}
         config = dataclasses.replace(config, **changes)
-        known[stage.key] = dataclasses.replace(stage, config=config, epochs=EPOCHS, parents=parents)
+        known[stage.key] = dataclasses.replace(stage, config=config, epochs=epochs, parents=parents)
     return known[stage.key]
 
 
-def _random_images(data: DataConfig, counts: Mapping[str, int]) -> Splits:
+def random_images(data: DataConfig, counts: Mapping[str, int]) -> Splits:
+    """A data set of so many images per part."""
     random = np.random.default_rng(0)
     parts = {
         name: Part(

@@ -18,11 +18,10 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +183,7 @@ def the_tests(rental: Rental) -> None:
         "-m",
         "pytest",
         "tests/training/test_cuda.py",
+        "tests/engine/test_packing_cuda.py",
         "-q",
         "--tb=short",
         "--durations=5",
@@ -249,24 +249,6 @@ def packing(rental: Rental, variant: str, label: str) -> None:
             cancel()
         memory = max((found.get("memory_mib", 0) for found in ready), default=0)
         rental.keep(packed=[width, label, variant, number], steps_per_s=sum(rates), lost=rates.count(0.0), memory_mib=memory)
-
-
-@contextmanager
-def mps() -> Iterator[bool]:
-    """NVIDIA's MPS for the length of the block, where it can be had."""
-    control, quiet = shutil.which("nvidia-cuda-mps-control"), subprocess.DEVNULL  # the daemon would hold our output open
-    if control is None:
-        yield False
-        return
-    with tempfile.TemporaryDirectory(prefix="mps") as pipes:
-        named = {"CUDA_MPS_PIPE_DIRECTORY": pipes, "CUDA_MPS_LOG_DIRECTORY": pipes}
-        os.environ.update(named)
-        try:
-            yield subprocess.run([control, "-d"], check=False, timeout=30, stdout=quiet, stderr=quiet).returncode == 0
-        finally:
-            subprocess.run([control], input="quit\n", text=True, check=False, timeout=60)
-            for name in named:
-                del os.environ[name]
 
 
 def table(found: list[Found]) -> str:
@@ -342,8 +324,11 @@ def the_packing(rental: Rental) -> None:
     """Several narrow trainings on one GPU, with MPS and without."""
     packing(rental, "graph", "without MPS")
     if rental.settings["device"] == "cuda":
-        with mps() as started:
-            if started:
+        from raysp.engine import mps  # of this checkout, which need not be installed
+
+        with mps.started() as found:
+            rental.log(found.said)
+            if found.is_on:
                 packing(rental, "graph", "with MPS")
                 packing(rental, "eager", "with MPS")
 
@@ -385,6 +370,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="in the order given")
     parser.add_argument("--rehearse", action="store_true", help="in miniature, on a CPU")
     given = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
     rental = Rental(given.out, given.minutes, MINIATURE if given.rehearse else REAL)
     try:
         facts(rental)

@@ -1,11 +1,11 @@
 """What some stages make together on one GPU, from half a minute of training them side by side.
 
-Owns the processes that train, and what is said between them and this one: lines of JSON. Refuses to decide anything of it
-(`raysp.engine.packing`). Contract: nothing is written but in a temporary directory, nothing of the data is read, no process outlives
-the measuring, and it raises nothing but what interrupts it: a fault is no reason not to train.
+Owns the processes that train (`raysp.engine.crowd_member`), and says when they do. Refuses to decide how many stages are best
+(`raysp.engine.packing`). Contract: nothing is written but in a temporary directory, nothing of the data is read, no process
+outlives the measuring, and a fault is told and not raised: it is no reason not to train.
 
-The first process, the scout, tries every kind of stage for a few steps and chooses the one that takes most memory. Then one process
-trains that, then two, and so on; each is held back until all that go with it are ready.
+The first process, the scout, tries every kind of stage for a few steps and chooses the one that takes most memory. Then one
+process trains that, then two, and so on; each is held back until all that go with it are ready.
 """
 
 import json

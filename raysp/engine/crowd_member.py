@@ -1,4 +1,6 @@
-"""A process that `raysp.engine.crowd` starts, to choose a stage or to train it: `python -m raysp.engine.crowd_member DIRECTORY ROLE`.
+"""A process that `raysp.engine.crowd` starts, to choose a stage or to train it.
+
+    python -m raysp.engine.crowd_member DIRECTORY scout|member
 
 Owns what of a stage is trained, and for how long. Contract: ends when nobody holds its input open any more; says nothing on its
 output but lines of JSON.

@@ -29,7 +29,7 @@ read -r _
 echo 'quit -t 10' | "$1"
 rm -rf -- "$2"
 """
-"""Waits until nobody holds its input open any more, then ends the daemon, by force if it still serves someone after 10 seconds."""
+"""Waits until nobody holds its input open any more, then ends the daemon; by force if it serves someone 10 seconds later."""
 
 PROBE = """
 import ctypes, sys
@@ -51,7 +51,7 @@ class Mps:
 
 @contextmanager
 def started() -> Iterator[Mps]:
-    """Let the processes that the block starts compute at the same time, where that can be had. The environment says so to them."""
+    """Let processes that the block starts compute at the same time, where that can be had. The environment tells them."""
     control = shutil.which(CONTROL)
     if control is None:
         yield _without(f"{CONTROL} isn't installed")

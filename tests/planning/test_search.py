@@ -10,6 +10,7 @@ from rich.console import Console
 from toy import toy
 
 from raysp.data.sources import open_source
+from raysp.engine.crowd import Trial
 from raysp.engine.options import RunOptions
 from raysp.engine.progress import Progress
 from raysp.engine.ray import cluster

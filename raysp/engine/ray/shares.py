@@ -53,7 +53,7 @@ def connect(options: RunOptions, trial: Trial, console: Console) -> Iterator[flo
 
 @contextmanager
 def _packed_here(options: RunOptions, trial: Trial, console: Console) -> Iterator[float | None]:
-    """The share for stages on this machine's GPUs, with MPS for the block where there are several on one; None for a whole one."""
+    """The share for stages on this machine's GPUs, None for a whole one; in the block there is MPS where several share one."""
     gpus, found = torch.cuda.device_count(), cpus()
     if not gpus:
         _say(console, NO_GPU)
@@ -75,7 +75,7 @@ def _packed_here(options: RunOptions, trial: Trial, console: Console) -> Iterato
 
 
 def _packed_there(options: RunOptions, trial: Trial, console: Console) -> float | None:
-    """The share for stages on the connected cluster's GPUs; None for a whole one. The GPU with the least memory is the measure."""
+    """The share for stages on the cluster's GPUs, None for a whole one; measured where a GPU has least memory."""
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")}
     if not nodes:
         _say(console, NO_GPU)

@@ -183,7 +183,6 @@ def the_tests(rental: Rental) -> None:
         "-m",
         "pytest",
         "tests/training/test_cuda.py",
-        "tests/engine/test_packing_cuda.py",
         "-q",
         "--tb=short",
         "--durations=5",

@@ -2,9 +2,11 @@
 
 import os
 import sys
+import time
 from contextlib import contextmanager
 
 import pytest
+import ray
 from toy import diamond, toy
 
 from raysp.engine import mps
@@ -12,6 +14,7 @@ from raysp.engine.crowd import Trial
 from raysp.engine.options import RunOptions
 from raysp.engine.packing import Measured
 from raysp.engine.ray import cluster, shares
+from raysp.engine.ray.nodes import on_gpu
 from raysp.engine.sweep import run_sweep
 from raysp.engine.termination import Terminated
 
@@ -186,5 +189,9 @@ def test_a_cluster_whose_gpu_is_none_is_told_so(console, monkeypatch):
             monkeypatch.setattr(shares, "least_memory", lambda nodes: next(iter(nodes)))
             assert shares._packed_there(AUTO, TRIAL, console) is None
             assert "GPUs: one stage on each: it couldn't be measured (" in console.file.getvalue()
+            (node,) = (each["NodeID"] for each in ray.nodes())
+            with pytest.raises(TimeoutError, match="no whole GPU of it was free within 2 s"):
+                on_gpu(node, lambda seconds: time.sleep(seconds), 600, within_s=2)
+            assert on_gpu(node, lambda: os.environ["CUDA_VISIBLE_DEVICES"], within_s=60) == "0", "it is free again"
     finally:
         made.shutdown()

@@ -86,9 +86,11 @@ def on_gpu(node: str, function: Callable[..., Any], *arguments: Any, within_s: f
     try:
         return ray.get(answer, timeout=within_s)
     except ray.exceptions.GetTimeoutError:
+        ray.cancel(answer, force=True)  # else it would be told only when it next runs Python code
         raise TimeoutError(f"no whole GPU of it was free within {within_s:.0f} s") from None
-    finally:
-        ray.cancel(answer)  # does nothing where it has ended
+    except KeyboardInterrupt:
+        ray.cancel(answer, force=True)
+        raise
 
 
 def _call(function: Callable[..., Any], arguments: Mapping[str, Iterable[Any]], gpus: float = 0) -> list[Any]:

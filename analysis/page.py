@@ -16,7 +16,6 @@ from typing import Any
 import jinja2
 import markupsafe
 import pandas as pd
-import plotly.offline
 
 from analysis.objectives import ACCURACIES, Objective, present
 from analysis.pareto import GROUP, pareto_front
@@ -58,6 +57,8 @@ def build_page(
         skipped: label, note and failed ancestor of stages that wait for one.
         title: what it is about.
     """
+    import plotly.offline  # on a machine without it all but the page can be made
+
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_web("page.html"))
     chunks, chunk_of = _pack(runs.records)

@@ -171,6 +171,9 @@ class _Nowhere:
     uses_graph = False
     sync_batchnorm = False
 
+    def pauses_after(self, epoch: int) -> bool:
+        return False
+
     def pause_if_due(self, history: Any, costs: Any) -> None:
         pass
 

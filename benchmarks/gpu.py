@@ -1,12 +1,12 @@
-"""What raysp does on a GPU, in order of worth, within so many minutes: tests, then a step's table.
+"""What raysp does on a GPU, in order of worth, within so many minutes: tests, a step's table, the paper's tables at full size.
 
-    python benchmarks/gpu.py --out DIR --minutes 8
+    python benchmarks/gpu.py --out DIR --minutes 8 --data FOLDER
     python benchmarks/gpu.py --out DIR --rehearse
 
 For a GPU that is rented for a quarter of an hour. Owns the order and the clock: each part is a process of its own
-(`gpu_parts.py`) with a limit, and what has no time left is left out. Contract: whatever happens, what was found so far lies in
-DIR: `results.jsonl` (every figure), `table.md` (what a person reads first), `log.txt` (what the parts said). `--rehearse` does
-the same in miniature on a CPU.
+(`gpu_parts.py`, `gpu_sweep.py`) with a limit, and what has no time left is left out. Contract: whatever happens, what was found
+so far lies in DIR: `results.jsonl` (every figure), `table.md` (what a person reads first), `log.txt` (what the parts said), of
+the sweep also its tables and `sweep.tar.xz`. `--rehearse` does the same in miniature on a CPU. How to bring it there: `gpu.md`.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import os
 import platform
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -24,6 +23,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import gpu_packing
+import gpu_sweep
+from gpu_table import table
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -52,6 +55,14 @@ REAL: Found = {
     "channels": [64, 16],
     "widths": [64, 16],
     "processes": [4, 8],
+    "data": "",
+    "preset": "cifar100",
+    "width": 64,
+    "precision": "bf16",
+    "budgets": [24_900, 49_600, 100_000],
+    "mask_method": "counterfactual",
+    "epochs_scale": None,
+    "sweep_s": 3600.0,
 }
 MINIATURE: Found = REAL | {
     "device": "cpu",
@@ -66,6 +77,11 @@ MINIATURE: Found = REAL | {
     "channels": [4],
     "widths": [4],
     "processes": [1, 2],
+    "preset": "quick",
+    "width": 4,
+    "precision": "fp32",
+    "budgets": [0.05, 0.1, 0.2],
+    "sweep_s": 60.0,
 }
 """What a rehearsal changes."""
 
@@ -87,13 +103,18 @@ class Rental:
         self.found: list[Found] = []
 
     @property
+    def at(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+    @property
     def left(self) -> float:
         """Seconds."""
         return self.ends - time.monotonic()
 
     def keep(self, **found: Any) -> None:
         """Add a figure to what was found, and write it down at once."""
-        found["at_s"] = round(time.monotonic() - self.started, 1)
+        found["at_s"] = round(self.at, 1)
         self.found.append(found)
         with (self.out / "results.jsonl").open("a") as file:
             file.write(json.dumps(found) + "\n")
@@ -105,11 +126,13 @@ class Rental:
         with (self.out / "log.txt").open("a") as file:
             file.write(text.rstrip("\n") + "\n")
 
-    def start(self, part: str, settings: Found, **options: Any) -> "subprocess.Popen[str]":
+    def start(
+        self, part: str, settings: Found, *, script: str = "gpu_parts.py", stdout: Any = subprocess.PIPE, **options: Any
+    ) -> "subprocess.Popen[str]":
         """Start a part in a process."""
         return subprocess.Popen(
-            [sys.executable, str(HERE / "gpu_parts.py"), part, json.dumps(self.settings | settings)],
-            stdout=subprocess.PIPE,
+            [sys.executable, str(HERE / script), part, json.dumps(self.settings | settings)],
+            stdout=stdout,
             text=True,
             env=environment(),
             start_new_session=True,
@@ -126,7 +149,7 @@ class Rental:
         """
         errors = self.out / "errors.txt"
         limit = min(limit_s + START_S, self.left)
-        self.log(f"[{time.monotonic() - self.started:5.0f} s] {part}, at most {limit:.0f} s")
+        self.log(f"[{self.at:5.0f} s] {part}, at most {limit:.0f} s")
         with errors.open("w") as stderr:
             process = self.start(part, settings, stderr=stderr)
             ended = ended_by(process, limit)
@@ -193,7 +216,7 @@ def the_tests(rental: Rental) -> None:
     if subprocess.run([sys.executable, "-c", "import xdist"], capture_output=True, check=False).returncode == 0:
         command += ["-p", "xdist.plugin", "-n", "4"]
     limit = min(TESTS_S, rental.left)
-    rental.log(f"[{time.monotonic() - rental.started:5.0f} s] tests, at most {limit:.0f} s")
+    rental.log(f"[{rental.at:5.0f} s] tests, at most {limit:.0f} s")
     with (rental.out / "tests.txt").open("w") as file:
         alone = environment() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # whatever else that machine has
         process = subprocess.Popen(command, cwd=ROOT, env=alone, stdout=file, stderr=file, text=True)
@@ -226,64 +249,6 @@ def steps(rental: Rental, groups: list[Found], limit_s: float, **settings: Any) 
             return
 
 
-def packing(rental: Rental, variant: str, label: str) -> None:
-    """Steps a second that so many processes make together."""
-    width, limit_s = min(rental.settings["widths"]), START_S + rental.settings["seconds"] + 4.0
-    for number in rental.settings["processes"]:
-        if rental.left < limit_s:
-            return
-        rental.log(f"[{time.monotonic() - rental.started:5.0f} s] {number} processes {label}, {variant}")
-        settings = {"variant": variant, "width": width, "kind": "teacher, 4 gates"}
-        processes = [rental.start("packed", settings, stdin=subprocess.PIPE) for _ in range(number)]
-        ended = [ended_by(process, limit_s) for process in processes]
-        ready = [json.loads(process.stdout.readline() or "{}") for process in processes if process.stdout]
-        for process in processes:
-            with suppress(BrokenPipeError):  # it has died, or was too slow
-                assert process.stdin is not None
-                process.stdin.write("\n")
-                process.stdin.flush()
-        rates = [json.loads(process.stdout.readline() or "{}").get("rate", 0.0) for process in processes if process.stdout]
-        for process, cancel in zip(processes, ended, strict=True):
-            process.wait()
-            cancel()
-        memory = max((found.get("memory_mib", 0) for found in ready), default=0)
-        rental.keep(packed=[width, label, variant, number], steps_per_s=sum(rates), lost=rates.count(0.0), memory_mib=memory)
-
-
-def table(found: list[Found]) -> str:
-    """All figures for people, as Markdown."""
-    lines = [f"`{json.dumps(f['machine'])}`\n" for f in found if "machine" in f]
-    lines += [f"Tests: {f['tests']} (status {f['status']})\n" for f in found if "tests" in f]
-    measured = [f for f in found if "step" in f]
-    if measured:
-        lines += ["| width | step | variant | ms | images/s (spread) | steps/s |", "|---|---|---|---|---|---|"]
-    for f in measured:
-        width, kind, variant = f["step"]
-        rates = [f["batch_size"] / s for s in f["seconds"]]
-        middle = statistics.median(f["seconds"])
-        spread = f"{f['batch_size'] / middle:,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
-        lines.append(f"| {width} | {kind} | {variant} | {1e3 * middle:.2f} | {spread} | {1 / middle:.1f} |")
-    lines += [""] + [
-        f"{f['packed'][3]} processes, width {f['packed'][0]}, {f['packed'][1]}, {f['packed'][2]}: {f['steps_per_s']:.0f} steps/s "
-        f"in all, {f['memory_mib']} MiB each" + (f", {f['lost']} lost" if f["lost"] else "")
-        for f in found
-        if "packed" in f
-    ]
-    for f in found:
-        if "kernels" in f:
-            lines += ["", f"Kernels of {f['kernels']}: {f['ms']:.2f} ms a step", "", "| ms | calls | kernel |", "|---|---|---|"]
-            lines += [f"| {k['ms']:.3f} | {k['calls']:.0f} | `{k['name'][:110]}` |" for k in f["of"][:25]]
-        elif "relus" in f:
-            lines += ["", f"Masked ReLU, {f['relus']}, {f['bytes'] / 1e6:.1f} MB: " + ", ".join(
-                f"{name} {us:.1f} us" for name, us in f["microseconds"].items()
-            )]  # fmt: skip
-        elif "evaluation" in f:
-            lines += ["", f"Evaluation, width {f['evaluation']}: {f['images']} images in {min(f['seconds']):.3f} s"]
-        elif "failed" in f:
-            lines += ["", f"FAILED: {f['failed']}: `{str(f['error'])[-300:]}`"]
-    return "\n".join(lines) + "\n"
-
-
 def group(width: int, kind: str, *variants: str) -> Found:
     """What `steps` measures in turns."""
     return {"width": width, "kind": kind, "variants": list(variants)}
@@ -311,25 +276,11 @@ def the_search(rental: Rental) -> None:
 
 
 def the_compiler(rental: Rental) -> None:
-    """Wide steps compiled, recorded or not, and with torch's own graphs."""
+    """Wide steps compiled, recorded or not."""
     if rental.settings["device"] != "cuda":
         return  # compiling takes minutes on a CPU
     wide, variants = max(rental.settings["widths"]), ("compile-bf16", "compile-bf16-graph")
     steps(rental, [group(wide, kind, *variants) for kind in ("teacher", "cross-entropy")], 150.0)
-    steps(rental, [group(wide, "teacher", "cuda-graphs-bf16")], 60.0)
-
-
-def the_packing(rental: Rental) -> None:
-    """Several narrow trainings on one GPU, with MPS and without."""
-    packing(rental, "graph", "without MPS")
-    if rental.settings["device"] == "cuda":
-        from raysp.engine import mps  # of this checkout, which need not be installed
-
-        with mps.started() as found:
-            rental.log(found.said)
-            if found.is_on:
-                packing(rental, "graph", "with MPS")
-                packing(rental, "eager", "with MPS")
 
 
 def the_plain_way(rental: Rental) -> None:
@@ -354,9 +305,10 @@ PARTS: dict[str, Callable[[Rental], None]] = {
     "search": the_search,
     "relus": the_relus,
     "compiler": the_compiler,
-    "packing": the_packing,
+    "packing": gpu_packing.the_packing,
     "plain": the_plain_way,
     "evaluation": the_evaluation,
+    "sweep": gpu_sweep.the_sweep,
 }
 """In order of worth."""
 
@@ -367,10 +319,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory for what is found")
     parser.add_argument("--minutes", type=float, default=9.0, help="after which everything is written")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="in the order given")
+    parser.add_argument("--data", type=Path, help="image folder of the sweep: CIFAR-100 (`pack_images.py`)")
+    parser.add_argument("--mask-method", choices=["counterfactual", "senet", "snl", "random"], help="of the sweep")
+    parser.add_argument("--epochs-scale", type=float, help="of the sweep; by default the largest for which there is time")
     parser.add_argument("--rehearse", action="store_true", help="in miniature, on a CPU")
     given = parser.parse_args()
     sys.path.insert(0, str(ROOT))
-    rental = Rental(given.out, given.minutes, MINIATURE if given.rehearse else REAL)
+    settings = dict(MINIATURE if given.rehearse else REAL)
+    if given.data:
+        settings["data"] = str(given.data.absolute())
+    settings |= {name: value for name in ("mask_method", "epochs_scale") if (value := getattr(given, name)) is not None}
+    rental = Rental(given.out, given.minutes, settings)
     try:
         facts(rental)
         for part in given.parts:
@@ -383,7 +342,7 @@ def main() -> None:
                     rental.keep(failed=part, error=f"{type(error).__name__}: {error}")
     finally:
         print((rental.out / "table.md").read_text(), flush=True)
-        print(f"{time.monotonic() - rental.started:.0f} s; everything is in {rental.out}")
+        print(f"{rental.at:.0f} s; everything is in {rental.out}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """An image folder of small images as few small files, without loss, and back: for a machine that data must be brought to.
 
     python benchmarks/pack_images.py pack FOLDER PACKED --pieces 2
-    python benchmarks/pack_images.py unpack PACKED FOLDER
+    python benchmarks/pack_images.py unpack PACKED --folder FOLDER
 
 A class's images of one part stand below one another in one picture, as lossless WebP: CIFAR-100 takes 100 MB so, as PNG files 127
 (179 with tar's blocks around them). Unpacked, each image is a PNG file with the pixels and the name that it had.

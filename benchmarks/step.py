@@ -26,7 +26,7 @@ from tyro.conf import arg
 
 from raysp.data.config import DataConfig
 from raysp.data.sources import Part, Splits
-from raysp.engine.compiling import begin_step, compiled
+from raysp.engine.compiling import compiled
 from raysp.engine.options import Compile
 from raysp.engine.process import keep_freed_memory, use_tensor_cores
 from raysp.engine.workers import ALONE
@@ -46,13 +46,11 @@ NUM_IMAGES = 2048
 SHARE_KEPT = 0.1
 """Of every layer's ReLUs."""
 
-Variant = Literal["bf16", "compile", "compile-bf16", "cuda-graphs", "cuda-graphs-bf16"]
+Variant = Literal["bf16", "compile", "compile-bf16"]
 OPTIONS: dict[Variant, tuple[Precision, Compile]] = {
     "bf16": ("bf16", "off"),
     "compile": ("fp32", "on"),
     "compile-bf16": ("bf16", "on"),
-    "cuda-graphs": ("fp32", "cuda-graphs"),
-    "cuda-graphs-bf16": ("bf16", "cuda-graphs"),
 }
 """What each variant of our step changes of it."""
 
@@ -117,7 +115,6 @@ class OurSteps:
         else:
             task = CrossEntropyTask(config.experiment.build("baseline").to(device))
         task.model.train().set_gates(gate)
-        self._compile = compile
         self._compiled = ExitStack()
         self._compiled.enter_context(compiled(task.networks(), compile, device))
         self._step = Step(task, replace(config.recipe, precision=precision), ALONE)
@@ -134,7 +131,6 @@ class OurSteps:
             yield from (p for p in self._batches.picks(self._batch_size, 0, epoch) if p.drawn.shape[1] == self._batch_size)
 
     def _one(self, pick: Pick) -> None:
-        begin_step(self._compile)
         images, labels = self._batches.take(pick)
         self._loss_sum.add_(pick.share * self._step(images, labels, pick.share))
 

@@ -26,6 +26,7 @@ ELSEWHERE: Mapping[str, str] = {
     "results/cifar100-width16/fig1.png": "results/fig1.png",
     "results/cifar100-width16/fig2a.png": "results/fig2a.png",
     "results/cifar100-width16/fig2b.png": "results/fig2b.png",
+    "results/h100-step/README.md": "results/h100-step.md",
     "README.md": "index.md",
 }
 """Files outside docs/ by their place in the project, and where the site has them. README.md itself is not shown:

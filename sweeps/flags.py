@@ -68,7 +68,7 @@ class RunFlags:
     threads_per_stage: int = 1
     """CPU threads of each worker of a stage. More finish it sooner, but change results in their last digits (order of sums)."""
     compile: Compile = "off"
-    """Compile training steps; `cuda-graphs` on GPUs. Needs a C++ compiler and 30 s a stage, changes results' last digits."""
+    """Compile training steps: faster on GPUs. Needs a C++ compiler and 30 s a stage, changes results' last digits."""
     cuda_graph: CudaGraph = "auto"
     """Record a training step once, and let the GPU repeat it: same results, less waiting for Python. `auto` is `off` for now."""
     local_batchnorm: bool = False

@@ -78,7 +78,7 @@ def train(flags: RunFlags, options: RunOptions, work: Work, console: Console, co
         else:
             console.print(f"a search by {work.search and work.search.algorithm} plans as it goes: nothing is proposed yet")
         return 0
-    from sweeps.ending import front_so_far, print_failures, print_report  # pandas takes a second to import
+    from sweeps.summary import front_so_far, print_failures, print_report  # pandas takes a second to import
 
     outcome = run_sweep(
         leaves,
@@ -100,7 +100,7 @@ def train(flags: RunFlags, options: RunOptions, work: Work, console: Console, co
     print_failures(outcome, console)
     measured = True
     if flags.measure_pi:
-        from sweeps.private import measure_models
+        from sweeps.measure import measure_models
 
         measured = measure_models(flags.measure_pi, report, root, console)
         _report(root, manifest_of(list(plan.leaves.values()), work.name, command), console)  # with what was measured

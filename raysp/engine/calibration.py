@@ -1,15 +1,16 @@
 """How long a plan will take on this machine, from some steps of each kind of its stages.
 
 Owns the choice of what is tried and the sum over the plan. Contract: nothing is written but in a temporary directory, and nothing
-of the data is read: images are random, since time doesn't depend on them. An estimate: it leaves out what a stage does beside its
-epochs, and takes as many blocks for gated as a short training of one budget's mask gives.
+of the data is read: images are random, since time doesn't depend on them. An estimate: it counts one checkpoint a stage, and
+takes as many blocks for gated as a short training of one budget's mask gives.
 """
 
 import dataclasses
 import json
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,40 @@ from raysp.data.config import DataConfig
 from raysp.data.sources import Part, Source, Splits, part_sizes
 from raysp.engine.context import Place
 from raysp.engine.inline import run_inline
+from raysp.engine.options import CudaGraph
 from raysp.engine.progress import Progress
 from raysp.planning.plan import JobQueue, Plan
 from raysp.store.keys import key_of
 from raysp.store.records import Store
 from raysp.store.stage import Stage
 
-EPOCHS = 3
-"""Of each trial: one that warms up, with closed gates; one with half-open gates; one with gates at 1."""
-TRIAL_S = 0.5
-"""Seconds that an epoch of a trial is to take, if `FEWEST` images don't take longer."""
-FEWEST = 16
-"""Images of a trial's epoch."""
+EPOCHS = 5
+"""Of each trial: one that warms up, with closed gates; two with half-open gates; two with gates at 1. Of each two the second
+counts, since a GPU records its step anew in the first (`raysp.training.replay`). So for SNL's search and its frozen mask."""
+TRIAL_S = {False: 0.3, True: 0.5}
+"""Seconds that an epoch of a trial is to take, if `FEWEST` images don't take longer; True on a GPU, where an epoch has more to do
+beside its steps."""
+FEWEST = {False: 16, True: 2048}
+"""Images of a trial's epoch. A GPU takes as long for a few images as for a batch of them."""
 ALIKE = ("budget", "density", "gamma", "sensitivity")
 """Fields of a configuration that change next to nothing of what its epochs cost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """Seconds that stages of one kind take."""
+
+    before: float
+    """Of an epoch before its gates are at 1, or its mask is frozen."""
+    after: float
+    """Of an epoch from then on."""
+    beside: float
+    """Of all that is no epoch: weights read and written, branches started, the test part."""
+
+    def of(self, stage: Stage) -> float:
+        """Seconds of a whole stage."""
+        before = _epochs_before(stage.config)
+        return self.beside + before * self.before + (stage.epochs - before) * self.after
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +63,8 @@ class Calibration:
 
     seconds: Mapping[str, float]
     """By stage key."""
+    rates: Mapping[str, Rate] = field(default_factory=dict)
+    """What they follow from, by stage key."""
 
     def of(self, stages: Iterable[Stage]) -> float:
         """Seconds of these stages together."""
@@ -56,7 +79,9 @@ class Calibration:
         return max(longest.values(), default=0.0)
 
 
-def calibrate(plan: Plan, sources: Iterable[Source], *, num_threads: int, gpus: float) -> Calibration:
+def calibrate(
+    plan: Plan, sources: Iterable[Source], *, num_threads: int, gpus: float, cuda_graph: CudaGraph = "auto"
+) -> Calibration:
     """Try every kind of stage of a plan, and scale what it took to the whole plan.
 
     Args:
@@ -64,21 +89,24 @@ def calibrate(plan: Plan, sources: Iterable[Source], *, num_threads: int, gpus: 
         sources: the data sets that they read.
         num_threads: CPU threads of a stage.
         gpus: 0 to compute on the CPU.
+        cuda_graph: whether a GPU repeats a recorded step.
     """
     sizes = {key_of(source.config): part_sizes(source) for source in sources}
     kinds: dict[str, Stage] = {}
     for stage in plan.stages.values():
         kinds.setdefault(kind_of(stage), stage)
-    tried: dict[str, tuple[float, float]] = {}
+    tried: dict[str, Rate] = {}
+    on_gpu = bool(gpus)
     with tempfile.TemporaryDirectory() as scratch:
         images = 0
         for kind, stage in kinds.items():
             if not images:  # few images tell how many take as long as they should
                 whole = sizes[key_of(stage.config.experiment.data)]["train"]  # type: ignore[attr-defined]
-                each = _try(stage, sizes, FEWEST, Path(scratch) / "first", num_threads, gpus)[1] / whole
-                images = max(FEWEST, round(TRIAL_S / each))
-            tried[kind] = _try(stage, sizes, images, Path(scratch) / "all", num_threads, gpus)
-    return Calibration(seconds={key: _scaled(stage, tried[kind_of(stage)]) for key, stage in plan.stages.items()})
+                first = _try(stage, sizes, FEWEST[on_gpu], Path(scratch) / "first", num_threads, gpus, cuda_graph)
+                images = max(FEWEST[on_gpu], round(TRIAL_S[on_gpu] * whole / first.after))
+            tried[kind] = _try(stage, sizes, images, Path(scratch) / "all", num_threads, gpus, cuda_graph)
+    rates = {key: tried[kind_of(stage)] for key, stage in plan.stages.items()}
+    return Calibration(seconds={key: rates[key].of(stage) for key, stage in plan.stages.items()}, rates=rates)
 
 
 def kind_of(stage: Stage) -> str:
@@ -88,23 +116,28 @@ def kind_of(stage: Stage) -> str:
     return json.dumps([stage.name, config], sort_keys=True)
 
 
-def _scaled(stage: Stage, seconds: tuple[float, float]) -> float:
-    """Seconds of a whole stage from those of an epoch before and after its gates are at 1."""
-    before = getattr(stage.config, "gate_epochs", 0)
-    return before * seconds[0] + (stage.epochs - before) * seconds[1]
+def _epochs_before(config: Any) -> int:
+    """Epochs of a stage until its steps are those that it ends with."""
+    return int(config.updated_epochs if getattr(config, "snl", None) else getattr(config, "gate_epochs", 0))
 
 
 def _try(
-    stage: Stage, sizes: Mapping[str, Mapping[str, int]], images: int, root: Path, num_threads: int, gpus: float
-) -> tuple[float, float]:
-    """Seconds of a whole epoch before and after the gates are at 1, from epochs of fewer images.
+    stage: Stage,
+    sizes: Mapping[str, Mapping[str, int]],
+    images: int,
+    root: Path,
+    num_threads: int,
+    gpus: float,
+    cuda_graph: CudaGraph,
+) -> Rate:
+    """What whole epochs take, from epochs of fewer images.
 
     Args:
         stage: to be tried.
         sizes: images per part, by the data's key.
         images: to train on in an epoch, in smaller batches if need be; no more than there are.
         root: where the trials' results are; ancestors that are there already are found.
-        num_threads, gpus: see `calibrate`.
+        num_threads, gpus, cuda_graph: see `calibrate`.
     """
     short = shortened(stage, images, {})
     config: Any = short.config
@@ -115,18 +148,34 @@ def _try(
     with Store(root=root).lock() as store:
         splits = {key_of(data): random_images(data, counts)}
         missing = [s for s in short.lineage() if store.read(s) is None]
-        place = Place(store=store, num_threads=num_threads, gpus=gpus, splits=splits)
+        place = Place(store=store, num_threads=num_threads, gpus=gpus, cuda_graph=cuda_graph, splits=splits)
         outcome = run_inline(JobQueue(missing), place, Progress(missing, lambda: 1, Console(quiet=True)))
         if not outcome.ok:
             raise RuntimeError(f"{stage.label} can't be tried: {next(iter(outcome.failed.values()))}")
         record = store.read(short)
     assert record is not None
-    _, before, after = (epoch["time_s"] * whole["train"] / num for epoch in record["history"])
-    return (before, after) if getattr(config, "gate_epochs", 0) else ((before + after) / 2,) * 2
+    return _rate(record, whole["train"] / num, changes=bool(_epochs_before(config)))
+
+
+def _rate(record: Mapping[str, Any], times: float, *, changes: bool) -> Rate:
+    """From a trial's record.
+
+    Args:
+        record: of `EPOCHS` epochs.
+        times: a whole epoch is so many times one of them.
+        changes: whether its steps change between two epochs.
+    """
+    spent = [epoch["time_s"] for epoch in record["history"]]
+    _, _, before, _, after = (times * seconds for seconds in spent)
+    if not changes:
+        before = after = (before + after) / 2
+    whole = datetime.fromisoformat(record["finished"]) - datetime.fromisoformat(record["started"])
+    return Rate(before=before, after=after, beside=max(0.0, whole.total_seconds() - sum(spent)))
 
 
 def shortened(stage: Stage, images: int, known: dict[str, Stage], epochs: int = EPOCHS) -> Stage:
-    """The stage with so many epochs of so many images, gates open before the last, and all its ancestors with `EPOCHS` of them.
+    """The stage with so many epochs of so many images, and all its ancestors with `EPOCHS` of them; gates are at 1 in the
+    last two, and SNL's mask is frozen.
 
     Args:
         stage: must have a `recipe`.
@@ -139,7 +188,9 @@ def shortened(stage: Stage, images: int, known: dict[str, Stage], epochs: int = 
         size = min(images, config.recipe.batch_size)
         changes: dict[str, Any] = {"recipe": dataclasses.replace(config.recipe, epochs=epochs, batch_size=size, milestones=())}
         if getattr(config, "gate_epochs", 0):
-            changes["gate_epochs"] = epochs - 1
+            changes["gate_epochs"] = epochs - 2
+        if getattr(config, "snl", None):
+            changes["frozen_share"] = 2 / epochs
         parents = {role: shortened(parent, images, known) for role, parent in stage.parents.items()}
         config = dataclasses.replace(config, **changes)
         known[stage.key] = dataclasses.replace(stage, config=config, epochs=epochs, parents=parents)

@@ -13,25 +13,8 @@ from torch import nn
 
 from raysp.engine.options import Compile
 
-MODES = {"on": "default", "cuda-graphs": "reduce-overhead"}
-"""`torch.compile`'s names."""
-
 RECOMPILES = 64
 """More than a training has need of: train and last batch, by the three states of a gate, by masks that have filled or emptied."""
-
-
-def check_compile(compile: Compile, gpus: float) -> None:  # noqa: A002 (the flag's word)
-    """Refuse what can't be compiled for any machine.
-
-    Args:
-        compile: what is asked for.
-        gpus: that a stage has.
-
-    Raises:
-        ValueError: CUDA graphs without a GPU.
-    """
-    if compile == "cuda-graphs" and not gpus:
-        raise ValueError("compile is cuda-graphs, but stages have no GPU; expected on or off, or --gpus-per-stage above 0")
 
 
 def check_compiler(compile: Compile, device: torch.device) -> None:  # noqa: A002
@@ -71,21 +54,14 @@ def compiled(networks: Sequence[nn.Module], compile: Compile, device: torch.devi
     if compile == "off":
         yield
         return
-    check_compile(compile, device.type == "cuda")
     check_compiler(compile, device)
     torch.compiler.reset()  # another stage's networks in this process count against the limit
     with torch._dynamo.config.patch(recompile_limit=RECOMPILES):
         for network in networks:
             # A size that comes once per epoch is worth code of its own, and not that all others share code for any size.
-            network.compile(mode=MODES[compile], dynamic=False)
+            network.compile(dynamic=False)
         try:
             yield
         finally:
             for network in networks:
                 network._compiled_call_impl = None
-
-
-def begin_step(compile: Compile) -> None:  # noqa: A002
-    """Say that the maps of the step before are no longer needed; CUDA graphs reuse their memory."""
-    if compile == "cuda-graphs":
-        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]

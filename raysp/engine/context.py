@@ -101,7 +101,7 @@ class Context:
     @property
     def uses_graph(self) -> bool:
         """Whether training steps are recorded and replayed."""
-        return uses_graph(self.place.cuda_graph, self.compile, self.place.gpus, self.workers.size)
+        return uses_graph(self.place.cuda_graph, self.place.gpus, self.workers.size)
 
     @property
     def device(self) -> torch.device:
@@ -121,14 +121,19 @@ class Context:
         if self.workers.rank == 0:
             self.place.store.save_checkpoint(self.stage, tensors, state)
 
+    def pauses_after(self, epoch: int) -> bool:
+        """Whether the stage, with so many epochs trained, has trained as far as it was to, and has epochs left."""
+        return self.until is not None and self.until <= epoch < self.stage.epochs
+
     def pause_if_due(self, history: Sequence[Mapping[str, Any]], costs: Callable[[], Mapping[str, Any]]) -> None:
-        """Raise Paused if the stage has trained as far as it was to, and has epochs left. A checkpoint must be there.
+        """Raise Paused if `pauses_after` these epochs. A checkpoint must be there.
 
         Args:
             history: figures of the epochs that were trained.
             costs: gives ReLUs, MACs and depth by exit.
         """
-        if self.until is not None and self.until <= len(history) < self.stage.epochs:
+        if self.pauses_after(len(history)):
+            assert self.until is not None
             time_s = sum(figures["time_s"] for figures in history)
             raise Paused(self.until, rows_after(self.until, history, costs()), time_s)
 

@@ -66,7 +66,7 @@ def print_seconds(plan: Plan, found: Survey, sources: Sequence[Source], options:
     gpus = options.gpus_here()
     clock = time.monotonic()
     with console.status("trying some steps of each kind of stage; Ctrl-C ends it, and the plan above stays"):
-        calibration = calibrate(plan, sources, num_threads=options.threads_per_stage, gpus=gpus)
+        calibration = calibrate(plan, sources, num_threads=options.threads_per_stage, gpus=gpus, cuda_graph=options.cuda_graph)
     slots, asked = (1, "") if options.inline else _room_here(options, gpus, cores)
     left, whole = calibration.of(found.missing), calibration.of(plan.stages.values())
     separate = sum(leaf.stands_for * calibration.of(leaf.lineage()) for leaf in plan.leaves.values())
@@ -78,7 +78,6 @@ def print_seconds(plan: Plan, found: Survey, sources: Sequence[Source], options:
     left_out = {
         "early stopping": options.stopping != "none",
         "compiling": options.compile != "off",
-        "a CUDA graph": options.cuda_graph == "on",
         "several stages on a GPU": options.gpus_per_stage == "auto",
         "sharing stages among workers": options.workers_per_stage > 1,
     }

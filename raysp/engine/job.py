@@ -126,7 +126,7 @@ def _host(place: Place, workers: Workers) -> dict[str, Any]:
     host |= {"threads": place.num_threads, "workers": workers.size, "compile": place.compile}
     if place.gpus:
         host |= {"gpu": torch.cuda.get_device_name(), "gpus": place.gpus}
-        host["cuda_graph"] = uses_graph(place.cuda_graph, place.compile, place.gpus, workers.size)
+        host["cuda_graph"] = uses_graph(place.cuda_graph, place.gpus, workers.size)
     return host
 
 

@@ -8,8 +8,8 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-Compile = Literal["off", "on", "cuda-graphs"]
-"""How networks are compiled (`raysp.engine.compiling`)."""
+Compile = Literal["off", "on"]
+"""Whether networks are compiled (`raysp.engine.compiling`)."""
 CudaGraph = Literal["auto", "on", "off"]
 """Whether training steps are recorded as CUDA graphs and replayed (`raysp.training.replay`)."""
 Gpus = float | Literal["auto"]
@@ -50,7 +50,7 @@ class RunOptions:
     threads_per_stage: int = 1
     """CPU threads per stage, at least 1. Float sums depend on it, so it is fixed whatever else runs."""
     compile: Compile = "off"
-    """How networks are compiled while they train, with one worker per stage; float sums depend on it, as on the threads."""
+    """Whether networks are compiled while they train, with one worker per stage; float sums depend on it, as on the threads."""
     cuda_graph: CudaGraph = "auto"
     """Whether a GPU repeats a recorded step by itself, with one worker per stage; no result depends on it."""
     stopping: Stopping = "none"
@@ -105,7 +105,7 @@ class RunOptions:
                 "worker per GPU"
             )
         gpus = self.fixed_gpus
-        check_cuda_graph(self.cuda_graph, self.compile, 1.0 if gpus is None else gpus, self.workers_per_stage)
+        check_cuda_graph(self.cuda_graph, 1.0 if gpus is None else gpus, self.workers_per_stage)
         if gpus is not None and not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or float(gpus).is_integer())):
             raise ValueError(f"gpus_per_stage is {gpus:g}; expected a share from 0 to 1, or a whole number")
         if gpus is not None and self.workers_per_stage > 1 and not float(gpus).is_integer():
@@ -115,17 +115,16 @@ class RunOptions:
             )
 
 
-def check_cuda_graph(cuda_graph: CudaGraph, compile: Compile, gpus: float, workers: int) -> None:  # noqa: A002 (the flag's word)
+def check_cuda_graph(cuda_graph: CudaGraph, gpus: float, workers: int) -> None:
     """Refuse what can't be recorded on any machine.
 
     Args:
         cuda_graph: what is asked for.
-        compile: how networks are compiled.
         gpus: that a stage has.
         workers: that a stage has.
 
     Raises:
-        ValueError: it is asked for without a GPU, for several workers, or beside torch's own graphs.
+        ValueError: it is asked for without a GPU, or for several workers.
     """
     if cuda_graph != "on":
         return
@@ -133,14 +132,12 @@ def check_cuda_graph(cuda_graph: CudaGraph, compile: Compile, gpus: float, worke
         raise ValueError(
             f"cuda_graph is on, and {workers} workers_per_stage; expected one of them: workers wait for one another in mid-step"
         )
-    if compile == "cuda-graphs":
-        raise ValueError("cuda_graph is on, and compile is cuda-graphs; expected one of them: the first records the whole step")
     if not gpus:
         raise ValueError("cuda_graph is on, but stages have no GPU; expected auto or off, or --gpus-per-stage above 0")
 
 
-def uses_graph(cuda_graph: CudaGraph, compile: Compile, gpus: float, workers: int) -> bool:  # noqa: A002
+def uses_graph(cuda_graph: CudaGraph, gpus: float, workers: int) -> bool:
     """Whether steps are recorded; see `check_cuda_graph`, whose errors it raises."""
-    check_cuda_graph(cuda_graph, compile, gpus, workers)
+    check_cuda_graph(cuda_graph, gpus, workers)
     wanted = cuda_graph == "on" or (cuda_graph == "auto" and AUTO_USES_GRAPH)
-    return wanted and bool(gpus) and workers == 1 and compile != "cuda-graphs"
+    return wanted and bool(gpus) and workers == 1

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from raysp.data.sources import Source, load_splits
-from raysp.engine.compiling import check_compile, check_compiler
+from raysp.engine.compiling import check_compiler
 from raysp.engine.context import Place
 from raysp.engine.crowd import Trial
 from raysp.engine.forecast import print_plan
@@ -227,17 +227,15 @@ def _runner(options: RunOptions, trial: Trial, console: Console) -> Iterator[_Ru
     """This process, or a connected Ray, ready to run stages; the trial is for what of a GPU each gets."""
     if options.inline:
         gpus = options.gpus_here()
-        check_compile(options.compile, gpus)
         check_compiler(options.compile, torch.device("cuda" if gpus else "cpu"))
-        check_cuda_graph(options.cuda_graph, options.compile, gpus, options.workers_per_stage)
+        check_cuda_graph(options.cuda_graph, gpus, options.workers_per_stage)
         yield _Runner(gpus=gpus, slots=lambda: 1, at_once=lambda: 1, run=run_inline)
         return
     from raysp.engine.ray import cluster, shares  # Ray takes seconds to import
     from raysp.engine.ray import tune as ray_tune  # Ray takes seconds to import
 
     with shares.connect(options, trial, console) as gpus:
-        check_compile(options.compile, gpus)
-        check_cuda_graph(options.cuda_graph, options.compile, gpus, options.workers_per_stage)
+        check_cuda_graph(options.cuda_graph, gpus, options.workers_per_stage)
         request = cluster.Request(num_threads=options.threads_per_stage, gpus=gpus, workers=options.workers_per_stage)
         request.check()
         slots = cluster.Slots(request, options.max_concurrent)

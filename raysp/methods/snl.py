@@ -105,8 +105,8 @@ class SnlTask(TaughtTask):
 
     def extra_state(self) -> dict[str, Tensor]:
         """α, and where the search stands."""
-        standing = torch.tensor([self.searching, self._penalty, self._count], dtype=torch.float64)
-        return {f"alpha.{name}": alpha.detach() for name, alpha in self._alphas.items()} | {"standing": standing}
+        search = torch.tensor([self.searching, self._penalty, self._count], dtype=torch.float64)
+        return {f"alpha.{name}": alpha.detach() for name, alpha in self._alphas.items()} | {"standing": search}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         """Take them back."""

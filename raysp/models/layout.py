@@ -1,6 +1,7 @@
-"""How a network's weights lie in memory, which changes no value."""
+"""How a network's weights lie in memory, which changes nothing of what it computes."""
 
 import torch
+from torch import nn
 
 from raysp.models.network import Network
 
@@ -14,3 +15,10 @@ def channels_last(network: Network) -> Network:
             channels = parameter.shape[1]
             parameter.data = parameter.data.as_strided(parameter.shape, (channels, 1, channels, channels))
     return network
+
+
+def hold_in_bfloat16(network: Network) -> None:
+    """Hold the weights of a frozen network's convolutions and products in what autocast would cast them to for every batch."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.to(torch.bfloat16)

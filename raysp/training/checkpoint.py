@@ -1,4 +1,4 @@
-"""Where a training stands: all that a checkpoint of it holds.
+"""What of a training a checkpoint holds.
 
 Owns what goes into a checkpoint and how it is taken back. Refuses to write files (`raysp.engine.context`) or to train.
 Contract: a training that goes on from a checkpoint, made between two epochs or in the middle of one, gives the same bits as an
@@ -17,7 +17,7 @@ Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors by name, and JSON."""
 
 
-class Standing:
+class TrainingState:
     """A training between two steps.
 
     Args:

@@ -16,17 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raysp.engine.compiling import begin_step, compiled
+from raysp.engine.compiling import compiled
 from raysp.engine.context import Context
 from raysp.engine.termination import Notice, Terminated, noticed
 from raysp.engine.workers import ALONE, Workers, synchronised_batchnorm
 from raysp.models.network import Network
 from raysp.training.batches import Batches, Pick
-from raysp.training.checkpoint import Standing
+from raysp.training.checkpoint import TrainingState
 from raysp.training.recipes import Recipe
 from raysp.training.replay import Replayed, own_stream
 from raysp.training.step import Step
 from raysp.training.task import Task
+
+CHECKPOINT_PAUSE = 20.0
+"""Between two checkpoints at least so many times the seconds that the last one took: so at most a twentieth of the time goes
+into them, and a kill costs at most an epoch more than that pause. A wide network's take a second, as long as an epoch on a fast
+GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +51,8 @@ class Trained:
 def train(task: Task, recipe: Recipe, seed: int, batches: Batches, context: Context) -> Trained:
     """Train a task by its recipe, from its last checkpoint if there is one.
 
-    A checkpoint is made after every epoch, and, with one worker, after the step in which SIGTERM comes. Of several workers each
-    must call this.
+    A checkpoint is made after the first epoch here, then after an epoch when `CHECKPOINT_PAUSE` is over; always before a pause;
+    and, with one worker, after the step in which SIGTERM comes. Of several workers each must call this.
 
     Args:
         task: what to train.
@@ -69,7 +74,10 @@ def train(task: Task, recipe: Recipe, seed: int, batches: Batches, context: Cont
         if context.uses_graph:
             stack.enter_context(own_stream())
         loop = _Loop(task, recipe, seed, batches, context, stack.enter_context(noticed()))
-        return loop.run()
+        try:
+            return loop.run()
+        finally:
+            loop.replayed = None  # it holds the loop: what a recorded step occupies of a GPU would stay for the next stage
 
 
 class _Loop:
@@ -79,20 +87,21 @@ class _Loop:
         self.task, self.recipe, self.seed, self.batches = task, recipe, seed, batches
         self.context, self.workers, self.notice = context, context.workers, notice
         self.step = Step(task, recipe, self.workers)
-        self.standing = Standing(task, self.step.optimizer)
+        self.state = TrainingState(task, self.step.optimizer)
         self.replayed = Replayed(self.one, task.decided, recipe.batch_size, context.device) if context.uses_graph else None
         if checkpoint := context.load_checkpoint():
-            self.standing.unpack(checkpoint)
+            self.state.unpack(checkpoint)
+        self.clock, self.next_save = time.monotonic(), -math.inf
 
     def run(self) -> Trained:
-        standing = self.standing
-        self.context.pause_if_due(standing.history, self.task.costs)
-        for epoch in range(len(standing.history), self.recipe.epochs):
-            self.clock = time.monotonic() - standing.time_s
+        state = self.state
+        self.context.pause_if_due(state.history, self.task.costs)
+        for epoch in range(len(state.history), self.recipe.epochs):
+            self.clock = time.monotonic() - state.time_s
             lr = self.recipe.lr_at(epoch)
             self.step.set_rate(lr)
             self.task.begin_epoch(epoch)
-            standing.resume_epoch(self.workers.rank)
+            state.resume_epoch(self.workers.rank)
             mean_loss = self.steps(epoch)
             if not math.isfinite(mean_loss):
                 raise FloatingPointError(
@@ -101,55 +110,60 @@ class _Loop:
             accuracies = accuracy(self.task.model, self.batches, "val", self.workers)
             mean_accuracy = sum(accuracies.values()) / len(accuracies)
             # Of equal epochs the later one: it has trained longer, and small validation parts tie often.
-            if self.task.eligible(epoch) and mean_accuracy >= standing.best.get("mean", -1.0):
-                standing.keep_best(accuracies)
+            if self.task.eligible(epoch) and mean_accuracy >= state.best.get("mean", -1.0):
+                state.keep_best(accuracies)
             figures = {"epoch": epoch + 1, "loss": mean_loss, "lr": lr, "val_accuracy": mean_accuracy, "val_by_exit": accuracies}
             figures |= self.task.end_epoch(epoch, self.step.optimizer)
-            standing.history.append(figures | {"time_s": time.monotonic() - self.clock})
-            standing.begin()
-            self.save()
+            state.history.append(figures | {"time_s": time.monotonic() - self.clock})
+            state.begin()
+            if self.notice.given or time.monotonic() >= self.next_save or self.context.pauses_after(epoch + 1):
+                self.save()
             self.context.report(
                 {
                     "epochs": self.recipe.epochs,
-                    "best_val_accuracy": standing.best.get("mean", mean_accuracy),
-                    **standing.history[-1],
+                    "best_val_accuracy": state.best.get("mean", mean_accuracy),
+                    **state.history[-1],
                 }
             )
-            self.context.pause_if_due(standing.history, self.task.costs)
-        best = standing.best
+            self.context.pause_if_due(state.history, self.task.costs)
+        if self.notice.given:  # since the last look
+            self.save()
+        best = state.best
         assert best, "no epoch was eligible"
         return Trained(
-            history=standing.history,
+            history=state.history,
             best_epoch=best["epoch"],
             val_accuracy=best["val_accuracy"],
-            best_state=standing.best_state,
+            best_state=state.best_state,
         )
 
     def steps(self, epoch: int) -> float:
         """The epoch's steps that are left; its mean loss, and the model and the task's sums equal on all workers."""
-        task, standing, workers = self.task, self.standing, self.workers
+        task, state, workers = self.task, self.state, self.workers
         task.model.train()
         if self.replayed:
             self.replayed.begin_epoch()
         one = self.replayed or self.one
-        for pick in self.batches.picks(self.recipe.batch_size, self.seed, epoch, workers, standing.step):
+        for pick in self.batches.picks(self.recipe.batch_size, self.seed, epoch, workers, state.step):
             self.notice.safe.clear()
             one(pick)
-            standing.step += 1
+            state.step += 1
             if self.notice.given and workers.size == 1:
                 self.save()
-        workers.sum_(standing.loss_sum, *task.epoch_sums().values())
+        workers.sum_(state.loss_sum, *task.epoch_sums().values())
         workers.mean_(*_running_statistics(task.model))
-        return float(standing.loss_sum) / self.batches.num_batches(self.recipe.batch_size)
+        return float(state.loss_sum) / self.batches.num_batches(self.recipe.batch_size)
 
     def one(self, pick: Pick) -> None:
         """A whole step, from the images to the sum of losses."""
-        begin_step(self.context.compile)
         images, labels = self.batches.take(pick)
-        self.standing.loss_sum.add_(pick.share * self.step(images, labels, pick.share))
+        self.state.loss_sum.add_(pick.share * self.step(images, labels, pick.share))
 
     def save(self) -> None:
-        self.context.save_checkpoint(*self.standing.pack(time.monotonic() - self.clock))
+        started = time.monotonic()
+        self.context.save_checkpoint(*self.state.pack(started - self.clock))
+        ended = time.monotonic()
+        self.next_save = ended + CHECKPOINT_PAUSE * (ended - started)
         self.notice.safe.set()
         if self.notice.given:
             raise Terminated

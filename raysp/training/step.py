@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from raysp.engine.workers import Workers
-from raysp.models.layout import channels_last
+from raysp.models.layout import channels_last, hold_in_bfloat16
 from raysp.training.recipes import Recipe
 from raysp.training.task import Task
 
@@ -23,7 +23,8 @@ class Step:
     """Trains a task by one batch at a time.
 
     Args:
-        task: what is trained; its model is laid out channels last.
+        task: what is trained; its model is laid out channels last, and its other networks, which are frozen, are held in the
+            steps' precision.
         recipe: says which optimizer.
         workers: among whom each batch is shared out.
     """
@@ -33,6 +34,10 @@ class Step:
         channels_last(task.model)
         self.optimizer = _build_optimizer(task, recipe)
         self._bf16 = recipe.precision == "bf16"
+        if self._bf16:
+            for network in task.networks():
+                if network is not task.model:
+                    hold_in_bfloat16(network)
         self._loss = workers.parallel(task.model, task.loss)
         self._extra = [parameter for parameter, _ in task.extra_parameters().values()]
 

@@ -35,41 +35,41 @@ def test_a_report_of_records_with_a_damaged_one(tmp_path):
     assert directory.name in (out / "report.html").read_text()
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"rows": [row(val_accuracy="high")]}, "its row has 'high' for 'val_accuracy'; expected percent"),
-        ({"rows": [row(relus=-1)]}, "its row has -1 for 'relus'; expected a whole number of at least 0"),
-        ({"rows": [row(relus=10**400)]}, "for 'relus'; expected a whole number"),
-        ({"rows": [row(macs=1e300)]}, "for 'macs'; expected a whole number"),
-        ({"rows": [row(budget=[1])]}, "its row has [1] for 'budget'"),
-        ({"rows": [row(kernel_size="three")]}, "its row has 'three' for 'kernel_size'"),
-        ({"rows": [row(d_th="0.1")]}, "its row has '0.1' for 'd_th'; expected a number"),
-        ({"rows": [row(dataset=5)]}, "its row has 5 for 'dataset'; expected a line of text"),
-        ({"rows": [row(dataset="\udc80")]}, "for 'dataset'; expected a line of text"),
-        ({"rows": [row(model="a\nb")]}, "for 'model'; expected a line of text"),
-        ({"rows": [row(selection=None)]}, "its row has None for 'selection'; expected val or test"),
-        ({"rows": [row(ac_after={})]}, "its row has {} for 'ac_after'; expected stages"),
-        ({"parents": {"mask": "x"}}, "its parents are not objects with a 'key'"),
-        ({"labels": {"preset": 5}}, "its preset is no line of text"),
-        ({"time_s": 10**400}, "expected seconds"),
-        ({"rows": ["row"]}, "not lists of objects"),
-        ({"time_s": None}, "its time_s is None; expected seconds"),
-        ({"labels": "mine"}, "its 'labels' is str"),
-        ({"stage": "other"}, "belongs to other-"),
-        (
-            {"of": toy(name="mask"), "config": MASK_CONFIG, "metrics": {"layers": [{"layer": "a"}]}},
-            "its layers are not ReLU layers",
-        ),
-        (
-            {"of": toy(name="mask"), "config": MASK_CONFIG, "metrics": {"layers": [{"layer": "a", "kept": 9, "size": 8}]}},
-            "its layers are not ReLU layers",
-        ),
-        ({"of": toy(name="mask"), "config": MASK_CONFIG | {"budget": "x"}}, "its configuration has 'x' for 'budget'"),
-        ({"of": toy(name="mask"), "config": MASK_CONFIG | {"method": []}}, "its configuration has [] for 'mask_method'"),
-        ({"of": toy(name="mask"), "metrics": {"layers": []}}, "its configuration is not a mask's (KeyError('data'))"),
-    ],
-)
+FOREIGN = [
+    ({"rows": [row(val_accuracy="high")]}, "its row has 'high' for 'val_accuracy'; expected percent"),
+    ({"rows": [row(relus=-1)]}, "its row has -1 for 'relus'; expected a whole number of at least 0"),
+    ({"rows": [row(relus=10**400)]}, "for 'relus'; expected a whole number"),
+    ({"rows": [row(macs=1e300)]}, "for 'macs'; expected a whole number"),
+    ({"rows": [row(budget=[1])]}, "its row has [1] for 'budget'"),
+    ({"rows": [row(kernel_size="three")]}, "its row has 'three' for 'kernel_size'"),
+    ({"rows": [row(d_th="0.1")]}, "its row has '0.1' for 'd_th'; expected a number"),
+    ({"rows": [row(dataset=5)]}, "its row has 5 for 'dataset'; expected a line of text"),
+    ({"rows": [row(dataset="\udc80")]}, "for 'dataset'; expected a line of text"),
+    ({"rows": [row(model="a\nb")]}, "for 'model'; expected a line of text"),
+    ({"rows": [row(selection=None)]}, "its row has None for 'selection'; expected val or test"),
+    ({"rows": [row(ac_after={})]}, "its row has {} for 'ac_after'; expected stages"),
+    ({"parents": {"mask": "x"}}, "its parents are not objects with a 'key'"),
+    ({"labels": {"preset": 5}}, "its preset is no line of text"),
+    ({"time_s": 10**400}, "expected seconds"),
+    ({"rows": ["row"]}, "not lists of objects"),
+    ({"time_s": None}, "its time_s is None; expected seconds"),
+    ({"labels": "mine"}, "its 'labels' is str"),
+    ({"stage": "other"}, "belongs to other-"),
+    (
+        {"of": toy(name="mask"), "config": MASK_CONFIG, "metrics": {"layers": [{"layer": "a"}]}},
+        "its layers are not ReLU layers",
+    ),
+    (
+        {"of": toy(name="mask"), "config": MASK_CONFIG, "metrics": {"layers": [{"layer": "a", "kept": 9, "size": 8}]}},
+        "its layers are not ReLU layers",
+    ),
+    ({"of": toy(name="mask"), "config": MASK_CONFIG | {"budget": "x"}}, "its configuration has 'x' for 'budget'"),
+    ({"of": toy(name="mask"), "config": MASK_CONFIG | {"method": []}}, "its configuration has [] for 'mask_method'"),
+    ({"of": toy(name="mask"), "metrics": {"layers": []}}, "its configuration is not a mask's (KeyError('data'))"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), FOREIGN)
 def test_foreign_records_are_named_and_left_out(tmp_path, change, reason):
     good = commit(tmp_path, [row()])
     bad = commit(tmp_path, **change)
@@ -77,7 +77,20 @@ def test_foreign_records_are_named_and_left_out(tmp_path, change, reason):
     assert [record["key"][:12] for record in runs.records] == [good.name[-12:]]
     assert [damage.path.parent for damage in runs.damaged] == [bad]
     assert reason in runs.damaged[0].reason
-    assert write_report([tmp_path], tmp_path / "out").points["exit"].tolist() == ["final"]
+    assert read_report([tmp_path]).points["exit"].tolist() == ["final"]
+
+
+def test_a_report_is_written_beside_foreign_records_of_all_kinds(tmp_path):
+    commit(tmp_path, [row()])
+    own = [
+        change | {"of": toy(number=n, name=change["of"].name)} if "of" in change else change
+        for n, (change, _) in enumerate(FOREIGN)
+    ]
+    bad = [commit(tmp_path, **change) for change in own]
+    report = write_report([tmp_path], tmp_path / "out")
+    assert report.points["exit"].tolist() == ["final"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(directory.name in page for directory in bad)
 
 
 def test_a_record_with_a_number_that_json_lacks_is_named(tmp_path):

@@ -103,6 +103,14 @@ def test_nothing_is_overwritten(there, tmp_path):
         export(tmp_path / "model", out, format="torch")
 
 
+def test_onnx_without_its_extra_is_refused_with_what_to_install(tmp_path, monkeypatch):
+    save_model(networks.gated("resnet18", in_channels=3), tmp_path / "model")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"ONNX needs onnx, onnxscript, onnxruntime: pip install -e '\.\[export\]'"):
+        export(tmp_path / "model", tmp_path / "out", format="onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_an_export_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
     save_model(networks.gated("resnet18", in_channels=3), tmp_path / "model")
     monkeypatch.setattr("raysp.deploy.export._FixedReLU.forward", lambda self, x: torch.relu(x))

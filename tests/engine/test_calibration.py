@@ -6,7 +6,7 @@ from rich.console import Console
 
 from raysp.data.sources import load_splits, open_source, part_sizes
 from raysp.engine import calibration
-from raysp.engine.calibration import Calibration, calibrate
+from raysp.engine.calibration import Calibration, Rate, calibrate
 from raysp.engine.forecast import print_seconds
 from raysp.engine.options import RunOptions
 from raysp.methods.choices import Choice
@@ -47,6 +47,52 @@ def test_every_kind_is_tried_once_and_scaled(monkeypatch):
     stages = list(plan().stages.values())
     assert found.of(stages) == pytest.approx(sum(found.seconds.values()))
     assert max(found.seconds.values()) < found.chain(stages) < found.of(stages)
+
+
+def record(*seconds, whole_s=60.0):
+    history = [{"time_s": time_s} for time_s in seconds]
+    return {
+        "started": "2026-11-27T10:00:00.000+00:00",
+        "finished": f"2026-11-27T10:{whole_s / 60:02.0f}:00.000+00:00",
+        "history": history,
+    }
+
+
+def test_epochs_in_which_a_step_is_recorded_do_not_count():
+    spent = record(20.0, 7.0, 1.0, 8.0, 2.0)
+    assert calibration._rate(spent, 10.0, changes=True) == Rate(before=10.0, after=20.0, beside=22.0)
+    assert calibration._rate(spent, 10.0, changes=False) == Rate(before=15.0, after=15.0, beside=22.0)
+
+
+def test_a_trial_has_two_epochs_of_every_kind_of_step(tmp_path, monkeypatch):
+    """So that a GPU has recorded a step before the epoch that counts."""
+    records = []
+    real = calibration._rate
+    monkeypatch.setattr(calibration, "_rate", lambda record, *rest, **more: records.append(record) or real(record, *rest, **more))
+    leaf = builder(1.0).chain(Choice(budget=0.1, d_th=1.0, mask_method="snl"))
+    found = calibrate(Plan([leaf]), [open_source("digits", None, None)], num_threads=1, gpus=0)
+    mask, finetune = records[-2:]
+    assert [h["gamma"] for h in finetune["history"]] == pytest.approx([0, 1 / 3, 2 / 3, 1, 1])
+    assert ["snl_count" in h for h in mask["history"]] == [True, True, True, False, False]
+    rate = found.rates[leaf.key]
+    assert found.seconds[leaf.key] == pytest.approx(rate.beside + 6 * rate.before + 10 * rate.after)
+    of_mask = leaf.parents["mask"]
+    assert calibration._epochs_before(of_mask.config) == 12, "of 16 epochs a quarter is frozen"
+
+
+@pytest.mark.parametrize(("gpus", "first", "images"), [(0, 16, 150), (1, 2048, 2048)])
+def test_on_a_gpu_a_trial_is_long_enough_to_record_a_step(gpus, first, images, monkeypatch):
+    tried = []
+
+    def watch(stage, sizes, images, *rest):
+        tried.append(images)
+        whole = next(iter(sizes.values()))["train"]
+        return Rate(before=1.0, after=2e-3 * whole, beside=0.0)
+
+    monkeypatch.setattr(calibration, "_try", watch)
+    calibrate(plan(), [open_source("digits", None, None)], num_threads=1, gpus=gpus)
+    assert tried[0] == first
+    assert set(tried[1:]) == {images}
 
 
 def test_every_mask_method_can_be_tried():

@@ -15,6 +15,7 @@ from raysp.engine.compiling import RECOMPILES
 from raysp.engine.job import run_job
 from raysp.engine.sweep import RunOptions, run_sweep
 from raysp.methods.choices import Choice
+from raysp.models import MODELS
 from raysp.planning.plan import Plan, survey
 from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS
@@ -89,15 +90,12 @@ def test_a_gate_that_changes_every_epoch_needs_no_new_code():
 
 
 @pytest.mark.slow
-def test_what_was_trained_compiled_is_found_by_others(tmp_path):
+def test_what_was_trained_compiled_is_found_by_others(tmp_path, monkeypatch):
+    """A chain's four kinds of stage, on six convolutions instead of seventeen, each of which takes seconds to compile."""
+    short = dataclasses.replace(MODELS["resnet18"], convs_per_stage=(2, 2, 2), width_multiples=(1, 2, 2))
+    monkeypatch.setitem(MODELS, "resnet18", short)
     assert run(quick(), tmp_path / "r", compile="on").ok
     assert not survey(Plan([quick()]), Store(root=tmp_path / "r")).missing
-
-
-def test_cuda_graphs_without_a_gpu_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="no GPU; expected on or off"):
-        run(quick(), tmp_path / "r", compile="cuda-graphs")
-    assert not (tmp_path / "r").exists()
 
 
 def test_several_workers_are_not_compiled():

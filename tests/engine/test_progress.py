@@ -9,7 +9,7 @@ from toy import diamond
 
 from raysp.engine.progress import Progress
 from raysp.planning.plan import Plan
-from sweeps.ending import front_so_far
+from sweeps.summary import front_so_far
 
 BASELINE = {
     "dataset": "digits",

@@ -251,6 +251,7 @@ def test_a_run_interrupted_in_every_stage_ends_bit_identical(fixture, make, requ
             raise Interrupted
 
     monkeypatch.setattr(Context, "save_checkpoint", save_then_stop)
+    monkeypatch.setattr("raysp.training.loop.CHECKPOINT_PAUSE", 0.0)
     for _ in range(60):
         try:
             outcome = run(make(), tmp_path)

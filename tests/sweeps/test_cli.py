@@ -1,10 +1,12 @@
 """The command line as a user meets it."""
 
 import sys
+from collections import defaultdict
 
 import pytest
-from commands import TINY, sweep
+from commands import TINY, sweep, sweep_here
 
+from raysp.engine.calibration import Calibration
 from raysp.engine.sweep import BrokenOff
 from raysp.store.location import Unreachable
 from sweeps.cli import sweep as sweep_script
@@ -145,27 +147,52 @@ def test_bad_sensitivity_files_are_refused(content, message, tmp_path, monkeypat
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize(
-    ("script", "arguments", "plan"),
-    [
-        ("threshold_sweep", [], "20 configurations from 26 stages"),
-        ("schedule_sweep", ["--d-th", "none"], "4 configurations from 10 stages"),
-        ("schedule_sweep", [], "16 configurations from 22 stages"),
-        ("ac_sweep", [], "16 configurations from 22 stages"),
-        ("ac_sweep", ["--model", "wrn22-8"], "8 configurations from 14 stages"),
-        ("mask_sweep", [], "16 configurations from 34 stages"),
-        ("paper", ["table1", "--width", "8"], "8 configurations from 18 stages"),
-        ("paper", ["table2", "--width", "8"], "2 configurations from 8 stages"),
-        ("paper", ["fig1", "--width", "8"], "2 configurations from 5 stages"),
-        ("paper", ["fig2", "--width", "8"], "4 configurations from 6 stages"),
-        ("paper", ["table1", "--preset", "quick"], "8 configurations from 16 stages"),
-        ("paper", ["fig2", "--preset", "quick", "--seeds", "0", "1"], "8 configurations from 12 stages"),
-    ],
-)
-def test_every_sweep_plans_its_grid(script, arguments, plan, tmp_path):
-    done = sweep("--plan", *arguments, cwd=tmp_path, script=script)
+PLANS = [
+    ("schedule_sweep", ["--d-th", "none"], "4 configurations from 10 stages"),
+    ("ac_sweep", [], "16 configurations from 22 stages"),
+    ("mask_sweep", [], "16 configurations from 34 stages"),
+    ("threshold_sweep", [], "20 configurations from 26 stages"),
+    ("schedule_sweep", [], "16 configurations from 22 stages"),
+    ("ac_sweep", ["--model", "wrn22-8"], "8 configurations from 14 stages"),
+    ("paper", ["table1", "--width", "8"], "8 configurations from 18 stages"),
+    ("paper", ["table2", "--width", "8"], "2 configurations from 8 stages"),
+    ("paper", ["fig1", "--width", "8"], "2 configurations from 5 stages"),
+    ("paper", ["fig2", "--width", "8"], "4 configurations from 6 stages"),
+    ("paper", ["table1", "--preset", "quick"], "8 configurations from 16 stages"),
+    ("paper", ["fig2", "--preset", "quick", "--seeds", "0", "1"], "8 configurations from 12 stages"),
+    ("budget_sweep", ["--budgets", "0.1", "0.2", "--gamma", "linear", "cosine"], "4 configurations from 8 stages"),
+    (  # another model takes its own width and last placement
+        "budget_sweep",
+        ["--preset", "cifar100", "--model", "wrn22-8", "--budgets", "1392640", "--dataset", "cifar100"],
+        "1 configuration from 4 stages",
+    ),
+]
+
+
+@pytest.mark.parametrize(("script", "arguments", "plan"), PLANS)
+def test_every_sweep_plans_its_grid_and_runs_nothing(script, arguments, plan, tmp_path, monkeypatch, capsys):
+    # Trying some steps of networks at the paper's size takes most of a minute; the tests below do that.
+    seconds = {"seconds": defaultdict(lambda: 60.0)}
+    monkeypatch.setattr("raysp.engine.forecast.calibrate", lambda *given, **options: Calibration(**seconds))
+    done = sweep_here("--plan", *arguments, cwd=tmp_path, script=script, monkeypatch=monkeypatch, capsys=capsys)
     assert done.returncode == 0, done.stderr
     assert plan in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("script", "arguments", "plan"), PLANS[:3])  # the others are started by the tests below
+def test_every_sweep_is_a_program(script, arguments, plan, tmp_path):
+    done = sweep("--plan", *arguments, cwd=tmp_path, script=script)
+    assert done.returncode == 0, done.stderr
+    assert plan in done.stdout and "from some steps of each kind of stage" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_plan_of_a_paper_preset_needs_no_data(tmp_path):
+    done = sweep("--plan", "--preset", "paper-resnet18-cifar100", "--width", "16", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "12 configurations from 17 stages" in done.stdout and "from some steps of each kind of stage" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -179,30 +206,6 @@ def test_what_one_sweep_has_trained_another_finds(tmp_path):
     assert masks.returncode == 0
     assert "stages.3.1.outer_relu" in masks.stdout, "a sweep of masks shows their layers"
     assert masks.stdout.count("found    ") == 2
-
-
-def test_plan_runs_nothing(tmp_path):
-    done = sweep("--plan", "--budgets", "0.1", "0.2", "--gamma", "linear", "cosine", cwd=tmp_path)
-    assert done.returncode == 0
-    assert "4 configurations from 8 stages" in done.stdout
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_another_model_takes_its_own_width_and_last_placement(tmp_path):
-    done = sweep(
-        "--plan", "--preset", "cifar100", "--model", "wrn22-8", "--budgets", "1392640", "--dataset", "cifar100", cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    assert "1 configuration from 4 stages" in done.stdout
-
-
-@pytest.mark.slow
-def test_plan_of_a_paper_preset_needs_no_data(tmp_path):
-    done = sweep("--plan", "--preset", "paper-resnet18-cifar100", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "12 configurations from 17 stages" in done.stdout
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from raysp.data.config import DataConfig
 from raysp.data.sources import Part, Splits
 from raysp.engine.workers import ALONE
 from raysp.models.collapse import fold_batchnorm
+from raysp.models.layout import hold_in_bfloat16
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches
 from raysp.training.batches import Batches
@@ -131,3 +132,17 @@ def test_steps_in_bf16_are_near_those_in_fp32_and_keep_their_state_in_fp32(gate,
         assert kinds == {torch.bfloat16 if precision == "bf16" else torch.float32}
     torch.testing.assert_close(losses["bf16"], losses["fp32"], rtol=0.05, atol=0)
     assert not torch.equal(losses["bf16"], losses["fp32"])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "wrn22-8"])
+def test_a_teacher_held_in_bf16_computes_what_autocast_computed(name):
+    experiment = dataclasses.replace(EXPERIMENT, model=name)
+    teacher = experiment.teacher(experiment.build("baseline").state_dict(), torch.device("cpu"))
+    images = torch.randn(8, DATA.channels, DATA.image_size, DATA.image_size)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = teacher(images)
+        hold_in_bfloat16(teacher)
+        found = teacher(images)
+    assert torch.equal(found.logits["final"], expected.logits["final"])
+    assert all(map(torch.equal, found.features, expected.features))
+    assert teacher.stages[0][0].conv1.weight.dtype == torch.bfloat16

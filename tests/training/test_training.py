@@ -1,6 +1,7 @@
 """The loop over epochs: learning rates, the choice of the best epoch, and a SIGTERM at any moment."""
 
 import dataclasses
+import math
 import random
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from raysp.engine import termination
+from raysp.engine.context import Context
 from raysp.engine.job import run_job
 from raysp.engine.termination import Terminated
 from raysp.engine.workers import ALONE
@@ -91,6 +93,9 @@ class _NoContext:
 
     def report(self, figures):
         pass
+
+    def pauses_after(self, epoch):
+        return False
 
     def pause_if_due(self, history, costs):
         pass
@@ -198,13 +203,65 @@ def test_a_notice_between_epochs_ends_the_training_with_a_whole_epoch_saved(undi
     assert same(undisturbed, place.store, "senet")
 
 
-def test_a_notice_in_the_last_report_is_not_lost(place):
+def test_a_notice_in_the_last_report_is_not_lost(place, monkeypatch):
     def report(figures):
         if figures["epoch"] == 4:
             termination._running.given = True
 
+    monkeypatch.setattr(training, "CHECKPOINT_PAUSE", math.inf)
+    place, stage = parallel.place_for(place.store), parallel.stage("baseline")
     with pytest.raises(Terminated):
-        run_job(parallel.stage("baseline"), parallel.place_for(place.store), report)
+        run_job(stage, place, report)
+    assert len(place.store.load_checkpoint(stage)[1]["history"]) == 4, "nor are the epochs since the last checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("taken_s", "until", "saved"), [(0.0, None, [1, 2, 3, 4]), (0.125, None, [1, 4]), (9.0, None, [1]), (9.0, 2, [1, 2])]
+)
+def test_checkpoints_take_at_most_a_share_of_the_time(taken_s, until, saved, undisturbed, place, monkeypatch):
+    """Epochs take a second each here; nothing else does, but the checkpoints."""
+    clock, found = 0.0, []
+    place, stage = parallel.place_for(place.store), parallel.stage("gated")
+    measure, save = training.accuracy, Context.save_checkpoint
+
+    def pass_time(seconds, result=None):
+        nonlocal clock
+        clock += seconds
+        return result
+
+    def slow_save(context, tensors, state):
+        found.append(len(state["history"]))
+        save(context, tensors, state)
+        pass_time(taken_s)
+
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock)
+    monkeypatch.setattr(training, "accuracy", lambda *args: pass_time(1.0, measure(*args)))
+    monkeypatch.setattr(Context, "save_checkpoint", slow_save)
+    record = run_job(stage, place, lambda figures: None, until=until)
+    assert found == saved
+    if until is None:
+        assert same(undisturbed, place.store, "gated")
+    else:
+        assert record is None and list(place.store.read_rungs(stage)) == [until], "what pauses goes on from there"
+
+
+def test_a_kill_between_two_checkpoints_costs_epochs_and_no_bits(undisturbed, place, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def report(figures):
+        if figures["epoch"] == 3:
+            raise Killed
+
+    place, stage = parallel.place_for(place.store), parallel.stage("senet")
+    monkeypatch.setattr(training, "CHECKPOINT_PAUSE", math.inf)
+    with pytest.raises(Killed):
+        run_job(stage, place, report)
+    assert len(place.store.load_checkpoint(stage)[1]["history"]) == 1
+    seen = []
+    run_job(stage, place, lambda figures: seen.append(figures["epoch"]))
+    assert seen == [2, 3, 4]
+    assert same(undisturbed, place.store, "senet")
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -231,6 +288,7 @@ def test_sigterm_ends_a_real_process_with_a_checkpoint_that_the_next_takes_up(ti
 
 
 def test_a_training_is_safe_to_end_from_each_checkpoint_to_the_next_step(place, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_PAUSE", 0.0)
     seen = []
     measure, step = training.accuracy, Task.after_step
 

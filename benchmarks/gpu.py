@@ -324,6 +324,7 @@ def main() -> None:
     parser.add_argument("--epochs-scale", type=float, help="of the sweep; by default the largest for which there is time")
     parser.add_argument("--rehearse", action="store_true", help="in miniature, on a CPU")
     given = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
     settings = dict(MINIATURE if given.rehearse else REAL)
     if given.data:
         settings["data"] = str(given.data.absolute())

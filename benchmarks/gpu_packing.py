@@ -1,12 +1,8 @@
 """Several trainings on one GPU: the part `packing` of `gpu.py`, with NVIDIA's MPS and without."""
 
 import json
-import os
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,8 +16,11 @@ def the_packing(rental: "Rental") -> None:
     """Several narrow trainings on one GPU, with MPS and without."""
     packing(rental, "graph", "without MPS")
     if rental.settings["device"] == "cuda":
-        with mps() as started:
-            if started:
+        from raysp.engine import mps  # of this checkout, which need not be installed
+
+        with mps.started() as found:
+            rental.log(found.said)
+            if found.is_on:
                 packing(rental, "graph", "with MPS")
                 packing(rental, "eager", "with MPS")
 
@@ -50,21 +49,3 @@ def packing(rental: "Rental", variant: str, label: str) -> None:
             cancel()
         memory = max((found.get("memory_mib", 0) for found in ready), default=0)
         rental.keep(packed=[width, label, variant, number], steps_per_s=sum(rates), lost=rates.count(0.0), memory_mib=memory)
-
-
-@contextmanager
-def mps() -> Iterator[bool]:
-    """NVIDIA's MPS for the length of the block, where it can be had."""
-    control, quiet = shutil.which("nvidia-cuda-mps-control"), subprocess.DEVNULL  # the daemon would hold our output open
-    if control is None:
-        yield False
-        return
-    with tempfile.TemporaryDirectory(prefix="mps") as pipes:
-        named = {"CUDA_MPS_PIPE_DIRECTORY": pipes, "CUDA_MPS_LOG_DIRECTORY": pipes}
-        os.environ.update(named)
-        try:
-            yield subprocess.run([control, "-d"], check=False, timeout=30, stdout=quiet, stderr=quiet).returncode == 0
-        finally:
-            subprocess.run([control], input="quit\n", text=True, check=False, timeout=60)
-            for name in named:
-                del os.environ[name]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from raysp.data.config import Selection
-from raysp.engine.options import Compile, CudaGraph, RunOptions, Stopping
+from raysp.engine.options import Compile, CudaGraph, Gpus, RunOptions, Stopping
 from raysp.methods.choices import AcHead, GateStart, Granularity, MaskMethod, MaskStart, Pram
 from raysp.stages.presets import Preset, PresetName
 from raysp.training.recipes import GammaSchedule, Precision
@@ -63,8 +63,8 @@ class RunFlags:
     """Stages at once; by default as many as the cluster's CPUs or GPUs allow."""
     workers_per_stage: int = 1
     """Training processes per stage, which share each batch under Ray Train."""
-    gpus_per_stage: Annotated[float | None, arg(metavar="GPUS", help_behavior_hint="")] = None
-    """GPUs that each worker of a stage holds; 0.25 packs four on one, 0 trains on the CPU. By default 1 where there are GPUs."""
+    gpus_per_stage: Annotated[Gpus | None, arg(metavar="GPUS|auto", help_behavior_hint="")] = None
+    """GPUs per worker: 0.25 packs four on one, `auto` what pays (untried on GPUs), 0 takes the CPU. By default 1, if any."""
     threads_per_stage: int = 1
     """CPU threads of each worker of a stage. More finish it sooner, but change results in their last digits (order of sums)."""
     compile: Compile = "off"

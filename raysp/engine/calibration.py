@@ -94,7 +94,7 @@ def calibrate(
     sizes = {key_of(source.config): part_sizes(source) for source in sources}
     kinds: dict[str, Stage] = {}
     for stage in plan.stages.values():
-        kinds.setdefault(_kind(stage), stage)
+        kinds.setdefault(kind_of(stage), stage)
     tried: dict[str, Rate] = {}
     on_gpu = bool(gpus)
     with tempfile.TemporaryDirectory() as scratch:
@@ -105,11 +105,12 @@ def calibrate(
                 first = _try(stage, sizes, FEWEST[on_gpu], Path(scratch) / "first", num_threads, gpus, cuda_graph)
                 images = max(FEWEST[on_gpu], round(TRIAL_S[on_gpu] * whole / first.after))
             tried[kind] = _try(stage, sizes, images, Path(scratch) / "all", num_threads, gpus, cuda_graph)
-    rates = {key: tried[_kind(stage)] for key, stage in plan.stages.items()}
+    rates = {key: tried[kind_of(stage)] for key, stage in plan.stages.items()}
     return Calibration(seconds={key: rates[key].of(stage) for key, stage in plan.stages.items()}, rates=rates)
 
 
-def _kind(stage: Stage) -> str:
+def kind_of(stage: Stage) -> str:
+    """The same for stages whose epochs cost about the same."""
     config = {name: value for name, value in stage.config.to_json().items() if name not in ALIKE}
     config["experiment"] = {name: value for name, value in config["experiment"].items() if name != "seed"}
     return json.dumps([stage.name, config], sort_keys=True)
@@ -138,14 +139,14 @@ def _try(
         root: where the trials' results are; ancestors that are there already are found.
         num_threads, gpus, cuda_graph: see `calibrate`.
     """
-    short = _shortened(stage, images, {})
+    short = shortened(stage, images, {})
     config: Any = short.config
     data = config.experiment.data
     whole = sizes[key_of(data)]
     num = min(whole["train"], images)
     counts = {"train": num, "val": max(1, round(whole["val"] * num / whole["train"])), "test": 1}
     with Store(root=root).lock() as store:
-        splits = {key_of(data): _random_images(data, counts)}
+        splits = {key_of(data): random_images(data, counts)}
         missing = [s for s in short.lineage() if store.read(s) is None]
         place = Place(store=store, num_threads=num_threads, gpus=gpus, cuda_graph=cuda_graph, splits=splits)
         outcome = run_inline(JobQueue(missing), place, Progress(missing, lambda: 1, Console(quiet=True)))
@@ -172,23 +173,32 @@ def _rate(record: Mapping[str, Any], times: float, *, changes: bool) -> Rate:
     return Rate(before=before, after=after, beside=max(0.0, whole.total_seconds() - sum(spent)))
 
 
-def _shortened(stage: Stage, images: int, known: dict[str, Stage]) -> Stage:
-    """The stage with `EPOCHS` epochs of so many images, and all its ancestors so."""
+def shortened(stage: Stage, images: int, known: dict[str, Stage], epochs: int = EPOCHS) -> Stage:
+    """The stage with so many epochs of so many images, and all its ancestors with `EPOCHS` of them; gates are at 1 in the
+    last two, and SNL's mask is frozen.
+
+    Args:
+        stage: must have a `recipe`.
+        images: of an epoch; batches are no larger.
+        known: what was made before, by key, for ancestors that several stages share.
+        epochs: of the stage itself.
+    """
     if stage.key not in known:
         config: Any = stage.config
         size = min(images, config.recipe.batch_size)
-        changes: dict[str, Any] = {"recipe": dataclasses.replace(config.recipe, epochs=EPOCHS, batch_size=size, milestones=())}
+        changes: dict[str, Any] = {"recipe": dataclasses.replace(config.recipe, epochs=epochs, batch_size=size, milestones=())}
         if getattr(config, "gate_epochs", 0):
-            changes["gate_epochs"] = EPOCHS - 2
+            changes["gate_epochs"] = epochs - 2
         if getattr(config, "snl", None):
-            changes["frozen_share"] = 2 / EPOCHS
-        parents = {role: _shortened(parent, images, known) for role, parent in stage.parents.items()}
+            changes["frozen_share"] = 2 / epochs
+        parents = {role: shortened(parent, images, known) for role, parent in stage.parents.items()}
         config = dataclasses.replace(config, **changes)
-        known[stage.key] = dataclasses.replace(stage, config=config, epochs=EPOCHS, parents=parents)
+        known[stage.key] = dataclasses.replace(stage, config=config, epochs=epochs, parents=parents)
     return known[stage.key]
 
 
-def _random_images(data: DataConfig, counts: Mapping[str, int]) -> Splits:
+def random_images(data: DataConfig, counts: Mapping[str, int]) -> Splits:
+    """A data set of so many images per part."""
     random = np.random.default_rng(0)
     parts = {
         name: Part(

@@ -56,7 +56,7 @@ def print_plan(plan: Plan, found: Survey, console: Console, stopping: Stopping =
 
 def print_seconds(plan: Plan, found: Survey, sources: Sequence[Source], options: RunOptions, console: Console) -> None:
     """Try every kind of stage for some steps on this machine, and say how long the plan will take; or why that can't be said."""
-    if (options.gpus_per_stage or options.cuda_graph == "on") and not torch.cuda.is_available():
+    if (options.fixed_gpus or options.cuda_graph == "on") and not torch.cuda.is_available():
         console.print("How long that takes can't be tried here: stages are to have a GPU, and torch finds none.")
         return
     cores = os.cpu_count() or 1
@@ -78,6 +78,7 @@ def print_seconds(plan: Plan, found: Survey, sources: Sequence[Source], options:
     left_out = {
         "early stopping": options.stopping != "none",
         "compiling": options.compile != "off",
+        "several stages on a GPU": options.gpus_per_stage == "auto",
         "sharing stages among workers": options.workers_per_stage > 1,
     }
     without = [what for what, is_asked in left_out.items() if is_asked]

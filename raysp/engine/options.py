@@ -12,6 +12,8 @@ Compile = Literal["off", "on"]
 """Whether networks are compiled (`raysp.engine.compiling`)."""
 CudaGraph = Literal["auto", "on", "off"]
 """Whether training steps are recorded as CUDA graphs and replayed (`raysp.training.replay`)."""
+Gpus = float | Literal["auto"]
+"""GPUs of a stage; `auto` is a share of one that is measured (`raysp.engine.packing`)."""
 Stopping = Literal["none", "pareto"]
 """Whether configurations are given up (`raysp.planning.halving`)."""
 
@@ -42,9 +44,9 @@ class RunOptions:
     """With several workers on GPUs: take batch norm's statistics over the whole batch, not over each worker's part of it."""
     retries: int = 1
     """How often a stage is tried again after its worker or machine died, at least 0; what its own code raises isn't."""
-    gpus_per_stage: float | None = None
+    gpus_per_stage: Gpus | None = None
     """GPUs, or the share of one, that each worker of a stage holds; 0 trains on the CPU, None takes 1 where the cluster has
-    GPUs."""
+    GPUs, "auto" the share that makes all stages together fastest."""
     threads_per_stage: int = 1
     """CPU threads per stage, at least 1. Float sums depend on it, so it is fixed whatever else runs."""
     compile: Compile = "off"
@@ -56,6 +58,11 @@ class RunOptions:
     verbose: bool = False
     """Let Ray's own messages through."""
 
+    @property
+    def fixed_gpus(self) -> float | None:
+        """GPUs of a stage, where a number was asked for."""
+        return None if self.gpus_per_stage == "auto" else self.gpus_per_stage
+
     def gpus_here(self) -> float:
         """GPUs of a stage in this process: those that were asked for, else 1 where there is one.
 
@@ -64,7 +71,7 @@ class RunOptions:
         """
         import torch  # takes seconds, which a flag that is refused need not wait for
 
-        gpus = self.gpus_per_stage
+        gpus = self.fixed_gpus
         if gpus and not torch.cuda.is_available():
             raise ValueError(f"gpus_per_stage is {gpus:g}, but torch finds no GPU here; expected 0, or leave it out")
         return (1.0 if gpus is None else gpus) * torch.cuda.is_available()
@@ -90,7 +97,14 @@ class RunOptions:
             raise ValueError(f"threads_per_stage is {self.threads_per_stage}; expected 1 to {most}")
         if self.inline and self.address is not None:
             raise ValueError(f"inline, and address {self.address!r}; expected one of them: inline runs without Ray")
-        gpus = self.gpus_per_stage
+        if self.gpus_per_stage == "auto" and self.inline:
+            raise ValueError("gpus_per_stage is auto, and inline; expected one of them: inline runs one stage at a time")
+        if self.gpus_per_stage == "auto" and self.workers_per_stage > 1:
+            raise ValueError(
+                f"gpus_per_stage is auto, and {self.workers_per_stage} workers_per_stage; expected one of them: NCCL takes one "
+                "worker per GPU"
+            )
+        gpus = self.fixed_gpus
         check_cuda_graph(self.cuda_graph, 1.0 if gpus is None else gpus, self.workers_per_stage)
         if gpus is not None and not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or float(gpus).is_integer())):
             raise ValueError(f"gpus_per_stage is {gpus:g}; expected a share from 0 to 1, or a whole number")

@@ -20,10 +20,12 @@ from rich.markup import escape
 from raysp.data.sources import Source, load_splits
 from raysp.engine.compiling import check_compiler
 from raysp.engine.context import Place
+from raysp.engine.crowd import Trial
 from raysp.engine.forecast import print_plan
 from raysp.engine.inline import run_inline
 from raysp.engine.names import ShortNames
 from raysp.engine.options import RunOptions, check_cuda_graph
+from raysp.engine.packing import at_once
 from raysp.engine.progress import FrontSoFar, Progress
 from raysp.planning.halving import Halving
 from raysp.planning.plan import JobQueue, Outcome, Plan, Survey, inspect, survey
@@ -107,7 +109,15 @@ def run_sweep(
         splits[key_of(source.config)] = loaded
         counts = ", ".join(f"{len(getattr(loaded, part))} {part}" for part in ("train", "val", "test"))
         console.print(f"{source.config.name}: {counts} images in {source.config.num_classes} classes", highlight=False)
-    with _runner(options) as runner, reader.lock(tell=partial(console.print, soft_wrap=True)) as store:
+    waiting = [stage for stage in found.missing if queue.waits_for(stage)]
+    trial = Trial(
+        stages=waiting,
+        at_once=search.trials if search else at_once(waiting),
+        sizes={key: {part: len(getattr(loaded, part)) for part in ("train", "val", "test")} for key, loaded in splits.items()},
+        num_threads=options.threads_per_stage,
+        cuda_graph=options.cuda_graph,
+    )
+    with _runner(options, trial, console) as runner, reader.lock(tell=partial(console.print, soft_wrap=True)) as store:
         if search and read_proposals(root, search) != earlier:
             raise StoreBusy(f"another run in {root} has gone on with this search meanwhile; run the same command again")
         if leaves:
@@ -124,7 +134,7 @@ def run_sweep(
             splits=splits,
         )
         shown = Progress(
-            [] if search else [stage for stage in found.missing if queue.waits_for(stage)],
+            [] if search else waiting,
             runner.slots,
             console,
             found=[] if search else found.found,
@@ -213,19 +223,18 @@ class _Runner:
 
 
 @contextmanager
-def _runner(options: RunOptions) -> Iterator[_Runner]:
-    """This process, or a connected Ray, ready to run stages."""
+def _runner(options: RunOptions, trial: Trial, console: Console) -> Iterator[_Runner]:
+    """This process, or a connected Ray, ready to run stages; the trial is for what of a GPU each gets."""
     if options.inline:
         gpus = options.gpus_here()
         check_compiler(options.compile, torch.device("cuda" if gpus else "cpu"))
         check_cuda_graph(options.cuda_graph, gpus, options.workers_per_stage)
         yield _Runner(gpus=gpus, slots=lambda: 1, at_once=lambda: 1, run=run_inline)
         return
-    from raysp.engine.ray import cluster  # Ray takes seconds to import
+    from raysp.engine.ray import cluster, shares  # Ray takes seconds to import
     from raysp.engine.ray import tune as ray_tune  # Ray takes seconds to import
 
-    with cluster.connect(options.address, verbose=options.verbose):
-        gpus = cluster.gpus_for(options.gpus_per_stage)
+    with shares.connect(options, trial, console) as gpus:
         check_cuda_graph(options.cuda_graph, gpus, options.workers_per_stage)
         request = cluster.Request(num_threads=options.threads_per_stage, gpus=gpus, workers=options.workers_per_stage)
         request.check()

@@ -138,6 +138,7 @@ def test_where_stages_are_to_have_a_gpu_and_there_is_none_that_is_said(options, 
         ({"workers_per_stage": 5}, "no room for a stage, which asks for 5 workers of 1 CPU each"),
         ({"gpus_per_stage": 0.05}, "4 stages at once"),
         ({"gpus_per_stage": 0.5}, "2 stages at once"),
+        ({"gpus_per_stage": "auto"}, "1 stage at once"),
         ({"gpus_per_stage": 1, "workers_per_stage": 2}, "no room for a stage, which asks for 2 workers of 1 CPU, 1 GPU each"),
     ],
 )
@@ -152,4 +153,5 @@ def test_as_many_stages_are_said_to_run_at_once_as_a_run_has_room_for(options, s
     print_seconds(made, survey(made, Store(root=tmp_path)), [], RunOptions(**options), console)
     text = console.export_text()
     assert said in text
+    assert ("without several stages on a GPU" in text) == (options.get("gpus_per_stage") == "auto")
     assert ("without sharing stages among workers" in text) == ("workers_per_stage" in options)

@@ -261,6 +261,7 @@ def test_what_does_not_go_together_is_refused():
         ({"workers_per_stage": 0}, "workers_per_stage is 0; expected 1 to"),
         ({"workers_per_stage": 2, "inline": True}, "inline is one process"),
         ({"workers_per_stage": 2, "gpus_per_stage": 0.5}, "expected a whole number for each worker, or 0"),
+        ({"workers_per_stage": 2, "gpus_per_stage": "auto"}, "gpus_per_stage is auto, and 2 workers_per_stage"),
         ({"retries": -1}, "retries is -1; expected at least 0"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -10,6 +10,7 @@ from rich.console import Console
 from toy import toy
 
 from raysp.data.sources import open_source
+from raysp.engine.crowd import Trial
 from raysp.engine.options import RunOptions
 from raysp.engine.progress import Progress
 from raysp.engine.ray import cluster
@@ -235,7 +236,7 @@ def test_a_search_asks_a_cluster_that_can_grow_for_more_than_it_has(tmp_path, mo
     there, possible = [{"CPU": 1.0}], [{"CPU": 1.0}] * 3
     monkeypatch.setattr(cluster, "alive_nodes", lambda: there)
     monkeypatch.setattr(cluster, "possible_nodes", lambda: possible)
-    with _runner(RunOptions(gpus_per_stage=0)) as runner:
+    with _runner(RunOptions(gpus_per_stage=0), Trial(), Console(quiet=True)) as runner:
         assert runner.at_once() == 5 and runner.slots() == 1
         there += possible[1:]
         assert runner.at_once() == runner.slots() == 3

@@ -58,8 +58,14 @@ def _with_weights(directory, marker):
     return directory
 
 
+HANDED_OVER = {ROOT / "raysp" / "engine" / name for name in ("crowd.py", "crowd_member.py")}
+"""What a process writes for one that it starts itself, into a directory that is this user's alone."""
+
+
 def test_the_code_has_no_call_that_unpickles():
-    for path in (*ROOT.glob("raysp/**/*.py"), *ROOT.glob("analysis/*.py"), *ROOT.glob("sweeps/*.py")):
+    paths = {*ROOT.glob("raysp/**/*.py"), *ROOT.glob("analysis/**/*.py"), *ROOT.glob("sweeps/*.py")}
+    assert paths > HANDED_OVER
+    for path in paths - HANDED_OVER:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {alias.name.partition(".")[0] for alias in node.names} | {getattr(node, "module", "") or ""}

@@ -68,6 +68,8 @@ from sweeps.cli import sweep as sweep_script
         (["--epochs-scale", "1e308"], "epochs scale 1e+308"),
         (["--gpus-per-stage", "inf"], "gpus_per_stage is inf"),
         (["--gpus-per-stage", "nan"], "gpus_per_stage is nan"),
+        (["--gpus-per-stage", "auto"], "gpus_per_stage is auto, and inline; expected one of them"),
+        (["--gpus-per-stage", "most"], "auto"),
         (["--budgets"], "--budgets has no value"),
         (["--threads-per-stage", "100000"], "threads_per_stage is 100000"),
         (["--width", "1000000"], "width 1000000"),

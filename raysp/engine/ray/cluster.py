@@ -61,9 +61,7 @@ def connect(address: str | None, *, verbose: bool) -> Iterator[None]:
         if not verbose:
             warnings.simplefilter("ignore")
         try:
-            target = address or os.environ.get("RAY_ADDRESS")
-            loopback = target == "local" or (not target and not _started_here().exists())
-            with _on_loopback() if loopback else nullcontext():
+            with _on_loopback() if starts_one(address) else nullcontext():
                 _init(address, verbose=verbose)
         except ConnectionError as error:
             raise ConnectionError(f"{error}; start a cluster there, give another --address, or --address local") from error
@@ -74,6 +72,12 @@ def connect(address: str | None, *, verbose: bool) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def starts_one(address: str | None) -> bool:
+    """Whether `connect` would start a local Ray."""
+    target = address or os.environ.get("RAY_ADDRESS")
+    return target == "local" or (not target and not _started_here().exists())
 
 
 def _init(address: str | None, *, verbose: bool) -> None:

@@ -3,16 +3,11 @@
 import json
 import subprocess
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from gpu import Rental
-
-START_S = 25.0
-"""Seconds that a process takes at most before it measures anything."""
+from gpu_rental import START_S, Rental, ended_by
 
 
-def the_packing(rental: "Rental") -> None:
+def the_packing(rental: Rental) -> None:
     """Several narrow trainings on one GPU, with MPS and without."""
     packing(rental, "graph", "without MPS")
     if rental.settings["device"] == "cuda":
@@ -25,10 +20,8 @@ def the_packing(rental: "Rental") -> None:
                 packing(rental, "eager", "with MPS")
 
 
-def packing(rental: "Rental", variant: str, label: str) -> None:
+def packing(rental: Rental, variant: str, label: str) -> None:
     """Steps a second that so many processes make together."""
-    from gpu import ended_by
-
     width, limit_s = min(rental.settings["widths"]), START_S + rental.settings["seconds"] + 4.0
     for number in rental.settings["processes"]:
         if rental.left < limit_s:

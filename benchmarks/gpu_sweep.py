@@ -17,14 +17,13 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from gpu import Rental
+from gpu_rental import Found, Rental, ended_by
 
+if TYPE_CHECKING:
     from raysp.stages.chain import ChainBuilder
     from raysp.store.stage import Stage
 
@@ -40,10 +39,8 @@ LEAST_S = 20.0
 SCALES = [number / 100 for number in range(5, 601)]
 """Of the preset's epochs."""
 
-Found = dict[str, Any]
 
-
-def the_sweep(rental: "Rental") -> None:
+def the_sweep(rental: Rental) -> None:
     """Train, keep every finished stage at once, and report."""
     if rental.settings["device"] == "cuda" and not rental.settings["data"]:
         rental.log("no sweep without --data")
@@ -68,7 +65,7 @@ class _Watched:
         seconds: until the training is told to end.
     """
 
-    def __init__(self, rental: "Rental", folder: Path, seconds: float) -> None:
+    def __init__(self, rental: Rental, folder: Path, seconds: float) -> None:
         self._rental, self._folder, self._seconds = rental, folder, seconds
         self._root = folder / "records"
         self._heard = 0
@@ -77,8 +74,6 @@ class _Watched:
 
     def run(self) -> None:
         """From the start to the last table."""
-        from gpu import ended_by
-
         rental, started = self._rental, time.monotonic()
         rental.log(f"[{rental.at:5.0f} s] sweep, {self._seconds:.0f} s")
         told = ""
@@ -157,49 +152,6 @@ def _told(record: Found) -> Found:
     told = {"stage": record["stage"], "epochs": len(record["history"]), "time_s": record["time_s"], "rows": record["rows"]}
     told |= {name: config[name] for name in ("budget", "method") if name in config}
     return told | {name: metrics[name] for name in ("gated_blocks", "fit_r2", "test_accuracy", "relus") if name in metrics}
-
-
-def lines(found: Sequence[Found]) -> list[str]:
-    """The sweep for people, as Markdown: every exit of every budget beside the paper's figures."""
-    trained = [f["trained"] for f in found if "trained" in f]
-    rows = [row for f in trained for row in f["rows"]]
-    told: list[str] = []
-    for f in found:
-        if "scale" in f:
-            told.append(
-                f"Sweep: {f['scale']:g} times the epochs of the preset, {f['forecast_s']:.0f} s by forecast, of "
-                f"{f['seconds']:.0f} s that were left; `{f['command']}`"
-            )
-        elif "sweep_ended" in f:
-            told.append(
-                f"The sweep ended after {f['seconds']:.0f} s with status {f['sweep_ended']}" + ", out of time" * f["told"]
-            )
-    if not rows:
-        return told
-    base = next((row for row in rows if row["mask_method"] == "none"), None)
-    printed = {(row["budget"], row["exit"]): row for f in found for row in f.get("paper", ())}
-    spent = [f"{f['stage']}{' of ' + format(f['budget'], ',') if 'budget' in f else ''} {f['epochs']}" for f in trained]
-    total = sum(f["time_s"] for f in trained)
-    told += ["", f"Epochs (the paper's: 240, 240, 150 and 180): {', '.join(spent)}; {total:.0f} s in all", ""]
-    told += [
-        "| budget | exit | ReLUs | MACs | MACs saved | depth | val % | test % | paper: test % | ReLUs | MACs saved | depth |"
-    ]
-    told += ["|---" * 12 + "|"]
-    for row in sorted(rows, key=lambda row: (row["mask_method"] != "none", row["budget"], -row["macs"])):
-        is_base = row["mask_method"] == "none"
-        theirs = printed.get((row["budget"], row["exit"]), {})
-        saved = f"{base['macs'] / row['macs']:.2f}x" if base else ""
-        cells = [
-            "all" if is_base else f"{row['budget']:,}",
-            row["exit"],
-            f"{row['relus']:,}",
-            f"{row['macs'] / 1e6:,.1f} M",
-            saved,
-        ]
-        cells += [str(row["depth"]), f"{row['val_accuracy']:.2f}", f"{row['test_accuracy']:.2f}"]
-        cells += [f"{theirs[n]:g}" if theirs.get(n) is not None else "" for n in ("accuracy", "relus", "mac_saving", "depth")]
-        told.append("| " + " | ".join(cells) + " |")
-    return told
 
 
 def train(settings: Found) -> None:

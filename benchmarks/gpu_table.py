@@ -5,8 +5,6 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-import gpu_sweep
-
 Found = dict[str, Any]
 
 
@@ -41,4 +39,47 @@ def table(found: Sequence[Found]) -> str:
             lines += ["", f"Evaluation, width {f['evaluation']}: {f['images']} images in {min(f['seconds']):.3f} s"]
         elif "failed" in f:
             lines += ["", f"FAILED: {f['failed']}: `{str(f['error'])[-300:]}`"]
-    return "\n".join([*lines, "", *gpu_sweep.lines(found)]) + "\n"
+    return "\n".join([*lines, "", *sweep_lines(found)]) + "\n"
+
+
+def sweep_lines(found: Sequence[Found]) -> list[str]:
+    """The sweep for people, as Markdown: every exit of every budget beside the paper's figures."""
+    trained = [f["trained"] for f in found if "trained" in f]
+    rows = [row for f in trained for row in f["rows"]]
+    told: list[str] = []
+    for f in found:
+        if "scale" in f:
+            told.append(
+                f"Sweep: {f['scale']:g} times the epochs of the preset, {f['forecast_s']:.0f} s by forecast, of "
+                f"{f['seconds']:.0f} s that were left; `{f['command']}`"
+            )
+        elif "sweep_ended" in f:
+            told.append(
+                f"The sweep ended after {f['seconds']:.0f} s with status {f['sweep_ended']}" + ", out of time" * f["told"]
+            )
+    if not rows:
+        return told
+    base = next((row for row in rows if row["mask_method"] == "none"), None)
+    printed = {(row["budget"], row["exit"]): row for f in found for row in f.get("paper", ())}
+    spent = [f"{f['stage']}{' of ' + format(f['budget'], ',') if 'budget' in f else ''} {f['epochs']}" for f in trained]
+    total = sum(f["time_s"] for f in trained)
+    told += ["", f"Epochs (the paper's: 240, 240, 150 and 180): {', '.join(spent)}; {total:.0f} s in all", ""]
+    told += [
+        "| budget | exit | ReLUs | MACs | MACs saved | depth | val % | test % | paper: test % | ReLUs | MACs saved | depth |"
+    ]
+    told += ["|---" * 12 + "|"]
+    for row in sorted(rows, key=lambda row: (row["mask_method"] != "none", row["budget"], -row["macs"])):
+        is_base = row["mask_method"] == "none"
+        theirs = printed.get((row["budget"], row["exit"]), {})
+        saved = f"{base['macs'] / row['macs']:.2f}x" if base else ""
+        cells = [
+            "all" if is_base else f"{row['budget']:,}",
+            row["exit"],
+            f"{row['relus']:,}",
+            f"{row['macs'] / 1e6:,.1f} M",
+            saved,
+        ]
+        cells += [str(row["depth"]), f"{row['val_accuracy']:.2f}", f"{row['test_accuracy']:.2f}"]
+        cells += [f"{theirs[n]:g}" if theirs.get(n) is not None else "" for n in ("accuracy", "relus", "mac_saving", "depth")]
+        told.append("| " + " | ".join(cells) + " |")
+    return told

@@ -38,7 +38,9 @@ def test_the_paper_is_beside_and_what_is_late_is_left_out(gpu_sweep):
     of_masks = {"stage": "mask", "epochs": 15, "budget": 24_900, "time_s": 3.0, "rows": []}
     done = {"stage": "finetune", "epochs": 22, "time_s": 4.0, "rows": [row | {"budget": 24_900, "exit": "final"}]}
     found = [{"paper": paper}, {"trained": of_masks}, {"trained": done}, {"sweep_ended": 143, "seconds": 300.0, "told": True}]
-    text = "\n".join(gpu_sweep.lines(found))
+    import gpu_table  # gpu_sweep's fixture has made it importable
+
+    text = "\n".join(gpu_table.sweep_lines(found))
     assert "status 143, out of time" in text
     assert "mask of 24,900 15, finetune 22; 7 s in all" in text
     assert text.endswith("| 24,900 | final | 21,000 | 400.0 M |  | 12 | 61.00 | 60.00 | 69.1 | 21100 | 1.3 | 12 |")

@@ -36,6 +36,7 @@ from raysp.stages.sensitivity import SensitivityConfig, SparseTask
 from raysp.store.keys import Config, key_of
 from raysp.store.records import Store
 from raysp.store.stage import Stage, StageResult
+from raysp.training import loop
 from raysp.training.batches import Batches
 from raysp.training.loop import accuracy, train
 from raysp.training.recipes import Recipe
@@ -221,6 +222,7 @@ def work(directory, rank, size):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    loop.CHECKPOINT_PAUSE = 0.0  # a checkpoint after every epoch, so that all stop at the same one
     for group in map(int, sys.argv[3:]):
         if int(sys.argv[2]) < group:
             work(Path(sys.argv[1]), int(sys.argv[2]), group)

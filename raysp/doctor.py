@@ -23,6 +23,7 @@ import tyro
 from raysp import __version__
 from raysp.engine.surroundings import Surroundings, look, tried
 from raysp.engine.troubles import Trouble, gigabytes, troubles
+from raysp.terminal import shield
 
 PACKAGES = (
     "torch", "torchvision", "ray", "numpy", "pandas", "matplotlib", "plotly", "scikit-learn", "safetensors", "fsspec",
@@ -75,9 +76,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "raysp doctor") -> 
         arguments: without the command's name; None takes the process'.
         prog: the command's name, as it was called.
     """
+    shield()
     tyro.cli(DoctorFlags, args=arguments, prog=prog)
     for line in page():
-        _print(line)
+        print(line)
     sys.exit(0)
 
 
@@ -275,10 +277,5 @@ def _encoding() -> str:
     return getattr(sys.stdout, "encoding", None) or "unknown"
 
 
-def _print(line: str) -> None:
-    """Whatever the terminal can show of it."""
-    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    try:
-        print(line.encode(encoding, errors="backslashreplace").decode(encoding))
-    except (OSError, LookupError):  # the reader has gone
-        return
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from raysp import __version__
+from raysp.terminal import shield
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,13 @@ COMMANDS = {
 }
 """Every command by its words; adding an entry adds a command."""
 
+HELP = {"-h", "--help"}
 FLAGS = {"-h, --help": "this list; behind a command, its flags", "--version": "the version"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Find the command, and let it parse the rest, do its work and exit."""
+    shield()
     given = list(sys.argv[1:] if arguments is None else arguments)
     for words in (1, 2):
         name = " ".join(given[:words])
@@ -49,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             import_module(COMMANDS[name].module).main(given[words:], f"raysp {name}")
     if given == ["--version"]:
         print(f"raysp {__version__}")
-    elif not given or (given[-1] in ("-h", "--help") and given[:-1] in ([], ["sweep"])):
-        print(_help(" ".join(given[:-1])))
+    elif not given or given[0] in HELP or (given[0] == "sweep" and not HELP.isdisjoint(given[1:2])):
+        print(_help("sweep" if "sweep" in given[:2] else ""))
     else:
         print(f"error: {_unknown(given)}", file=sys.stderr)
         sys.exit(2)

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +23,7 @@ import tyro
 from raysp import __version__
 from raysp.engine.surroundings import Surroundings, look, tried
 from raysp.engine.troubles import Trouble, gigabytes, troubles
+from raysp.terminal import shield
 
 PACKAGES = (
     "torch", "torchvision", "ray", "numpy", "pandas", "matplotlib", "plotly", "scikit-learn", "safetensors", "fsspec",
@@ -76,9 +76,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "raysp doctor") -> 
         arguments: without the command's name; None takes the process'.
         prog: the command's name, as it was called.
     """
+    shield()
     tyro.cli(DoctorFlags, args=arguments, prog=prog)
     for line in page():
-        _print(line)
+        print(line)
     sys.exit(0)
 
 
@@ -276,11 +277,5 @@ def _encoding() -> str:
     return getattr(sys.stdout, "encoding", None) or "unknown"
 
 
-def _print(line: str) -> None:
-    """Whatever the terminal can show of it."""
-    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    try:
-        print(line.encode(encoding, errors="backslashreplace").decode(encoding), flush=True)
-    except (OSError, LookupError):  # the reader has gone; what is buffered would fail again when Python ends, and be its status
-        with suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+if __name__ == "__main__":
+    main()

@@ -17,8 +17,8 @@ import tyro
 from rich.markup import escape
 
 from raysp.engine import termination
+from raysp.terminal import consoles, shield
 from sweeps.flags import FLAG_OF, RunFlags, SweepFlags, check_given
-from sweeps.terminal import consoles
 
 if TYPE_CHECKING:
     from sweeps.running import Work
@@ -62,6 +62,7 @@ def main(
         arguments: without the command's name; None takes the process'.
         prog: the command's name, as it was called; None takes the script's.
     """
+    shield()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     prog = Path(sys.argv[0]).name if prog is None else prog
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 import tyro
-from rich.console import Console
 from rich.markup import escape
 
 from analysis.report.flags import ReportFlags
+from raysp.terminal import consoles, shield
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m analysis.report") -> None:
@@ -21,9 +21,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m analysis
         arguments: without the command's name; None takes the process'.
         prog: the command's name, as it was called.
     """
+    shield()
     flags = tyro.cli(ReportFlags, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    errors = Console(stderr=True, highlight=False)
+    console, errors = consoles(width=160)
     try:
         flags.check()
         from analysis.report.command import run  # pandas and matplotlib take seconds to import

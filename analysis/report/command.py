@@ -1,5 +1,6 @@
 """What `raysp report` does and prints, once its flags are known to be good."""
 
+import os
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from analysis.report.answer import FRONT, QUALIFIES, Question, Report, read_repo
 from analysis.report.flags import ReportFlags
 from analysis.spending import STATES
 from analysis.tables import Table
-from raysp.store.location import Location, locate
+from raysp.store.location import Location, exists, locate
 
 
 def question_of(flags: ReportFlags) -> Question:
@@ -62,12 +63,16 @@ def _refuse_empty(report: Report, roots: list[Location]) -> None:
     if report.table.empty and not report.runs.manifests:
         left_out = f" ({len(report.damaged)} records were left out)" if report.damaged else ""
         where = ", ".join(map(str, roots))
-        raise ValueError(f"no finished model in {where}{left_out}; expected a directory that a sweep has written to")
+        meant = next((f", such as {up}" for root in roots for up in root.parents[:2] if exists(up / "stages")), "")
+        raise ValueError(f"no finished model in {where}{left_out}; expected a directory that a sweep has written to{meant}")
 
 
 def _check_out(out: Location) -> None:
     if isinstance(out, Path) and (out == Path(out.anchor) or (out.exists() and not out.is_dir())):
         raise ValueError(f"--out {out} is no directory of its own; give another")
+    there = next((path for path in (out, *out.parents) if path.exists()), None) if isinstance(out, Path) else None
+    if there is not None and not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{out} can't be written: no permission in {there}; give another directory with --out")
 
 
 def _print(report: Report, out: Location, console: Console) -> None:

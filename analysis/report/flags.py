@@ -51,12 +51,17 @@ class ReportFlags:
             "max_online_s": "est_delphi_online_wan_s",
         }
         given = {name: getattr(self, name) for name in columns}
-        return {columns[name]: read_amount(text, name) for name, text in given.items() if text is not None}
+        limits = {columns[name]: read_amount(text, name) for name, text in given.items() if text is not None}
+        if limits.get(columns["min_accuracy"], 0) > 100:
+            raise ValueError(f"--min-accuracy {self.min_accuracy}; expected percent, at most 100")
+        return limits
 
     def check(self) -> None:
         """Raise ValueError for what is wrong whatever the results directories hold."""
         if not self.runs:
             raise ValueError("no results directory; expected one or more that sweeps were given as --storage, such as runs/quick")
+        if "" in self.runs:
+            raise ValueError("a results directory's name is empty; expected one that a sweep was given as --storage")
         if not (math.isfinite(self.every) and self.every >= 1):
             raise ValueError(f"--every {self.every:g}; expected seconds, at least 1")
         if self.out == "":

@@ -14,6 +14,7 @@ from tyro.conf import Positional, arg
 
 from raysp.deploy.formats import Format
 from raysp.engine import termination
+from raysp.terminal import shield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m raysp.ex
         arguments: without the command's name; None takes the process'.
         prog: the command's name, as it was called.
     """
+    shield()
     flags = tyro.cli(ExportFlags, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
     put_back = termination.install()
     try:

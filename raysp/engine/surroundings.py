@@ -195,10 +195,10 @@ def ray_address(environ: Mapping[str, str], directory: Path) -> tuple[str | None
 
 
 def answers(address: str) -> bool | None:
-    """Whether anything listens at `host:port`; None for an address of another form."""
+    """Whether anything listens at `host:port`; None for an address of another form that Ray takes."""
     match = re.fullmatch(r"\[?([^\[\]/]+)\]?:(\d{1,5})", address)
     if match is None:
-        return None
+        return None if address in ("auto", "local") or "://" in address else False
     try:
         socket.create_connection((match[1], int(match[2])), timeout=LOOK_S).close()
     except (OSError, OverflowError, UnicodeError):

@@ -11,6 +11,7 @@ import tyro
 
 from raysp.engine import termination
 from raysp.pi.flags import Calibrate, Measure, Predict
+from raysp.terminal import shield
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m raysp.pi") -> None:
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m raysp.pi
         arguments: without the command's name; None takes the process'.
         prog: the command's name, as it was called.
     """
+    shield()
     command = tyro.cli(
         Measure | Calibrate | Predict,
         args=arguments,

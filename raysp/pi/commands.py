@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from typing import Any
 
 from rich.console import Console
@@ -23,12 +22,12 @@ from raysp.store.location import exists, locate, write_atomically
 from raysp.store.lock import StoreBusy
 from raysp.store.records import NoLongerOwner
 from raysp.store.tensor_files import DamagedFile
+from raysp.terminal import consoles
 
 
 def run(command: Measure | Calibrate | Predict) -> int:
     """Do what was asked for, and say what came of it or why not; returns the exit status."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    errors = Console(stderr=True, highlight=False)
+    console, errors = consoles()
     try:
         if isinstance(command, Predict):
             _predict(command, console)

@@ -47,6 +47,9 @@ def test_nothing_is_written_where_there_is_nothing(tmp_path):
         ([], "expected one or more"),
         (["missing"], "missing is no results directory"),
         (["empty"], "no finished model in"),
+        ([""], "name is empty"),
+        (["empty", "--min-accuracy", "101"], "--min-accuracy 101; expected percent, at most 100"),
+        (["swept/stages"], "expected a directory that a sweep has written to, such as "),
         (["file"], "file is no results directory"),
         (["empty", "."], "2 results directories and no --out"),
         (["empty", "--out", "file"], "file is no directory of its own"),
@@ -65,6 +68,7 @@ def test_bad_input_to_the_command_ends_with_2(arguments, message, tmp_path, monk
 
     (tmp_path / "file").write_text("mine")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "swept" / "stages").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["report", *arguments])
     with pytest.raises(SystemExit) as stopped:
@@ -100,3 +104,13 @@ def test_watch_renews_until_it_is_stopped(tmp_path, monkeypatch, capsys):
     assert first < second == third, "written again only when something has changed"
     assert capsys.readouterr().out.count("models of") == 2
     assert len(pd.read_csv(tmp_path / "out" / "results.csv")) == 2
+
+
+def test_where_nothing_may_be_written_another_place_is_asked_for(tmp_path, monkeypatch, capsys):
+    from analysis.report.__main__ import main
+
+    monkeypatch.setattr("analysis.report.command.os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path)])
+    assert stopped.value.code == 2
+    assert f"no permission in {tmp_path}; give another directory with --out" in capsys.readouterr().err

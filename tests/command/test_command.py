@@ -39,6 +39,8 @@ def test_every_command_is_there_and_says_its_own_name(name, monkeypatch, capsys)
         (["-h"], 0, "doctor "),
         (["--version"], 0, f"raysp {raysp.__version__}"),
         (["sweep", "--help"], 0, "sweep mask "),
+        (["-h", "sweep"], 0, "usage: raysp sweep"),
+        (["sweep", "-h", "mask"], 0, "sweep mask "),
         (["sweep"], 2, "raysp sweep needs one more word; expected one of budget, threshold, schedule, ac, mask, paper"),
         (["sweep", "--plan"], 2, "there is no raysp sweep --plan; expected one of budget"),
         (["sweap"], 2, "there is no raysp sweap; did you mean raysp sweep?"),
@@ -105,3 +107,33 @@ def test_the_script_is_declared():
     (entry,) = re.findall(r'^raysp = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     module, _, function = entry.partition(":")
     assert getattr(importlib.import_module(module), function) is main
+
+
+COMMANDS_THAT_TELL = [
+    ("--help",),
+    ("report", "--help"),
+    ("sweep", "budget", "--help"),
+    ("report",),
+    ("sweep", "budget", "--wdth", "3"),
+]
+
+
+@pytest.mark.parametrize("to", ["/dev/full", "nobody", "no stream"])
+@pytest.mark.parametrize("arguments", COMMANDS_THAT_TELL)
+def test_who_stops_reading_gets_no_traceback(arguments, to, tmp_path):
+    command = [sys.executable, "-m", "raysp", *arguments]
+    if to == "/dev/full" and not Path(to).exists():
+        pytest.skip("no device that is always full")
+    if to == "no stream":
+        command = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") if to == "nobody" else Path(to if to == "/dev/full" else os.devnull).open("wb") as out:
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=60, check=False)
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr, done.stderr
+    assert done.returncode == (0 if "--help" in arguments else 2)
+
+
+def test_what_an_encoding_lacks_is_escaped(tmp_path):
+    done = call("-m", "raysp", "bär", cwd=tmp_path, PYTHONIOENCODING="ascii:strict")
+    assert done.returncode == 2 and "there is no raysp b\\xe4r" in done.stderr

@@ -190,7 +190,8 @@ def test_whether_an_address_answers():
         assert answers(f"127.0.0.1:{port}") is True
     assert answers(f"127.0.0.1:{port}") is False
     assert answers("127.0.0.1:99999") is False
-    assert answers("auto") is None and answers("ray://host:1") is None
+    assert answers("auto") is None and answers("local") is None and answers("ray://host:1") is None
+    assert answers("host") is False
 
 
 def test_rays_token_is_never_told(tmp_path):

@@ -115,7 +115,7 @@ def _on_loopback() -> Iterator[None]:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise ConnectionError if nothing listens at `host:port`; Ray itself would try for minutes."""
+    """Raise ConnectionError if nothing listens at `host:port`, as Ray itself would try for minutes; or if it is no address."""
     if match := re.fullmatch(r"\[?([^\[\]/]+)\]?:(\d+)", address):
         try:
             socket.create_connection((match[1], int(match[2])), timeout=10).close()
@@ -123,6 +123,8 @@ def _check_reachable(address: str) -> None:
             raise ConnectionError(
                 f"no Ray cluster answers at {address} ({error}); start one there, or use --address local"
             ) from None
+    elif address not in ("", "auto", "local") and "://" not in address:
+        raise ConnectionError(f"address {address!r}; expected HOST:PORT of a running Ray cluster, or --address local")
 
 
 def gpus_for(asked: float | None) -> float:

@@ -1,7 +1,8 @@
 """Standard output and errors of a process that outlives who reads them.
 
 Owns what happens when a terminal is closed, the reader of a pipe is gone, the disk under a log is full, or there is no stream at
-all: lines are lost, and nothing else. Training goes on, and exit statuses stay what they are.
+all: lines are lost, and nothing else. Training goes on, and exit statuses stay what they are. A sign that a terminal's encoding
+lacks is written as Python escapes it. Contract: importing it costs no time.
 """
 
 import atexit
@@ -11,22 +12,35 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 """Errors of a stream that nobody will read any more."""
 
 
-def consoles() -> tuple[Console, Console]:
-    """The consoles of standard output and of standard error, neither of which ever raises. Logs, which have no width, get 120."""
-    # Where there is no stream, one that the console uses as long as the process lives.
-    out, errors = (_Lossy(stream or Path(os.devnull).open("w")) for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+def shield() -> None:
+    """Let the process' own two streams never raise, whoever writes to them: a command's first act."""
+    sys.stdout, sys.stderr = _lossy(sys.stdout), _lossy(sys.stderr)
+
+
+def consoles(width: int = 120) -> "tuple[Console, Console]":
+    """The consoles of standard output and of standard error, neither of which ever raises. A log gets the width."""
+    from rich.console import Console
+
+    out, errors = _lossy(sys.stdout), _lossy(sys.stderr)
     return (
-        Console(file=out, highlight=False, width=None if out.isatty() else 120),  # type: ignore[arg-type]
+        Console(file=out, highlight=False, width=None if out.isatty() else width),  # type: ignore[arg-type]
         Console(file=errors, highlight=False),  # type: ignore[arg-type]
     )
+
+
+def _lossy(stream: "TextIO | _Lossy | None") -> "_Lossy":
+    if isinstance(stream, _Lossy):
+        return stream
+    return _Lossy(stream or Path(os.devnull).open("w"))
 
 
 class _Lossy:
@@ -38,12 +52,18 @@ class _Lossy:
 
     def write(self, text: str) -> int:
         """As `TextIO`'s."""
-        self._try(lambda: self._stream.write(text))
+        self._try(lambda: self._write(text))
         return len(text)
 
     def flush(self) -> None:
         """As `TextIO`'s."""
         self._try(self._stream.flush)
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError as error:
+            self._stream.write(text.encode(error.encoding, errors="backslashreplace").decode(error.encoding))
 
     def _try(self, act: Callable[[], object]) -> None:
         try:

@@ -36,6 +36,7 @@ from raysp.stages.sensitivity import SensitivityConfig, SparseTask
 from raysp.store.keys import Config, key_of
 from raysp.store.records import Store
 from raysp.store.stage import Stage, StageResult
+from raysp.training import loop
 from raysp.training.batches import Batches
 from raysp.training.loop import accuracy, train
 from raysp.training.recipes import Recipe
@@ -220,6 +221,7 @@ def work(directory, rank, size):
 
 
 if __name__ == "__main__":
+    loop.CHECKPOINT_PAUSE = 0.0  # a checkpoint after every epoch, however long the disk takes
     torch.set_num_threads(1)
     for group in map(int, sys.argv[3:]):
         if int(sys.argv[2]) < group:

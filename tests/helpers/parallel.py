@@ -223,7 +223,6 @@ def work(directory, rank, size):
 if __name__ == "__main__":
     loop.CHECKPOINT_PAUSE = 0.0  # a checkpoint after every epoch, however long the disk takes
     torch.set_num_threads(1)
-    loop.CHECKPOINT_PAUSE = 0.0  # a checkpoint after every epoch, so that all stop at the same one
     for group in map(int, sys.argv[3:]):
         if int(sys.argv[2]) < group:
             work(Path(sys.argv[1]), int(sys.argv[2]), group)

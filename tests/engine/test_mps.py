@@ -30,8 +30,10 @@ case $word in
 esac
 """
 DRIVER = """
-import sys, time
+import signal, sys, time
 from raysp.engine import mps, termination
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with these two ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 termination.install()
 mps.PROBE = ""
 with mps.started() as found:

@@ -18,6 +18,20 @@ from typing import Any
 SHORT_KEY_DIGITS = 12
 """Hex digits of a key that go into a directory's name; the whole key stands in the record."""
 
+_BEFORE = "before"
+
+
+def added(default: Any) -> Any:
+    """A field that a configuration got after results of it lay on disks; to be written where `dataclasses.field` would be.
+
+    While it holds its default it has no part in the identity, so that the keys of before stay. So the default must mean what the
+    code did before it had the field, for good: what becomes usual later belongs into a preset, not here.
+
+    Args:
+        default: immutable, of the field's annotated type.
+    """
+    return dataclasses.field(default=default, metadata={_BEFORE: default})
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
@@ -125,7 +139,8 @@ def encode(value: Any) -> bytes:
             raise TypeError(f"a dict in an identity needs str keys; found {list(value)!r}")
         return _frame("dict", _encode_items(value.items()))
     if isinstance(value, Config):
-        fields = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+        named = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
+        fields = ((f.name, v) for f, v in named if _BEFORE not in f.metadata or v != f.metadata[_BEFORE])
         return _frame(f"config:{kind.__qualname__}", _encode_items(fields))
     raise TypeError(f"{value!r} ({kind.__name__}) has no stable encoding and can't be part of a stage's identity")
 

@@ -13,7 +13,7 @@ from raysp.methods.choices import Choice
 from raysp.planning.plan import Plan
 from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS
-from raysp.store.keys import Config, encode, key_of
+from raysp.store.keys import Config, added, encode, key_of
 
 PINNED = {
     "quick": ("baseline-6ea72a474980", "72e82834a818"),
@@ -74,6 +74,19 @@ def test_look_alikes_differ(a, b):
 
 def test_dict_order_does_not_matter():
     assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
+
+
+def test_a_field_that_was_added_counts_only_where_it_is_not_as_before():
+    def config(**fields):
+        kinds = {"rate": float} | {name: type(value) for name, value in fields.items()}
+        values = {"rate": 0.1} | {name: added(value) for name, value in fields.items()}
+        made = type("Grown", (Config,), values | {"__annotations__": kinds})
+        return dataclass(frozen=True, kw_only=True)(made)
+
+    before, after = config(), config(limit=3, name="")
+    assert key_of(after()) == key_of(before())
+    keys = [key_of(c) for c in (before(), after(limit=4), after(name="a"), after(limit=4, name="a"), after(rate=0.2))]
+    assert len(set(keys)) == len(keys)
 
 
 def test_configs_of_equal_fields_and_different_types_differ():

@@ -51,6 +51,7 @@ COLUMNS = (
     "kernel_size",
     "ac_after",
     "ac_head",
+    "ac_init",
     "pram",
     "beta",
     "exit",
@@ -86,10 +87,11 @@ def results_table(
             "time_s": round(record["time_s"], 2),
         }
         for row in record["rows"]:
-            # Records from before there was a choice have no selection part, no precision, and a number for their one placement.
+            # Records from before there was a choice have no selection part, no precision, no start of heads, and a number for their one
+            # placement.
             old = {"selection": row.get("selection", "val"), "precision": row.get("precision", "fp32")}
             if row.get("ac_after") is not None:
-                old["ac_after"] = str(row["ac_after"])
+                old |= {"ac_after": str(row["ac_after"]), "ac_init": row.get("ac_init") or "random"}
             rows.append(row | known | old | _estimates(record, row) | measured.get((record["key"], row.get("exit")), {}))
     more = [name for name in MEASURED_PI if any(row.get(name) is not None for row in rows)]
     table = pd.DataFrame(rows, columns=[*COLUMNS, *more])

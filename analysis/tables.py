@@ -31,6 +31,7 @@ SHORT = {
     "kernel_size": "kernel",
     "ac_after": "AC after",
     "ac_head": "head",
+    "ac_init": "head's start",
 }
 
 

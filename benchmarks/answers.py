@@ -30,7 +30,7 @@ from raysp.store.location import locate
 Rows = pd.DataFrame
 GATE = ("d_th", "gamma", "gate_epochs", "gb_init", "kernel_size")
 """Columns that say how blocks were gated; all differ from those of a model without gates."""
-AC = ("ac_after", "ac_head")
+AC = ("ac_after", "ac_head", "ac_init")
 RAMPS = ("gamma", "gate_epochs", "gb_init")
 PI = {"pi_time_s": "seconds", "pi_bytes": "bytes"}
 
@@ -142,7 +142,7 @@ def exits(table: Rows) -> None:
         compared(
             f"3. Output at {name} against the same network's final classifier",
             found,
-            ["mask_method", "ac_head", "d_th", "budget"],
+            ["mask_method", *AC[1:], "d_th", "budget"],
         )
     joint = table["ac_after"] == "2+3"
     for alone, name in (("2", "ac2"), ("3", "ac3")):

@@ -12,7 +12,7 @@ from tyro.conf import arg
 
 from raysp.data.config import Selection
 from raysp.engine.options import Compile, CudaGraph, Gpus, RunOptions, Stopping
-from raysp.methods.choices import AcHead, GateStart, Granularity, MaskMethod, MaskStart, Pram
+from raysp.methods.choices import AcHead, AcStart, GateStart, Granularity, MaskMethod, MaskStart, Pram
 from raysp.stages.presets import Preset, PresetName
 from raysp.training.recipes import GammaSchedule, Precision
 
@@ -148,8 +148,10 @@ class SweepFlags:
     """Of the shallow branches' convolutions."""
     ac_after: Annotated[tuple[str, ...], _several("STAGE|A+B|none")] = NOT_GIVEN
     """Stage (from 1) after which an auxiliary classifier is placed, or `none`. `2 3` are two models, `2+3` one with both."""
-    ac_head: Annotated[tuple[AcHead, ...], _several("pool|bottleneck", "pool")] = NOT_GIVEN
-    """What auxiliary classifiers are made of."""
+    ac_head: Annotated[tuple[AcHead, ...], _several("pool|bottleneck|grid", "pool")] = NOT_GIVEN
+    """What auxiliary classifiers are made of; `grid` keeps where features are, and has no ReLU."""
+    ac_init: Annotated[tuple[AcStart, ...], _several("random|fit", "random")] = NOT_GIVEN
+    """How auxiliary classifiers start: at random, or as the best fit to the student's features before it is fine-tuned."""
     pram: Annotated[tuple[Pram, ...], _several("attention|eq2", "attention")] = NOT_GIVEN
     """Form of the post-ReLU mismatch loss: the released code's, or equation 2 to the letter."""
     beta: Annotated[tuple[float, ...], _several("WEIGHT")] = NOT_GIVEN

@@ -42,6 +42,7 @@ SHOWN = {
     "kernel_size": "kernel",
     "ac_after": "AC",
     "ac_head": "head",
+    "ac_init": "AC start",
     "pram": "PRAM",
     "beta": "beta",
     "epochs": "epochs",

@@ -18,8 +18,10 @@ Granularity = Literal["pixel", "channel"]
 """What a mask keeps or drops: single positions (c, h, w), or channels, each all ReLU or all identity."""
 GateStart = Literal["random", "least-squares"]
 """How a shallow branch starts."""
-AcHead = Literal["pool", "bottleneck"]
+AcHead = Literal["pool", "bottleneck", "grid"]
 """What an auxiliary classifier is made of."""
+AcStart = Literal["random", "fit"]
+"""How an auxiliary classifier starts."""
 Pram = Literal["attention", "eq2"]
 """Form of the post-ReLU activation mismatch loss."""
 
@@ -47,6 +49,7 @@ class Choice:
     ac_after: tuple[int, ...] = ()
     """Stages after which auxiliary classifiers stand, all in one model."""
     ac_head: AcHead = "pool"
+    ac_init: AcStart = "random"
     pram: Pram = "attention"
     beta: float | None = None
     """None takes the preset's."""

@@ -4,6 +4,7 @@ Owns what a head is made of. The paper places an AC as in self-distillation but 
 Table 2 leaves room for next to no ReLU in it. So an auxiliary head has none where it can, and few where it needs some.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from raysp.models.relu import MaskedReLU
 
 FINAL = "final"
 """Name of the exit at the network's end; an AC after stage s is named `ac<s>`."""
+
+GRID = 4
+"""Rows and columns that a `grid` head averages a map to, where the map's size lets it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,30 @@ def pool_head(shape: HeadShape) -> nn.Sequential:
     """Global average pool and a linear layer. On a pre-activated network's map a batch norm comes first, and no ReLU."""
     norm = [nn.BatchNorm2d(shape.channels)] if shape.preactivated else []
     return nn.Sequential(*norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape.channels, shape.num_classes))
+
+
+def grid_size(size: int) -> int:
+    """Rows and columns of the grid that a map is averaged to: the divisor of its size that is nearest to `GRID`, as a ratio.
+
+    Cells of one size are what every engine and export format can average. Maps of 16, 8 and 4 give 4.
+
+    Args:
+        size: height and width of the map, at least 1.
+    """
+    return min((n for n in range(1, size + 1) if size % n == 0), key=lambda n: abs(math.log(n / GRID)))
+
+
+def grid_head(shape: HeadShape) -> nn.Sequential:
+    """Average over the cells of a small grid, and a linear layer of all cells. Before it on a pre-activated network's map a batch
+    norm, and no ReLU.
+
+    A global average throws away where a feature is, which no linear layer brings back. In a network's last map place hardly
+    matters any more; in an earlier one it does.
+    """
+    norm = [nn.BatchNorm2d(shape.channels)] if shape.preactivated else []
+    grid = grid_size(shape.size)
+    pool = [nn.AvgPool2d(shape.size // grid)] if grid < shape.size else []
+    return nn.Sequential(*norm, *pool, nn.Flatten(), nn.Linear(shape.channels * grid**2, shape.num_classes))
 
 
 def final_head(shape: HeadShape) -> nn.Sequential:
@@ -73,8 +101,12 @@ def bottleneck_head(shape: HeadShape) -> nn.Sequential:
     )
 
 
-AC_HEADS: dict[str, Callable[[HeadShape], nn.Sequential]] = {"pool": pool_head, "bottleneck": bottleneck_head}
-"""Heads that an auxiliary classifier can have."""
+AC_HEADS: dict[str, Callable[[HeadShape], nn.Sequential]] = {
+    "pool": pool_head,
+    "bottleneck": bottleneck_head,
+    "grid": grid_head,
+}
+"""Heads that an auxiliary classifier can have. The last module of each is its linear layer."""
 
 
 def exit_name(after_stage: int) -> str:

@@ -177,6 +177,7 @@ class ChainBuilder:
             kernel_size=choice.kernel_size if gated else 3,
             ac_after=choice.ac_after,
             ac_head=choice.ac_head if choice.ac_after else "pool",
+            ac_init=choice.ac_init if choice.ac_after else "random",
             pram=choice.pram if beta else "attention",
             beta=beta,
         )

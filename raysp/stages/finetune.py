@@ -4,7 +4,7 @@ Owns the choice of gated blocks, the gate's course and equation 2's loss ("Makin
 Contract: the chosen epoch is one with all gates at 1, so that what is selected and tested is what would be deployed.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Literal
 
@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raysp.engine.context import Context
-from raysp.methods.choices import AcHead, GateStart, Pram
+from raysp.methods.choices import AcHead, AcStart, GateStart, Pram
+from raysp.methods.head_fit import fit_heads
 from raysp.methods.least_squares import fit_shallow_branches
 from raysp.methods.losses import PRAM_LOSSES, distillation_kl
 from raysp.models.collapse import drop_main_branches
@@ -21,7 +22,7 @@ from raysp.models.costs import count_costs
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.stages.experiment import Experiment, exit_rows
-from raysp.store.keys import Config
+from raysp.store.keys import Config, added
 from raysp.store.stage import Stage, StageResult
 from raysp.training.batches import Batches
 from raysp.training.loop import accuracy, seed_torch, train
@@ -69,6 +70,12 @@ class FinetuneConfig(Config):
     """ρ of equation 2, the distillation temperature, above 0."""
     pram: Pram = "attention"
     """Form of the PRAM loss; β = 1000 belongs to `attention`."""
+    ac_init: AcStart = added("random")
+    """How an auxiliary classifier starts: with random weights, or fitted to the student as it is (ours)."""
+    ac_kl_weight: float | None = added(None)
+    """λ of the auxiliary classifiers' loss, in [0, 1]; None takes `kl_weight`."""
+    ac_rho: float | None = added(None)
+    """ρ of the auxiliary classifiers' loss, above 0; None takes `rho`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,12 +84,14 @@ class FinetuneConfig(Config):
         check_gate_epochs(self.gate_epochs, self.recipe.epochs)
         if list(self.ac_after) != sorted(set(self.ac_after)):
             raise ValueError(f"ac_after is {self.ac_after}; expected rising stages, each once")
-        if not 0 <= self.kl_weight <= 1:
-            raise ValueError(f"kl_weight is {self.kl_weight:g}; expected a share from 0 to 1")
+        for name, weight in (("kl_weight", self.kl_weight), ("ac_kl_weight", self.ac_kl_weight)):
+            if weight is not None and not 0 <= weight <= 1:
+                raise ValueError(f"{name} is {weight:g}; expected a share from 0 to 1")
         if not 0 <= self.beta <= MAX_BETA:
             raise ValueError(f"beta is {self.beta:g}; expected 0 to {MAX_BETA:g}")
-        if self.rho <= 0:
-            raise ValueError(f"rho is {self.rho:g}; expected a temperature above 0")
+        for name, temperature in (("rho", self.rho), ("ac_rho", self.ac_rho)):
+            if temperature is not None and temperature <= 0:
+                raise ValueError(f"{name} is {temperature:g}; expected a temperature above 0")
 
 
 def check_gate_epochs(gate_epochs: int, epochs: int) -> None:
@@ -99,7 +108,7 @@ def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage) -> S
     parents = {"baseline": baseline, "mask": mask}
     said = ["no gates"] if config.d_th is None else [f"d_th {config.d_th:g}", f"{config.gamma} over {config.gate_epochs}"]
     said.append(f"AC after {'+'.join(map(str, config.ac_after))}" if config.ac_after else "no AC")
-    for name in ("gb_init", "kernel_size", "ac_head", "pram"):  # what most sweeps leave as it is
+    for name in ("gb_init", "kernel_size", "ac_head", "ac_init", "pram"):  # what most sweeps leave as it is
         value = getattr(config, name)
         if value != FinetuneConfig.__dataclass_fields__[name].default:
             said.append(f"{name} {value}")
@@ -132,6 +141,8 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     metrics: dict[str, Any] = {"gated_blocks": gated}
     if gated:
         metrics |= _start_branches(config, student, batches)
+    if config.ac_after and config.ac_init == "fit":
+        metrics |= _start_heads(config, student, teacher, batches)
     task = FinetuneTask(student, teacher, config, any_gated=bool(gated))
     trained = train(task, config.recipe, experiment.seed, batches, context)
     student.load_state_dict(trained.best_state)
@@ -157,6 +168,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
         kernel_size=config.kernel_size if config.d_th is not None else None,
         ac_after="+".join(map(str, config.ac_after)) or None,
         ac_head=config.ac_head if config.ac_after else None,
+        ac_init=config.ac_init if config.ac_after else None,
         pram=config.pram if config.beta else None,
         beta=config.beta,
         recipe=config.recipe,
@@ -191,6 +203,22 @@ def _start_branches(config: FinetuneConfig, student: Network, batches: Batches) 
     student.set_gates(1.0)
     found["start_val_accuracy"] = accuracy(student, batches, "val")[FINAL]
     return found
+
+
+def _start_heads(config: FinetuneConfig, student: Network, teacher: Network, batches: Batches) -> dict[str, Any]:
+    """Fit the auxiliary classifiers; report how well, and what every exit is worth before any training.
+
+    They are fitted with the gates as the first epoch has them: with shallow branches that start at random the network is as good
+    as it was only while its gates are closed. So a stage that goes on from a checkpoint computes the same fit again, and then
+    takes the checkpoint's weights.
+    """
+    student.set_gates(gamma_at(0, config.gate_epochs, config.gamma))
+    fits = fit_heads(student, teacher, lambda most: batches.sample(most, config.experiment.seed))
+    student.set_gates(1.0)
+    return {
+        "ac_fit": {name: asdict(fit) for name, fit in fits.items()},
+        "start_val_by_exit": accuracy(student, batches, "val"),
+    }
 
 
 class FinetuneTask(Task):
@@ -232,15 +260,19 @@ class FinetuneTask(Task):
         return {name: count_costs(deployed, name).totals() for name in deployed.heads}
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """λ·KL + (1 − λ)·CE summed over the exits, + β·PRAM over the stages' outputs."""
+        """λ·KL + (1 − λ)·CE summed over the exits, each with its λ and ρ, + β·PRAM over the stages' outputs."""
         config = self._config
         with torch.no_grad():
             target = self._teacher(images)
         output = self.model(images)
         total = output.logits[FINAL].new_zeros(())
-        for logits_nk in output.logits.values():
-            distilled = distillation_kl(logits_nk, target.logits[FINAL], config.rho)
-            total = total + config.kl_weight * distilled + (1.0 - config.kl_weight) * F.cross_entropy(logits_nk, labels)
+        for name, logits_nk in output.logits.items():
+            kl_weight, rho = config.kl_weight, config.rho
+            if name != FINAL:
+                kl_weight = kl_weight if config.ac_kl_weight is None else config.ac_kl_weight
+                rho = rho if config.ac_rho is None else config.ac_rho
+            distilled = distillation_kl(logits_nk, target.logits[FINAL], rho)
+            total = total + kl_weight * distilled + (1.0 - kl_weight) * F.cross_entropy(logits_nk, labels)
         if config.beta:
             total = total + config.beta * PRAM_LOSSES[config.pram](output.features, target.features)
         return total

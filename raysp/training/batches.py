@@ -105,6 +105,22 @@ class Batches:
         for start in range(0, len(labels), batch_size):
             yield self._normalise(images[start : start + batch_size]), labels[start : start + batch_size]
 
+    def sample(self, num: int, seed: int, batch_size: int = EVAL_BATCH) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training images as they are, neither cropped nor mirrored.
+
+        Args:
+            num: how many; drawn without replacement, all where there are no more.
+            seed: of the draw.
+            batch_size: images at a time.
+
+        Yields:
+            Images (n, c, h, w) float, labels (n,).
+        """
+        images, labels = self._parts["train"]
+        drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:num].to(labels.device)
+        for which in torch.split(drawn, batch_size):
+            yield self._normalise(images[which]), labels[which]
+
     def _draw(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Where the crops of a batch begin, (2, num), and which images are mirrored, bool (num,)."""
         top_left = torch.randint(0, 2 * self._config.crop_padding + 1, (2, num), generator=generator)

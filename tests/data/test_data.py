@@ -181,6 +181,24 @@ def test_batches_are_normalised():
     assert abs(float(train.std()) - 1) < 1e-3
 
 
+def test_a_sample_of_the_training_part_is_unvaried_and_drawn_by_the_seed_alone():
+    images = np.arange(33, dtype=np.uint8).reshape(33, 1, 1, 1) * np.ones((1, 1, 4, 4), dtype=np.uint8)
+    images[:, :, 0, 0] = 200  # a crop or a mirror image would move it
+    batches = Batches(config(), splits_of(images), torch.device("cpu"))
+
+    def drawn(num, seed):
+        found = [batch for batch, _ in batches.sample(num, seed, batch_size=5)]
+        whole = torch.cat(found)
+        assert all(len(batch) == 5 for batch in found[:-1])
+        assert torch.equal(whole[:, 0, 0, 0], whole.amax(dim=(1, 2, 3)))
+        return whole[:, 0, 1, 1].tolist()
+
+    assert len(set(drawn(12, 0))) == 12
+    assert drawn(12, 0) == drawn(12, 0) != drawn(12, 1)
+    assert sorted(drawn(99, 0)) == sorted(drawn(33, 1))
+    assert len(drawn(99, 0)) == 33
+
+
 def test_of_two_sweeps_that_start_at_once_one_downloads(tmp_path, monkeypatch):
     downloads = []
 

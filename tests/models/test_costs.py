@@ -23,7 +23,7 @@ def test_published_mac_savings_of_merged_identity_blocks(merges, saving):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("exit_name", ["final", "ac1", "ac2"])
-@pytest.mark.parametrize(("kernel", "head"), [(3, "pool"), (5, "bottleneck")])
+@pytest.mark.parametrize(("kernel", "head"), [(3, "pool"), (5, "bottleneck"), (3, "grid")])
 def test_macs_against_torchs_own_counter(name, exit_name, kernel, head):
     model = gated(name, ac_after=int(exit_name[2:]) if exit_name != "final" else None, kernel=kernel, head=head)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -40,9 +40,9 @@ def test_collapsing_drops_the_inner_relus_only():
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("exit_name", ["final", "ac2"])
-def test_costs_against_a_slow_count_by_hooks(name, exit_name):
-    model = gated(name, ac_after=2, head="bottleneck")
+@pytest.mark.parametrize(("exit_name", "head"), [("final", "bottleneck"), ("ac2", "bottleneck"), ("ac2", "grid")])
+def test_costs_against_a_slow_count_by_hooks(name, exit_name, head):
+    model = gated(name, ac_after=2, head=head)
     got = count_costs(model, exit_name)
     relus, macs, params = reference.count_by_hooks(collapse(model, exit_name))
     assert (got.relus, got.macs, got.params) == (relus, macs, params)
@@ -67,7 +67,7 @@ def test_relu_layers_have_the_names_that_masks_know_them_by(name):
     assert table[table["kind"] == "ReLU"]["layer"].tolist() == [layer.name for layer in model.relu_layers()]
 
 
-@pytest.mark.parametrize(("head", "relus", "macs"), [("pool", 0, 25_600), ("bottleneck", 2_048, 4_245_504)])
+@pytest.mark.parametrize(("head", "relus", "macs"), [("pool", 0, 25_600), ("grid", 0, 16 * 25_600), ("bottleneck", 2_048, 4_245_504)])
 def test_auxiliary_heads_cost_next_to_no_relus(head, relus, macs):
     model = build_model("resnet18", num_classes=100)
     model.add_exit(3, head)

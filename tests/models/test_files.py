@@ -12,9 +12,11 @@ from raysp.models.files import load_model, save_model, shape_of
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("state", ["gated", "dropped", "collapsed", "cut", "folded"])
-def test_a_saved_network_is_loaded_as_the_same_network(name, state, tmp_path):
-    model = gated(name, ac_after=2, kernel=5, head="bottleneck")
+@pytest.mark.parametrize(
+    ("state", "head"), [*((s, "bottleneck") for s in ("gated", "dropped", "collapsed", "cut", "folded")), ("folded", "grid")]
+)
+def test_a_saved_network_is_loaded_as_the_same_network(name, state, head, tmp_path):
+    model = gated(name, ac_after=2, kernel=5, head=head)
     model.set_gates(0.3)
     x = torch.randn(3, 3, 16, 16)
     change = {

@@ -6,6 +6,7 @@ from networks import NAMES, gated
 from raysp.models import build_model
 from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.costs import count_costs
+from raysp.models.exits import grid_size
 from raysp.models.relu import MaskedReLU
 
 
@@ -84,7 +85,7 @@ def test_published_totals(name, relus, macs, depth, layers):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("exit_name", ["final", "ac2"])
-@pytest.mark.parametrize(("kernel", "head"), [(3, "pool"), (5, "bottleneck")])
+@pytest.mark.parametrize(("kernel", "head"), [(3, "pool"), (5, "bottleneck"), (3, "grid")])
 def test_collapsed_outputs_equal_the_gated_networks_at_gamma_1(name, exit_name, kernel, head):
     model = gated(name, ac_after=2, kernel=kernel, head=head)
     x = torch.randn(5, 3, 16, 16)
@@ -147,9 +148,9 @@ def test_at_the_ends_only_one_branch_is_computed(gate, silent):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("exit_name", ["final", "ac2"])
-def test_folded_batch_norms_leave_the_outputs_as_they_are(name, exit_name):
-    plain = collapse(gated(name, ac_after=2, head="bottleneck"), exit_name)
+@pytest.mark.parametrize(("exit_name", "head"), [("final", "bottleneck"), ("ac2", "bottleneck"), ("ac2", "grid")])
+def test_folded_batch_norms_leave_the_outputs_as_they_are(name, exit_name, head):
+    plain = collapse(gated(name, ac_after=2, head=head), exit_name)
     folded = fold_batchnorm(plain)
     x = torch.randn(5, 3, 16, 16)
     with torch.no_grad():
@@ -171,10 +172,37 @@ def test_vggs_gated_blocks_are_pairs_at_one_resolution():
     assert all(inner == outer for inner, outer in sizes)
 
 
-def test_a_preactivated_networks_auxiliary_head_has_no_relu():
+@pytest.mark.parametrize("head", ["pool", "grid"])
+def test_a_preactivated_networks_auxiliary_head_has_no_relu(head):
     model = build_model("wrn22-8", num_classes=10, width=4)
-    model.add_exit(2, "pool")
+    model.add_exit(2, head)
     assert not [m for m in model.heads["ac2"].modules() if isinstance(m, MaskedReLU)]
+
+
+@pytest.mark.parametrize(("size", "grid"), [(32, 4), (16, 4), (8, 4), (4, 4), (2, 2), (1, 1), (12, 4), (6, 3), (10, 5), (7, 7)])
+def test_a_grid_of_equal_cells_is_as_near_to_4x4_as_the_map_allows(size, grid):
+    assert grid_size(size) == grid
+
+
+@pytest.mark.parametrize("name", ["resnet18", "wrn22-8"])
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_grid_heads_logits_are_a_linear_function_of_the_cells_means(name, stage):
+    model = gated(name, ac_after=stage, blocks=(), head="grid")
+    head, maps = model.heads[f"ac{stage}"], []
+    head.register_forward_pre_hook(lambda module, inputs: maps.append(inputs[0]))
+    with torch.no_grad():
+        got = model(torch.randn(2, 3, 16, 16)).logits[f"ac{stage}"]
+        (x,) = maps
+        if model.preactivated:
+            x = head[0](x)
+        cell = x.shape[-1] // 4
+        means = [
+            x[:, c, cell * i : cell * (i + 1), cell * j : cell * (j + 1)].mean(dim=(1, 2))
+            for c in range(x.shape[1])
+            for i in range(4)
+            for j in range(4)
+        ]
+        torch.testing.assert_close(got, torch.stack(means, dim=1) @ head[-1].weight.T + head[-1].bias)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -139,9 +139,9 @@ def test_parties_listen_on_loopback_alone(semi2k):
 
 
 @pytest.mark.parametrize("name", networks.NAMES)
-@pytest.mark.parametrize("exit_name", [FINAL, "ac2"])
-def test_the_function_computes_what_the_network_computes(name, exit_name):
-    model = networks.gated(name, ac_after=2, head="bottleneck", in_channels=3)
+@pytest.mark.parametrize(("exit_name", "head"), [(FINAL, "bottleneck"), ("ac2", "bottleneck"), ("ac2", "grid")])
+def test_the_function_computes_what_the_network_computes(name, exit_name, head):
+    model = networks.gated(name, ac_after=2, head=head, in_channels=3)
     plain = fold_batchnorm(collapse(model, exit_name))
     function, weights = function_of(graph_of(plain))
     image = torch.randn(3, 16, 16)

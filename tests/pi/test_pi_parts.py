@@ -34,9 +34,9 @@ NOTHING = PartCosts(time_s=0.0, bytes=0.0, messages=0.0, round_trips=0.0)
 
 
 @pytest.mark.parametrize("name", networks.NAMES)
-@pytest.mark.parametrize("exit_name", [FINAL, "ac2"])
-def test_the_walk_computes_what_the_network_computes(name, exit_name):
-    model = networks.gated(name, ac_after=2, head="bottleneck", in_channels=3)
+@pytest.mark.parametrize(("exit_name", "head"), [(FINAL, "bottleneck"), ("ac2", "bottleneck"), ("ac2", "grid")])
+def test_the_walk_computes_what_the_network_computes(name, exit_name, head):
+    model = networks.gated(name, ac_after=2, head=head, in_channels=3)
     model.set_gates(1.0)
     model.gated_blocks()[1][1].outer_relu.set_mask(torch.zeros(model.gated_blocks()[1][1].outer_relu.shape, dtype=torch.bool))
     plain = fold_batchnorm(collapse(model, exit_name))
@@ -173,7 +173,7 @@ def test_a_calibration_is_read_with_mistrust(change, tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"kernels": (4,)}, {"heads": ("big",)}])
 def test_a_family_of_what_there_is_not_is_refused(wrong):
-    with pytest.raises(ValueError, match="expected kernels of 3 or 5, heads of pool, bottleneck"):
+    with pytest.raises(ValueError, match="expected kernels of 3 or 5, heads of pool, bottleneck, grid"):
         members(**wrong)
 
 

@@ -134,7 +134,7 @@ def test_the_small_budget_gates_blocks_and_the_chosen_epoch_has_gates_at_1(finis
 VARIETY = (
     Choice(budget=0.1, mask_method="snl", d_th=0.1, gb_init="least-squares", ac_after=(2, 3), ac_head="bottleneck"),
     Choice(budget=0.1, mask_method="counterfactual", granularity="channel", d_th=0.2, kernel_size=5, gamma="cosine", pram="eq2"),
-    Choice(budget=0.1, mask_method="random", granularity="channel", d_th=None, ac_after=(1,), beta=0.0),
+    Choice(budget=0.1, mask_method="random", granularity="channel", ac_after=(1,), ac_head="grid", ac_init="fit", beta=0.0),
     Choice(budget=0.1, mask_method="snl", granularity="channel", d_th=0.1, gate_epochs=0, gb_init="least-squares"),
 )
 
@@ -197,6 +197,43 @@ def test_least_squares_starts_are_reported(varied):
         assert 0 <= metrics["start_val_accuracy"] <= 100
     assert "fit_r2" not in Store(root=root).read(leaves[1])["metrics"]
     assert Store(root=root).read(leaves[3])["history"][0]["gamma"] == 1
+
+
+def test_fitted_heads_start_trained_and_are_reported(varied):
+    root, leaves = varied
+    records = [Store(root=root).read(leaf) for leaf in leaves]
+    metrics = records[2]["metrics"]
+    assert list(metrics["ac_fit"]) == ["ac1"]
+    assert metrics["ac_fit"]["ac1"]["gradient"] < 1e-3
+    assert metrics["start_val_by_exit"].keys() == {"ac1", "final"}
+    assert metrics["start_val_by_exit"]["ac1"] > 60, "ten classes; a random start has some 10 %"
+    assert [row["ac_init"] for row in records[2]["rows"]] == ["fit", "fit"]
+    assert {row["ac_init"] for row in records[0]["rows"]} == {"random"}
+    assert not any("ac_fit" in record["metrics"] for record in (records[0], records[1], records[3]))
+
+
+@pytest.mark.parametrize(("gate_epochs", "fitted_at"), [(3, 0.0), (0, 1.0)])
+def test_heads_are_fitted_with_the_gates_that_training_starts_with(gate_epochs, fitted_at, monkeypatch):
+    from raysp.stages import finetune
+    from raysp.training.batches import Batches
+
+    seen = []
+    fit = finetune.fit_heads
+
+    def watch(student, *others):
+        seen.extend(block.gate for _, block in student.gated_blocks() if block.shallow is not None)
+        return fit(student, *others)
+
+    monkeypatch.setattr(finetune, "fit_heads", watch)
+    choice = Choice(budget=0.1, d_th=1.0, gate_epochs=gate_epochs, ac_after=(3,), ac_init="fit")
+    config = builder().chain(choice).config
+    student, teacher = config.experiment.build("test"), config.experiment.build("teacher")
+    grow_shallow_branches(student, 1.0, 3)
+    student.add_exit(3, "pool")
+    source = open_source("digits", None, None)
+    finetune._start_heads(config, student, teacher, Batches(source.config, load_splits(source), torch.device("cpu")))
+    assert set(seen) == {fitted_at}
+    assert {block.gate for _, block in student.gated_blocks()} == {1.0}, "what they are worth is asked of what is deployed"
 
 
 def test_finished_stages_are_loaded_as_models(varied):

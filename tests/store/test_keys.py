@@ -87,6 +87,8 @@ def test_a_field_that_was_added_counts_only_where_it_is_not_as_before():
     assert key_of(after()) == key_of(before())
     keys = [key_of(c) for c in (before(), after(limit=4), after(name="a"), after(limit=4, name="a"), after(rate=0.2))]
     assert len(set(keys)) == len(keys)
+    assert after().to_json() == before().to_json() == {"rate": 0.1}
+    assert after(limit=4).to_json() == {"rate": 0.1, "limit": 4}
 
 
 def test_configs_of_equal_fields_and_different_types_differ():

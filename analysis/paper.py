@@ -229,8 +229,7 @@ def _papers(row: PublishedRow) -> dict[str, Any]:
         "gate_epochs": preset.gate_epochs,
         "precision": preset.finetune.precision,
         **{
-            name: getattr(usual, name)
-            for name in ("mask_start", "gamma", "gb_init", "kernel_size", "ac_head", "ac_init", "pram")
+            name: getattr(usual, name) for name in ("mask_start", "gamma", "gb_init", "kernel_size", "ac_head", "ac_init", "pram")
         },
     }
 

@@ -87,8 +87,8 @@ def results_table(
             "time_s": round(record["time_s"], 2),
         }
         for row in record["rows"]:
-            # Records from before there was a choice have no selection part, no precision, no start of heads, and a number for their one
-            # placement.
+            # Records from before there was a choice have no selection part, no precision, no start of heads,
+            # and a number for their one placement.
             old = {"selection": row.get("selection", "val"), "precision": row.get("precision", "fp32")}
             if row.get("ac_after") is not None:
                 old |= {"ac_after": str(row["ac_after"]), "ac_init": row.get("ac_init") or "random"}

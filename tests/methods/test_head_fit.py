@@ -55,7 +55,9 @@ def objective(student, teacher, name, weight, bias):
     return (1 - TEACHER_SHARE) * own + TEACHER_SHARE * divergence + ridge
 
 
-@pytest.mark.parametrize(("name", "head"), [("resnet18", "grid"), ("resnet18", "pool"), ("resnet18", "bottleneck"), ("wrn22-8", "grid")])
+@pytest.mark.parametrize(
+    ("name", "head"), [("resnet18", "grid"), ("resnet18", "pool"), ("resnet18", "bottleneck"), ("wrn22-8", "grid")]
+)
 def test_no_gradient_is_left_of_the_objective_as_autograd_has_it(name, head):
     student, teacher = networks(name, head)
     start = {n: float(objective(student, teacher, n, *_weights(student, n)).detach()) for n in ("ac1", "ac2")}

@@ -67,7 +67,9 @@ def test_relu_layers_have_the_names_that_masks_know_them_by(name):
     assert table[table["kind"] == "ReLU"]["layer"].tolist() == [layer.name for layer in model.relu_layers()]
 
 
-@pytest.mark.parametrize(("head", "relus", "macs"), [("pool", 0, 25_600), ("grid", 0, 16 * 25_600), ("bottleneck", 2_048, 4_245_504)])
+@pytest.mark.parametrize(
+    ("head", "relus", "macs"), [("pool", 0, 25_600), ("grid", 0, 16 * 25_600), ("bottleneck", 2_048, 4_245_504)]
+)
 def test_auxiliary_heads_cost_next_to_no_relus(head, relus, macs):
     model = build_model("resnet18", num_classes=100)
     model.add_exit(3, head)

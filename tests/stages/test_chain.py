@@ -86,7 +86,14 @@ def test_choices_without_effect_make_none():
     short = Choice(budget=0.1, d_th=0.1, gate_epochs=2)
     assert builder().chain(short).key == builder().chain(dataclasses.replace(short, gamma="cosine")).key
     plain = Choice(budget=0.1, mask_method="snl")
-    without = {"gamma": "cosine", "gb_init": "least-squares", "kernel_size": 5, "gate_epochs": 3, "ac_head": "bottleneck", "ac_init": "fit"}
+    without = {
+        "gamma": "cosine",
+        "gb_init": "least-squares",
+        "kernel_size": 5,
+        "gate_epochs": 3,
+        "ac_head": "bottleneck",
+        "ac_init": "fit",
+    }
     for name, value in {**without, "density": 0.2}.items():
         assert builder().chain(plain).key == builder().chain(dataclasses.replace(plain, **{name: value})).key, name
     no_pram = dataclasses.replace(plain, beta=0.0)

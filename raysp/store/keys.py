@@ -12,7 +12,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 SHORT_KEY_DIGITS = 12
@@ -57,8 +57,16 @@ class Config:
             object.__setattr__(self, field.name, fitted)
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration as plain dicts and lists, for reading in a record (the key is never computed from this)."""
-        return dataclasses.asdict(self)
+        """The configuration as plain dicts and lists, for reading in a record (the key is never computed from this). Fields that
+        have no part in the identity are left out.
+        """
+        return {name: _plain(value) for name, value in _counting(self)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.to_json()
+    return tuple(map(_plain, value)) if isinstance(value, tuple) else value
 
 
 @functools.cache  # a class's hints are read from text each time
@@ -139,10 +147,16 @@ def encode(value: Any) -> bytes:
             raise TypeError(f"a dict in an identity needs str keys; found {list(value)!r}")
         return _frame("dict", _encode_items(value.items()))
     if isinstance(value, Config):
-        named = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
-        fields = ((f.name, v) for f, v in named if _BEFORE not in f.metadata or v != f.metadata[_BEFORE])
-        return _frame(f"config:{kind.__qualname__}", _encode_items(fields))
+        return _frame(f"config:{kind.__qualname__}", _encode_items(_counting(value)))
     raise TypeError(f"{value!r} ({kind.__name__}) has no stable encoding and can't be part of a stage's identity")
+
+
+def _counting(config: Config) -> Iterator[tuple[str, Any]]:
+    """The fields that count as identity, with their values."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if _BEFORE not in field.metadata or value != field.metadata[_BEFORE]:
+            yield field.name, value
 
 
 def _encode_items(items: Iterable[tuple[str, Any]]) -> bytes:

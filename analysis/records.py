@@ -144,6 +144,7 @@ def why_not(record: Mapping[str, Any]) -> str:
             return f"its configuration is not a mask's ({error!r:.120})"
         if reason := _why_not_row(facts):
             return f"its configuration has {reason}"
+    if record["stage"] in ("mask", "finetune"):
         layers = record["metrics"].get("layers", [])
         if not (isinstance(layers, list) and all(map(_is_layer, layers))):
             return "its layers are not ReLU layers with 'layer', 'kept' and 'size'"

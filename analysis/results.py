@@ -44,6 +44,7 @@ all-ReLU network that a row's training started from."""
 COLUMNS = (
     *NAMES,
     *MASK_COLUMNS,
+    "weights",
     "d_th",
     "gamma",
     "gate_epochs",
@@ -82,14 +83,16 @@ def results_table(
             "key": record["key"],
             "configuration": configuration[record["key"]],
             "baseline": configuration.get(teacher, teacher),
-            "mask_key": parents.get("mask", {}).get("key"),
+            "mask_key": parents.get("mask", parents.get("ranking", {})).get("key"),
             "preset": record.get("labels", {}).get("preset"),
             "time_s": round(record["time_s"], 2),
         }
         for row in record["rows"]:
-            # Records from before there was a choice have no selection part, no precision, no start of heads,
-            # and a number for their one placement.
+            # Records from before there was a choice have no selection part, no precision, and a number for their one placement;
+            # they went on with their mask's weights, and their heads started at random.
             old = {"selection": row.get("selection", "val"), "precision": row.get("precision", "fp32")}
+            if "mask" in parents:
+                old["weights"] = row.get("weights", "continue")
             if row.get("ac_after") is not None:
                 old |= {"ac_after": str(row["ac_after"]), "ac_init": row.get("ac_init") or "random"}
             rows.append(row | known | old | _estimates(record, row) | measured.get((record["key"], row.get("exit")), {}))
@@ -132,13 +135,21 @@ shared out by, if there was one."""
 
 
 def layers_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """What every mask among these records leaves of each ReLU layer, in `LAYER_COLUMNS`."""
-    rows = []
-    for record in records:
-        if record["stage"] != "mask":
+    """What every mask among these records, or that a ranking gave one of them, leaves of each ReLU layer, in `LAYER_COLUMNS`."""
+    rows: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
+    by_key = {record["key"]: record for record in records}
+    for record in by_key.values():
+        if record["stage"] == "mask":
+            known = {"mask_key": record["key"], **mask_facts(record)}
+        elif (key := record.get("parents", {}).get("ranking", {}).get("key")) and record["rows"]:
+            # A ranking gives every budget its mask; what a budget's mask is, stands where it was used first.
+            ranking = by_key.get(key)
+            known = {name: record["rows"][0].get(name) for name in MASK_COLUMNS}
+            known |= {"mask_key": key, "epochs": ranking and ranking["config"]["recipe"]["epochs"]}
+        else:
             continue
-        known = {"mask_key": record["key"], **mask_facts(record)}
-        rows += [known | layer | {"d": layer["kept"] / layer["size"]} for layer in record["metrics"]["layers"]]
-    table = pd.DataFrame(rows, columns=list(LAYER_COLUMNS))
+        layers = record["metrics"].get("layers", [])
+        rows[known["mask_key"], known["budget"]] = [known | layer | {"d": layer["kept"] / layer["size"]} for layer in layers]
+    table = pd.DataFrame([row for found in rows.values() for row in found], columns=list(LAYER_COLUMNS))
     order = ["dataset", "model", "width", "seed", "mask_method", "budget", "mask_key"]
     return table.sort_values(order, kind="stable", ignore_index=True)

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from raysp.methods.choices import Choice
+from raysp.methods.choices import GLOBAL, Choice
 from raysp.planning.proposals import STOPPED_SEARCH
 from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS, Preset
@@ -46,8 +46,10 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
     values = axis_values(flags, defaults, preset, builder.num_stages)
     search = read_search(flags.search, flags.trials, flags.between, values, builder)
     combinations = [Choice(**dict(zip(values, combination, strict=True))) for combination in product(*values.values())]
-    if flags.sensitivity is not None and all(choice.mask_method == "snl" for choice in combinations):
-        raise ValueError("--sensitivity with no mask method but snl, which shares the budget out itself; leave one of them out")
+    if flags.sensitivity is not None and all(choice.mask_method in GLOBAL for choice in combinations):
+        raise ValueError(
+            f"--sensitivity with no mask method but {', '.join(GLOBAL)}, which share the budget out themselves; leave it out"
+        )
     if search is not None:
         if flags.run.stopping != "none":
             raise ValueError(STOPPED_SEARCH)

@@ -12,7 +12,7 @@ from tyro.conf import arg
 
 from raysp.data.config import Selection
 from raysp.engine.options import Compile, CudaGraph, Gpus, RunOptions, Stopping
-from raysp.methods.choices import AcHead, AcStart, GateStart, Granularity, MaskMethod, MaskStart, Pram
+from raysp.methods.choices import AcHead, AcStart, GateStart, Granularity, MaskMethod, MaskStart, Pram, Weights
 from raysp.stages.presets import Preset, PresetName
 from raysp.training.recipes import GammaSchedule, Precision
 
@@ -125,7 +125,11 @@ class SweepFlags:
     budgets: Annotated[tuple[float, ...], _several("RELUS")] = NOT_GIVEN
     """ReLUs to keep: units (24900), or shares of the network's ReLUs when below 1 (0.1)."""
     mask_method: Annotated[tuple[MaskMethod, ...], _several("METHOD", "senet")] = NOT_GIVEN
-    """How masks are found: `senet` (the paper's), `counterfactual`, `snl`, or `random` as a control."""
+    """How masks are found: `taylor` and `frozen` rank all ReLUs once for all budgets (`frozen` without training); `senet` (the
+    paper's), `counterfactual`, `snl`, or `random` as a control, train a mask for each."""
+    weights: Annotated[tuple[Weights, ...], _several("rewind|continue")] = NOT_GIVEN
+    """Where fine-tuning starts: `rewind` takes the all-ReLU network's weights and leaves only the mask of what went before,
+    `continue` goes on with those that the mask was found with. By default the preset's; for `taylor` and `frozen` `rewind`."""
     granularity: Annotated[tuple[Granularity, ...], _several("pixel|channel", "pixel")] = NOT_GIVEN
     """What a mask keeps or drops: single positions, or whole channels."""
     mask_start: Annotated[tuple[MaskStart, ...], _several("teacher|scratch", "teacher")] = NOT_GIVEN

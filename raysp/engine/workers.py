@@ -95,7 +95,7 @@ class Workers:
             loss: from images and labels to a scalar.
                 Parameters that no worker's loss depends on get no gradient, as with one worker.
         """
-        if self.size == 1:
+        if self.size == 1 or not any(parameter.requires_grad for parameter in model.parameters()):
             return loss
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)  # its successor is younger than our torch

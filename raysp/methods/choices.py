@@ -5,13 +5,21 @@ without it. What a name does is said by the module that does it.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from raysp.store.keys import Config
 from raysp.training.recipes import GammaSchedule
 
-MaskMethod = Literal["senet", "counterfactual", "snl", "random"]
+OwnMaskMethod = Literal["senet", "counterfactual", "snl", "random"]
+"""How a mask is found by a mask stage of its own, for one budget."""
+RankingMethod = Literal["taylor", "frozen"]
+"""How a ranking is found, from which the masks of all budgets follow."""
+MaskMethod = Literal[OwnMaskMethod, RankingMethod]
 """How a mask is found."""
+GLOBAL: tuple[MaskMethod, ...] = ("snl", *get_args(RankingMethod))
+"""Methods that choose over the whole network at once; the others share a budget out over layers by their sensitivities."""
+Weights = Literal["continue", "rewind"]
+"""Where the fine-tuning's weights start: those that the mask stage ended with, or the all-ReLU network's."""
 MaskStart = Literal["teacher", "scratch"]
 """A student's weights when its mask is first learned: the all-ReLU network's, or new ones."""
 Granularity = Literal["pixel", "channel"]
@@ -39,6 +47,8 @@ class Choice:
     mask_method: MaskMethod = "senet"
     granularity: Granularity = "pixel"
     mask_start: MaskStart = "teacher"
+    weights: Weights | None = None
+    """None takes the preset's, and `rewind` where the mask comes from a ranking."""
     d_th: float | None = None
     """None gates no block."""
     gamma: GammaSchedule = "linear"

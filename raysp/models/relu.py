@@ -33,6 +33,26 @@ class _FlooredReLU(torch.autograd.Function):
         return torch.ops.aten.threshold_backward.grad_input(grads[0], above, 0, grad_input=above), None, None
 
 
+class _ScoredReLU(torch.autograd.Function):
+    """max(x, floor); in backward each position's score grows by Σ |g·min(x, 0)| over the batch, with the gradient g at the
+    output.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, floor: Tensor, score: Tensor) -> Tensor:
+        ctx.save_for_backward(x, floor)
+        ctx.score = score
+        return torch.maximum(x, floor)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, floor = ctx.saved_tensors
+        work = x.clamp(max=0.0).mul_(grads[0])
+        ctx.score.add_(torch.linalg.vector_norm(work, ord=1, dim=0, dtype=ctx.score.dtype))
+        above = torch.sub(x, floor, out=work)
+        return torch.ops.aten.threshold_backward.grad_input(grads[0], above, 0, grad_input=above), None, None
+
+
 class MaskedReLU(nn.Module):
     """Ψ = M·relu(x) + (1 − M)·x for a mask M ∈ {0,1}^{c×h×w}, shared by all images.
 
@@ -56,6 +76,10 @@ class MaskedReLU(nn.Module):
         self.alpha: Tensor | None = None
         """While it is set, a real share of ReLU per position, (c, h, w) or (c, 1, 1), stands in for the mask; see
         `raysp.methods.snl`. Neither a parameter nor part of the state."""
+        self.score: Tensor | None = None
+        """While it is set, (c, h, w), every backward pass adds to it what making the position linear, or a ReLU again, would
+        change the loss by to first order, whatever its sign: |g·min(x, 0)| summed over the batch, for the gradient g at the
+        output and the input x. See `raysp.methods.walk`. Not part of the state."""
 
     @property
     def size(self) -> int:
@@ -72,6 +96,8 @@ class MaskedReLU(nn.Module):
         """Which of the ways of `forward` is taken."""
         if self.alpha is not None:
             return "alpha"
+        if self.score is not None:
+            return "scored"  # whatever the mask: it may change between any two steps
         return {0: "identity", self.size: "relu"}.get(self._kept, "masked")
 
     @torch.no_grad()
@@ -107,6 +133,10 @@ class MaskedReLU(nn.Module):
         """Apply to a batch (n, c, h, w); the shape is kept."""
         if self.alpha is not None:
             return x_nchw + self.alpha * (F.relu(x_nchw) - x_nchw)
+        if self.score is not None:
+            if self._floor is None:
+                self._refresh()
+            return cast(Tensor, _ScoredReLU.apply(x_nchw, cast(Tensor, self._floor).to(x_nchw.dtype), self.score))
         if self._kept == self.size:
             return F.relu(x_nchw, inplace=self.inplace)
         if self._kept == 0:

@@ -4,6 +4,8 @@ Owns how the four stages hang together; every sweep builds its configurations he
 
     baseline ───────────┬──────────────┐
     sensitivity ── mask(budget, method) ── finetune(d_th, gamma, AC, ...)
+
+    baseline ── ranking ── finetune(budget, d_th, gamma, AC, ...)
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,7 @@ import torch
 
 from raysp.data.config import DataConfig
 from raysp.methods.budget import resolve_budget
-from raysp.methods.choices import Choice
+from raysp.methods.choices import Choice, RankingMethod, Weights
 from raysp.models import architecture, build_model
 from raysp.models.costs import Costs, count_costs
 from raysp.stages.baseline import BaselineConfig, baseline_stage
@@ -21,6 +23,7 @@ from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, check_gate_epochs, finetune_stage
 from raysp.stages.mask import MaskConfig, mask_stage
 from raysp.stages.presets import Preset
+from raysp.stages.ranking import RankingConfig, ranking_stage
 from raysp.stages.sensitivity import SensitivityConfig, sensitivity_stage
 from raysp.store.stage import Stage
 from raysp.training.recipes import Precision
@@ -65,9 +68,9 @@ class ChainBuilder:
         self._width = proportional if width is None else width
         self._recipes = {
             name: replace(getattr(preset, name).scaled(epochs_scale), precision=precision)
-            for name in ("baseline", "sensitivity", "mask", "snl", "finetune")
+            for name in ("baseline", "sensitivity", "mask", "snl", "ranking", "frozen", "finetune", "rewind")
         }
-        self._gate_epochs = min(round(preset.gate_epochs * epochs_scale), self._recipes["finetune"].epochs - 1)
+        self._gate_epochs = round(preset.gate_epochs * epochs_scale)
         with torch.device("meta"):  # only its shape is asked for here
             self._network = network = build_model(
                 self._model,
@@ -118,19 +121,38 @@ class ChainBuilder:
         Raises:
             ValueError: a value is out of range.
         """
-        what = (choice.budget, choice.density, choice.mask_method, choice.granularity, choice.mask_start, choice.seed)
+        what = (
+            choice.budget,
+            choice.density,
+            choice.mask_method,
+            choice.granularity,
+            choice.mask_start,
+            self._weights(choice),
+            choice.seed,
+        )
         if what not in self._masks:
             self._masks[what] = self._mask(choice)
         return self._masks[what]
 
-    def _mask(self, choice: Choice) -> Stage:
-        preset, experiment = self._preset, self._experiment(choice.seed)
-        snl = choice.mask_method == "snl"
+    def budget(self, choice: Choice) -> int:
+        """A configuration's budget in ReLU units.
+
+        Raises:
+            ValueError: it is out of range.
+        """
         budget = resolve_budget(choice.budget, self._num_relus)
         if choice.granularity == "channel" and budget < self._smallest_channel:
             raise ValueError(
                 f"budget {budget} by channel; expected at least {self._smallest_channel}, the positions of the smallest channel"
             )
+        return budget
+
+    def _mask(self, choice: Choice) -> Stage:
+        if choice.mask_method == "taylor" or choice.mask_method == "frozen":
+            return self._ranking(choice, choice.mask_method)
+        preset, experiment = self._preset, self._experiment(choice.seed)
+        snl = choice.mask_method == "snl"
+        budget = self.budget(choice)
         config = MaskConfig(
             experiment=experiment,
             recipe=self._recipes["snl" if snl else "mask"],
@@ -148,6 +170,27 @@ class ChainBuilder:
             sensitivity = sensitivity_stage(twin)
         return mask_stage(config, baseline=self.baseline(choice.seed), sensitivity=sensitivity)
 
+    def _ranking(self, choice: Choice, method: RankingMethod) -> Stage:
+        """The ranking that a configuration's mask follows from: the one that all budgets share, or, where the walk's weights are
+        to be gone on with, one that ends at the budget.
+        """
+        own = self._weights(choice) == "continue"
+        shared = max(1, round(self._preset.walk_floor * self._num_relus))
+        config = RankingConfig(
+            experiment=self._experiment(choice.seed),
+            recipe=self._recipes["frozen" if method == "frozen" else "ranking"],
+            method=method,
+            granularity=choice.granularity,
+            floor=self.budget(choice) if own else shared,
+            falling_share=self._preset.own_walk_share if own else 1.0,
+        )
+        return ranking_stage(config, baseline=self.baseline(choice.seed))
+
+    def _weights(self, choice: Choice) -> Weights:
+        if choice.mask_method == "frozen":  # it has no others
+            return "rewind"
+        return choice.weights or ("rewind" if choice.mask_method == "taylor" else self._preset.weights)
+
     def chain(self, choice: Choice) -> Stage:
         """The fine-tuning of one configuration, with its ancestors.
 
@@ -159,16 +202,20 @@ class ChainBuilder:
                 for stage in choice.ac_after:
                     self._network.add_exit(stage, choice.ac_head)  # refuses what doesn't fit
             self._placements.add((choice.ac_after, choice.ac_head))
+        mask, weights = self.mask(choice), self._weights(choice)
+        rewound = weights == "rewind"
+        recipe = self._recipes["rewind" if rewound else "finetune"]
         beta = choice.beta
         if beta is None:
-            beta = self._preset.beta * (EQ2_BETA_SHARE if choice.pram == "eq2" else 1.0)
+            usual = self._preset.rewind_beta if rewound else self._preset.beta
+            beta = usual * (EQ2_BETA_SHARE if choice.pram == "eq2" else 1.0)
         gated = choice.d_th is not None
-        gate_epochs = self._gate_epochs if choice.gate_epochs is None else choice.gate_epochs
-        check_gate_epochs(gate_epochs, self._recipes["finetune"].epochs)
+        gate_epochs = min(self._gate_epochs, recipe.epochs - 1) if choice.gate_epochs is None else choice.gate_epochs
+        check_gate_epochs(gate_epochs, recipe.epochs)
         # A choice without effect takes its default: one configuration, not one per value that means nothing.
         config = FinetuneConfig(
             experiment=self._experiment(choice.seed),
-            recipe=self._recipes["finetune"],
+            recipe=recipe,
             d_th=choice.d_th,
             # Linear and cosine agree at 0, 1/2 and 1, which is all that a ramp of two epochs or less passes through.
             gamma=choice.gamma if gated and gate_epochs > 2 else "linear",
@@ -179,9 +226,12 @@ class ChainBuilder:
             ac_head=choice.ac_head if choice.ac_after else "pool",
             ac_init=choice.ac_init if choice.ac_after else "random",
             pram=choice.pram if beta else "attention",
+            **({"kl_weight": self._preset.rewind_kl_weight} if rewound else {}),
             beta=beta,
+            weights=weights,
+            budget=self.budget(choice) if mask.name == "ranking" else None,
         )
-        return finetune_stage(config, baseline=self.baseline(choice.seed), mask=self.mask(choice))
+        return finetune_stage(config, baseline=self.baseline(choice.seed), mask=mask)
 
     def _experiment(self, seed: int) -> Experiment:
         return Experiment(data=self._data, model=self._model, width=self._width, seed=seed)

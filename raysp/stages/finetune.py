@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raysp.engine.context import Context
-from raysp.methods.choices import AcHead, AcStart, GateStart, Pram
+from raysp.methods.choices import AcHead, AcStart, GateStart, Pram, Weights
 from raysp.methods.head_fit import fit_heads
 from raysp.methods.least_squares import fit_shallow_branches
 from raysp.methods.losses import PRAM_LOSSES, distillation_kl
+from raysp.methods.ranking import PREFIX, ranked_masks, ranks_in
 from raysp.models.collapse import drop_main_branches
 from raysp.models.costs import count_costs
 from raysp.models.exits import FINAL
@@ -70,6 +71,10 @@ class FinetuneConfig(Config):
     """ρ of equation 2, the distillation temperature, above 0."""
     pram: Pram = "attention"
     """Form of the PRAM loss; β = 1000 belongs to `attention`."""
+    weights: Weights = added("continue")
+    """Where the student starts: with the weights that its mask was found with, or with the all-ReLU network's."""
+    budget: int | None = added(None)
+    """ReLUs to keep, at least 1, where the mask comes from a ranking; None where a mask stage has kept its own."""
     ac_init: AcStart = added("random")
     """How an auxiliary classifier starts: with random weights, or fitted to the student as it is (ours)."""
     ac_kl_weight: float | None = added(None)
@@ -92,6 +97,8 @@ class FinetuneConfig(Config):
         for name, temperature in (("rho", self.rho), ("ac_rho", self.ac_rho)):
             if temperature is not None and temperature <= 0:
                 raise ValueError(f"{name} is {temperature:g}; expected a temperature above 0")
+        if self.budget is not None and self.budget < 1:
+            raise ValueError(f"budget is {self.budget}; expected at least 1 ReLU")
 
 
 def check_gate_epochs(gate_epochs: int, epochs: int) -> None:
@@ -104,15 +111,29 @@ def check_gate_epochs(gate_epochs: int, epochs: int) -> None:
 
 
 def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage) -> Stage:
-    """The stage that fine-tunes one configuration; what a sweep is about."""
-    parents = {"baseline": baseline, "mask": mask}
+    """The stage that fine-tunes one configuration; what a sweep is about.
+
+    Args:
+        config: what it depends on.
+        baseline: the AR teacher.
+        mask: a mask stage, or a ranking, which takes its budget from the configuration.
+
+    Raises:
+        ValueError: a budget for a mask that has its own, or none for a ranking.
+    """
+    if (mask.name == "ranking") != (config.budget is not None):
+        raise ValueError(f"budget is {config.budget} with a {mask.name}; expected a budget with a ranking, and with it alone")
+    parents = {"baseline": baseline, mask.name: mask}
     said = ["no gates"] if config.d_th is None else [f"d_th {config.d_th:g}", f"{config.gamma} over {config.gate_epochs}"]
     said.append(f"AC after {'+'.join(map(str, config.ac_after))}" if config.ac_after else "no AC")
     for name in ("gb_init", "kernel_size", "ac_head", "ac_init", "pram"):  # what most sweeps leave as it is
         value = getattr(config, name)
         if value != FinetuneConfig.__dataclass_fields__[name].default:
             said.append(f"{name} {value}")
-    note = ", ".join([mask.note, *said, f"beta {config.beta:g}"])
+    if config.weights != "continue":
+        said.append("rewound")
+    kept = [] if config.budget is None else [str(config.budget)]
+    note = ", ".join([*kept, mask.note, *said, f"beta {config.beta:g}"])
     return Stage(
         name="finetune",
         version=3,
@@ -132,13 +153,17 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     batches = Batches(experiment.data, context.splits(experiment.data), context.device)
     teacher = experiment.teacher(context.parents["baseline"].tensors(), context.device)
     student = experiment.build("finetune")
-    student.load_state_dict(context.parents["mask"].tensors())
+    facts = start_student(student, config, context)
     seed_torch(experiment.seed, "finetune branches")
     gated = grow_shallow_branches(student, config.d_th, config.kernel_size)
     for stage in config.ac_after:
         student.add_exit(stage, config.ac_head)
     student.to(context.device)
     metrics: dict[str, Any] = {"gated_blocks": gated}
+    if config.budget is not None:
+        metrics["layers"] = [
+            {"layer": l.name, "kept": l.relu.kept, "size": l.relu.size, "eta_alpha": None} for l in student.relu_layers()
+        ]
     if gated:
         metrics |= _start_branches(config, student, batches)
     if config.ac_after and config.ac_init == "fit":
@@ -148,19 +173,14 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     student.load_state_dict(trained.best_state)
     deployed = drop_main_branches(student)
     experiment.save(deployed, context)
-    mask = context.parents["mask"].record["config"]
-    sensitivity = context.parents["mask"].record["metrics"].get("sensitivity")
     costs = {name: count_costs(deployed, name) for name in trained.val_accuracy}
     rows = exit_rows(
         experiment,
         costs,
         trained.val_accuracy,
         accuracy(deployed, batches, "test", context.workers),
-        mask_method=mask["method"],
-        granularity=mask["granularity"],
-        mask_start=mask["start"],
-        sensitivity=sensitivity,
-        budget=mask["budget"],
+        **facts,
+        weights=config.weights,
         d_th=config.d_th,
         gamma=config.gamma if config.d_th is not None else None,
         gate_epochs=config.gate_epochs if config.d_th is not None else None,
@@ -176,6 +196,35 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     metrics["best_epoch"] = trained.best_epoch
     metrics["costs"] = {name: of_exit.by_layer() for name, of_exit in costs.items()}
     return StageResult(metrics=metrics, history=trained.history, rows=rows)
+
+
+def start_student(student: Network, config: FinetuneConfig, context: Context) -> dict[str, Any]:
+    """Give the student its mask, and the weights that it starts with; return what its rows say of the mask."""
+    layers = student.relu_layers()
+    ranking = context.parents.get("ranking")
+    source = ranking or context.parents["mask"]
+    found = source.tensors()
+    if ranking:
+        ranks = ranks_in(found, [layer.name for layer in layers])
+        found = {name: tensor for name, tensor in found.items() if not name.startswith(PREFIX)}
+        assert config.budget is not None
+        masks = ranked_masks(ranks, [layer.relu.shape for layer in layers], config.budget)
+    if not ranking or config.weights == "continue":
+        student.load_state_dict(found)
+    if not ranking:
+        masks = [layer.relu.mask.clone() for layer in layers]
+    if config.weights == "rewind":
+        student.load_state_dict(context.parents["baseline"].tensors())
+    for layer, mask in zip(layers, masks, strict=True):
+        layer.relu.set_mask(mask)
+    of_mask = source.record["config"]
+    return {
+        "mask_method": of_mask["method"],
+        "granularity": of_mask["granularity"],
+        "mask_start": of_mask.get("start", "teacher"),
+        "sensitivity": source.record["metrics"].get("sensitivity"),
+        "budget": of_mask.get("budget", config.budget),
+    }
 
 
 def grow_shallow_branches(model: Network, d_th: float | None, kernel_size: int) -> list[str]:

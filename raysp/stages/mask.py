@@ -12,7 +12,7 @@ import torch
 
 from raysp.engine.context import Context
 from raysp.methods.budget import allocate_budget, whole_channels
-from raysp.methods.choices import Granularity, MaskMethod, MaskStart, SnlConfig
+from raysp.methods.choices import Granularity, MaskStart, OwnMaskMethod, SnlConfig
 from raysp.methods.positions import layer_mask
 from raysp.methods.scores import ScoreTask, StudentTask
 from raysp.methods.snl import SnlTask
@@ -41,7 +41,7 @@ class MaskConfig(Config):
     """How the student trains."""
     budget: int
     """ReLUs to keep over the whole network, at least 1."""
-    method: MaskMethod = "senet"
+    method: OwnMaskMethod = "senet"
     """`senet` and `counterfactual` score positions within each layer's count (`raysp.methods.scores`), `random` keeps the mask
     that they start from, `snl` searches with real α over the whole network (`raysp.methods.snl`)."""
     granularity: Granularity = "pixel"

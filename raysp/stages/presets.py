@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raysp.data.config import Selection
-from raysp.methods.choices import SnlConfig
+from raysp.methods.choices import SnlConfig, Weights
 from raysp.training.recipes import GammaSchedule, Recipe
 
 PresetName = Literal[
@@ -35,6 +35,16 @@ class Preset:
     snl: Recipe
     """Of the mask stage when its method is SNL."""
     finetune: Recipe
+    ranking: Recipe
+    """Of the walk that ranks all ReLUs."""
+    frozen: Recipe
+    """Of the same without training."""
+    rewind: Recipe
+    """Of a fine-tuning whose weights start as the all-ReLU network's."""
+    rewind_kl_weight: float
+    """λ of such a fine-tuning."""
+    rewind_beta: float
+    """β of such a fine-tuning, in PRAM's `attention` form."""
     gate_epochs: int
     """Epochs of the fine-tuning until γ is 1."""
     mask_frozen_share: float
@@ -46,6 +56,12 @@ class Preset:
     beta: float
     """Weight of the PRAM loss in its `attention` form; the paper's 1000 drowns the other terms in short runs and on small
     maps."""
+    walk_floor: float = 0.02
+    """Where a ranking's walk ends, as a share of the network's ReLUs."""
+    own_walk_share: float = 0.6
+    """Share of the epochs in which the count falls, where a walk ends at a budget of its own and goes on with its weights."""
+    weights: Weights = "continue"
+    """Where fine-tunings start, unless the mask comes from a ranking."""
     budgets: tuple[float, ...]
     """ReLU units, or shares of the network's ReLUs when below 1."""
     d_th: tuple[float | None, ...]
@@ -74,6 +90,11 @@ _QUICK = Preset(
     mask=_short(16, batch_size=64),
     snl=_adam(16, batch_size=64),
     finetune=_short(16, lr=0.02, batch_size=64),
+    ranking=_short(6, batch_size=64),
+    frozen=_short(6, batch_size=64),
+    rewind=_short(16, batch_size=64),
+    rewind_kl_weight=0.5,
+    rewind_beta=0.0,
     gate_epochs=6,
     mask_frozen_share=0.5,
     snl_search=SnlConfig(alpha_share=10.0, penalty=3e-3, growth=1.5),
@@ -96,6 +117,11 @@ def _cifar(name: Literal["cifar10", "cifar100"]) -> Preset:
         mask=_short(20),
         snl=_adam(20),
         finetune=_short(30, lr=0.02),
+        ranking=_short(5),
+        frozen=_short(1),
+        rewind=_short(30),
+        rewind_kl_weight=0.5,
+        rewind_beta=0.0,
         gate_epochs=12,
         mask_frozen_share=0.4,
         snl_search=SnlConfig(alpha_share=5.0, penalty=1e-3),
@@ -127,6 +153,11 @@ def _paper(
         mask=Recipe(epochs=150, milestones=(94, 112, 131)),
         snl=_adam(150),
         finetune=Recipe(epochs=180, lr=0.01, milestones=(90, 140, 160)),
+        ranking=_short(30),
+        frozen=_short(1),
+        rewind=_short(180),
+        rewind_kl_weight=0.5,
+        rewind_beta=0.0,
         gate_epochs=90,
         mask_frozen_share=0.0,
         snl_search=SnlConfig(),

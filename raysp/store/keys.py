@@ -57,19 +57,10 @@ class Config:
             object.__setattr__(self, field.name, fitted)
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration as plain dicts and tuples, for reading in a record (the key is never computed from this).
-
-        What has no part in the identity is left out: where records are compared, one of before says the same as one of now.
+        """The configuration as plain dicts and lists, for reading in a record (the key is never computed from this). Fields that
+        have no part in the identity are left out.
         """
-        return {name: _plain(value) for name, value in _counted(self)}
-
-
-def _counted(config: Config) -> Iterator[tuple[str, Any]]:
-    """Names and values of the fields that are part of the identity."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if _BEFORE not in field.metadata or value != field.metadata[_BEFORE]:
-            yield field.name, value
+        return {name: _plain(value) for name, value in _counting(self)}
 
 
 def _plain(value: Any) -> Any:
@@ -156,8 +147,16 @@ def encode(value: Any) -> bytes:
             raise TypeError(f"a dict in an identity needs str keys; found {list(value)!r}")
         return _frame("dict", _encode_items(value.items()))
     if isinstance(value, Config):
-        return _frame(f"config:{kind.__qualname__}", _encode_items(_counted(value)))
+        return _frame(f"config:{kind.__qualname__}", _encode_items(_counting(value)))
     raise TypeError(f"{value!r} ({kind.__name__}) has no stable encoding and can't be part of a stage's identity")
+
+
+def _counting(config: Config) -> Iterator[tuple[str, Any]]:
+    """The fields that count as identity, with their values."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if _BEFORE not in field.metadata or value != field.metadata[_BEFORE]:
+            yield field.name, value
 
 
 def _encode_items(items: Iterable[tuple[str, Any]]) -> bytes:

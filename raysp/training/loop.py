@@ -148,6 +148,7 @@ class _Loop:
             self.notice.safe.clear()
             one(pick)
             state.step += 1
+            task.between_steps(state.step, workers)
             if self.notice.given and workers.size == 1:
                 self.save()
         workers.sum_(state.loss_sum, *task.epoch_sums().values())

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raysp.engine.workers import Workers
 from raysp.models.network import Network
 
 
@@ -51,6 +52,14 @@ class Task:
     def extra_parameters(self) -> dict[str, tuple[Tensor, float]]:
         """Leaf tensors to train beside the model's parameters, each with its share of the recipe's learning rate; not decayed."""
         return {}
+
+    def between_steps(self, made: int, workers: Workers) -> None:
+        """Called after every step, outside of what a GPU repeats; must not change what `decided` says. By all workers.
+
+        Args:
+            made: steps of the running epoch so far.
+            workers: among whom each batch is shared out.
+        """
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called after every optimizer step."""

@@ -1,0 +1,56 @@
+"""The order in which ReLUs can go: one number per position, from which the mask of every budget follows.
+
+Owns what an order is and how a mask is read from it. Refuses to find one (`raysp.methods.walk`). Contract: masks of one ranking
+are nested, the smaller budget's inside the larger's.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from raysp.methods.positions import network_masks
+
+PREFIX = "rank."
+"""Of a ranking's tensors in a weights file, before the layer's name."""
+
+
+def rank_units(left: Sequence[Tensor], score: Sequence[Tensor]) -> list[Tensor]:
+    """Rank what a mask keeps or drops as one, over the whole network: 0 is the last that should go.
+
+    Args:
+        left: per layer, int: the round in which each left for the last time, from 1; 0 for those that never left.
+        score: per layer, of the same shapes: what each was worth in that round, or is worth now where it never left.
+
+    Returns:
+        int32 per layer, of the same shapes; together the numbers from 0 to one less than there are units.
+    """
+    when = torch.cat([part.reshape(-1) for part in left]).cpu()
+    worth = torch.cat([part.reshape(-1) for part in score]).cpu()
+    by_worth = torch.sort(worth, descending=True, stable=True).indices
+    never = when == 0
+    late = torch.where(never, int(when.max()) + 1, when)[by_worth]
+    order = by_worth[torch.sort(late, descending=True, stable=True).indices]
+    ranks = torch.empty(len(order), dtype=torch.int32)
+    ranks[order] = torch.arange(len(order), dtype=torch.int32)
+    parts = torch.split(ranks, [part.numel() for part in left])
+    return [part.view(like.shape) for part, like in zip(parts, left, strict=True)]
+
+
+def ranked_masks(ranks: Sequence[Tensor], shapes: Sequence[tuple[int, int, int]], budget: int) -> list[Tensor]:
+    """The mask of a budget.
+
+    Args:
+        ranks: per layer (c, h, w), or (c, 1, 1) for whole channels; see `rank_units`.
+        shapes: per layer (c, h, w).
+        budget: ReLUs to keep over the network.
+
+    Returns:
+        Bool (c, h, w) per layer; see `raysp.methods.positions.network_masks` for what they hold.
+    """
+    return network_masks([-part for part in ranks], shapes, budget)
+
+
+def ranks_in(tensors: Mapping[str, Tensor], layers: Sequence[str]) -> list[Tensor]:
+    """The ranks of these layers, from a ranking's weights file."""
+    return [tensors[PREFIX + name] for name in layers]

@@ -1,0 +1,121 @@
+"""Stage 2, another way: one order of all ReLUs, from which the mask of every budget follows without training.
+
+Owns the walk's numbers. Contract: the ranking depends on no budget, so that all sweeps over one network share it; where a walk
+ends at a budget of its own, its weights are those of that mask.
+"""
+
+from dataclasses import dataclass
+
+from raysp.engine.context import Context
+from raysp.methods.choices import Granularity, RankingMethod
+from raysp.methods.ranking import PREFIX
+from raysp.methods.walk import WalkTask
+from raysp.models.exits import FINAL
+from raysp.stages.experiment import Experiment
+from raysp.store.keys import Config
+from raysp.store.stage import Stage, StageResult
+from raysp.training.batches import Batches
+from raysp.training.loop import train
+from raysp.training.recipes import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingConfig(Config):
+    """What a ranking depends on, besides its parent.
+
+    Raises:
+        ValueError: a field is out of the range that its docstring gives.
+    """
+
+    experiment: Experiment
+    """Data, network, seed."""
+    recipe: Recipe
+    """How the student trains while it walks; of `frozen`, the epochs and the batch size alone count."""
+    method: RankingMethod = "taylor"
+    """`taylor` trains the student on the way, `frozen` leaves it the teacher's weights."""
+    granularity: Granularity = "pixel"
+    """What goes as one."""
+    floor: int
+    """ReLUs at which the walk ends, at least 1; positions below are ordered by their last score."""
+    rounds: int = 40
+    """How often a new mask is chosen on the way, at least 1."""
+    carry: float = 0.25
+    """Share of the score so far that counts beside the score of a round, in [0, 1)."""
+    falling_share: float = 1.0
+    """Share of the epochs in which the count falls, in (0, 1]; in the rest the mask stays."""
+    kl_weight: float = 0.5
+    """Weight of the distillation term, in [0, 1]; cross-entropy has the rest."""
+    rho: float = 4.0
+    """Distillation temperature, above 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, good, expected in (
+            ("floor", self.floor >= 1, "at least 1 ReLU"),
+            ("rounds", self.rounds >= 1, "at least 1"),
+            ("carry", 0 <= self.carry < 1, "0 to below 1"),
+            ("falling_share", 0 < self.falling_share <= 1, "a share above 0, up to 1"),
+            ("kl_weight", 0 <= self.kl_weight <= 1, "a share from 0 to 1"),
+            ("rho", self.rho > 0, "a temperature above 0"),
+        ):
+            if not good:
+                raise ValueError(f"{name} is {getattr(self, name):g}; expected {expected}")
+
+    @property
+    def falling_epochs(self) -> int:
+        """Epochs, from the first, in which the count falls."""
+        return max(1, round(self.falling_share * self.recipe.epochs))
+
+
+def ranking_stage(config: RankingConfig, *, baseline: Stage) -> Stage:
+    """The stage that ranks a network's ReLUs.
+
+    Args:
+        config: what it depends on.
+        baseline: the AR teacher.
+    """
+    said = config.method + (" by channel" if config.granularity == "channel" else "")
+    note = f"{said}, down to {config.floor}, {baseline.note}"
+    return Stage(
+        name="ranking",
+        version=1,
+        config=config,
+        run=run,
+        epochs=config.recipe.epochs,
+        parents={"baseline": baseline},
+        note=note,
+    )
+
+
+def run(config: RankingConfig, context: Context) -> StageResult:
+    """Walk; keep the ranking, and the weights and mask at the walk's end."""
+    experiment = config.experiment
+    batches = Batches(experiment.data, context.splits(experiment.data), context.device)
+    ar_state = context.parents["baseline"].tensors()
+    teacher = experiment.teacher(ar_state, context.device)
+    student = experiment.build("ranking")
+    student.load_state_dict(ar_state)
+    task = WalkTask(
+        student.to(context.device),
+        teacher,
+        kl_weight=config.kl_weight,
+        rho=config.rho,
+        granularity=config.granularity,
+        floor=config.floor,
+        rounds=config.rounds,
+        carry=config.carry,
+        steps_per_epoch=batches.num_batches(config.recipe.batch_size),
+        falling_epochs=config.falling_epochs,
+        epochs=config.recipe.epochs,
+        trains=config.method == "taylor",
+    )
+    trained = train(task, config.recipe, experiment.seed, batches, context)
+    layers = student.relu_layers()
+    ranks = {PREFIX + layer.name: part for layer, part in zip(layers, task.ranks(), strict=True)}
+    context.save_weights(trained.best_state | ranks)
+    metrics = {
+        "best_epoch": trained.best_epoch,
+        "val_accuracy": trained.val_accuracy[FINAL],
+        "layers": [{"layer": layer.name, "kept": layer.relu.kept, "size": layer.relu.size} for layer in layers],
+    }
+    return StageResult(metrics=metrics, history=trained.history)

@@ -62,10 +62,11 @@ def test_several_workers_train_what_one_trains(trained, case, size):
     for a, b in zip(one["history"], several["history"], strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
         assert b["val_by_exit"] == a["val_by_exit"]
-        assert {name: b.get(name) for name in ("mask_changed", "snl_count", "gamma", "rewired")} == {
-            name: a.get(name) for name in ("mask_changed", "snl_count", "gamma", "rewired")
+        assert {name: b.get(name) for name in ("mask_changed", "snl_count", "gamma", "rewired", "relus")} == {
+            name: a.get(name) for name in ("mask_changed", "snl_count", "gamma", "rewired", "relus")
         }
-    assert one["history"][0]["loss"] > one["history"][-1]["loss"]
+    if case != "frozen":
+        assert one["history"][0]["loss"] > one["history"][-1]["loss"]
     first, other = (load_tensors(stores[s].directory(stage) / "weights.safetensors") for s in (1, size))
     assert first.keys() == other.keys()
     for name, tensor in first.items():
@@ -114,6 +115,9 @@ def test_masks_move_and_gates_pass_through_every_state_in_these_cases(trained):
     assert [h["gamma"] for h in history["gated"]] == [0.0, 0.5, 1.0, 1.0]
     assert history["snl"][-1]["snl_count" if "snl_count" in history["snl"][-1] else "mask_changed"] == 0.0
     assert history["sparse"][0]["rewired"] > 0
+    above = parallel.network(2).num_relus() - 100
+    for case in ("walk", "frozen"):  # a third and two thirds of half a cosine
+        assert [h["relus"] for h in history[case]] == [100 + round(0.75 * above), 100 + round(0.25 * above), 100, 100]
 
 
 def test_running_statistics_are_the_workers_mean(trained):

@@ -26,6 +26,7 @@ from raysp.methods.choices import SnlConfig
 from raysp.methods.positions import top_positions
 from raysp.methods.scores import ScoreTask, StudentTask
 from raysp.methods.snl import SnlTask
+from raysp.methods.walk import WalkTask
 from raysp.models.collapse import fold_batchnorm
 from raysp.models.network import Architecture, Network
 from raysp.models.residual import BasicBlock
@@ -47,7 +48,7 @@ BATCH = 16
 NUM_TRAIN = 98
 """Six steps of 16 images and one of 2: uneven parts for three workers, and a last batch too small to share out."""
 EPOCHS = 4
-CASES = ("baseline", "senet", "counterfactual", "snl", "sparse", "gated", "batchnorm")
+CASES = ("baseline", "senet", "counterfactual", "snl", "sparse", "gated", "batchnorm", "walk", "frozen")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +110,10 @@ def make(case, epochs=EPOCHS):
         chosen = recipe(epochs, weight_decay=0.05, lr=0.005)
         config = FinetuneConfig(experiment=EXPERIMENT, recipe=chosen, gate_epochs=2 if case == "gated" else 3, beta=5.0)
         return FinetuneTask(network(2, share=0.4, gates=(0, 2), after=(1, 2)), teacher, config, any_gated=True), chosen
+    if case in ("walk", "frozen"):
+        settings = {"kl_weight": 0.5, "rho": 2.0, "granularity": "pixel", "floor": 100, "rounds": 9, "carry": 0.25}
+        course = {"steps_per_epoch": -(-NUM_TRAIN // BATCH), "falling_epochs": epochs - 1, "epochs": epochs}
+        return WalkTask(network(2), teacher, **settings, **course, trains=case == "walk"), recipe(epochs)
     if case == "random":
         return StudentTask(network(2, share=0.4), teacher, kl_weight=0.5, rho=2.0), recipe(epochs)
     score = "counterfactual" if case == "counterfactual" else "senet"

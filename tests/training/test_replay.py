@@ -23,8 +23,9 @@ from raysp.training.step import Step
 STOPS = (1, 5, 7, 13, 18)
 """Of seven steps an epoch: while warming up, in mid-epoch, at an epoch's end."""
 
-RECORDINGS = {"senet": 2, "counterfactual": 2, "batchnorm": 2, "snl": 2, "gated": 3, "slowly gated": 3}
-"""What is decided changes with masks that freeze, a search that ends, gates that open and close; not with what they are."""
+RECORDINGS = {"senet": 2, "counterfactual": 2, "batchnorm": 2, "snl": 2, "gated": 3, "slowly gated": 3, "walk": 2, "frozen": 2}
+"""What is decided changes with masks that freeze, searches and walks that end, gates that open and close; not with what they
+are."""
 
 
 @pytest.fixture
@@ -70,9 +71,10 @@ def test_a_training_is_its_steps_written_out(case):
         order = torch.randperm(len(labels), generator=generator)
         draws = [batches._draw(len(part), generator) for part in torch.split(order, recipe.batch_size)]
         total = torch.zeros(())
-        for where, (top_left, mirrored) in zip(torch.split(order, recipe.batch_size), draws, strict=True):
+        for made, (where, (top_left, mirrored)) in enumerate(zip(torch.split(order, recipe.batch_size), draws, strict=True)):
             batch = batches._normalise(batches._vary(images[where], top_left, mirrored))
             total = total + 1.0 * one(batch, labels[where], 1.0)
+            task.between_steps(made + 1, ALONE)
         losses.append(float(total) / len(draws))
         task.model.eval()
         task.end_epoch(epoch, one.optimizer)

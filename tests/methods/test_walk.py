@@ -1,0 +1,171 @@
+"""Rankings: what a position is worth, how a walk goes down, and the masks that follow."""
+
+import math
+
+import parallel
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from raysp.engine.workers import ALONE
+from raysp.methods.ranking import rank_units, ranked_masks
+from raysp.methods.walk import WalkTask
+from raysp.models.relu import MaskedReLU
+from raysp.training.step import Step
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=40), st.integers(1, 39))
+def test_who_left_last_goes_last_and_of_those_the_most_worth(units, cut):
+    cut = min(cut, len(units))
+    when, worth = zip(*units, strict=True)
+    parts = [(torch.tensor(values[:cut]), torch.tensor(values[cut:])) for values in (when, worth)]
+    ranks = torch.cat(rank_units(parts[0], [part.float() for part in parts[1]]))
+    expected = sorted(range(len(units)), key=lambda i: (-(when[i] or 99), -worth[i], i))
+    assert ranks.tolist() == [expected.index(i) for i in range(len(units))]
+
+
+def test_masks_of_a_ranking_are_nested_and_exact():
+    torch.manual_seed(0)
+    shapes = [(3, 4, 4), (5, 2, 2)]
+    ranks = [part.int() for part in torch.split(torch.randperm(68), [48, 20])]
+    ranks = [part.view(shape) for part, shape in zip(ranks, shapes, strict=True)]
+    before = [torch.zeros(shape, dtype=torch.bool) for shape in shapes]
+    for budget in (0, 1, 17, 40, 68):
+        masks = ranked_masks(ranks, shapes, budget)
+        assert sum(int(mask.sum()) for mask in masks) == budget
+        assert all(bool((rank[mask] < budget).all()) for rank, mask in zip(ranks, masks, strict=True))
+        assert all(bool((mask | ~old).all()) for mask, old in zip(masks, before, strict=True))
+        before = masks
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_a_scored_relu_computes_what_it_did_and_adds_up_first_order_changes(share):
+    torch.manual_seed(0)
+    relu = MaskedReLU((3, 4, 4))
+    relu.set_mask(torch.rand(3, 4, 4) < share)
+    x, gradient = torch.randn(5, 3, 4, 4, requires_grad=True), torch.randn(5, 3, 4, 4)
+    relu(x).backward(gradient)
+    want, x.grad = x.grad, None
+    relu.score = torch.ones(3, 4, 4)
+    y = relu(x)
+    y.backward(gradient)
+    relu.score, score = None, relu.score
+    assert torch.equal(y, relu(x)) and torch.equal(x.grad, want)
+    torch.testing.assert_close(score - 1, (gradient * (x - F.relu(x))).abs().sum(dim=0).detach())
+
+
+def test_the_score_is_the_losss_change_when_a_position_turns_linear():
+    """To first order: the mean over images of what |each| would change, by changing one position of one image."""
+    torch.manual_seed(0)
+    relu, weights = MaskedReLU((2, 2, 2)), torch.randn(3, 8, dtype=torch.float64)
+    relu.set_mask(torch.tensor([1, 0, 1, 1, 0, 1, 1, 0], dtype=torch.bool).view(2, 2, 2))
+    x, labels = torch.randn(4, 2, 2, 2, dtype=torch.float64), torch.tensor([0, 2, 1, 1])
+
+    def loss(maps):
+        return F.cross_entropy(maps.flatten(1) @ weights.T, labels)
+
+    relu.score = torch.zeros(2, 2, 2, dtype=torch.float64)
+    loss(relu(x.requires_grad_())).backward()
+    score, relu.score = relu.score, None
+    y, eps = relu(x).detach(), 1e-6
+    for place in range(8):
+        total = 0.0
+        for image in range(4):
+            other = y.clone()
+            flipped = x[image] if bool(relu.mask.view(-1)[place]) else F.relu(x[image])
+            other[image].view(-1)[place] += eps * (flipped - y[image]).view(-1)[place].detach()
+            total += abs(float(loss(other) - loss(y))) / eps
+        assert float(score.view(-1)[place]) == pytest.approx(total, abs=1e-5)
+
+
+def walk(granularity="pixel", trains=True, floor=60, rounds=6, falling_epochs=2, carry=0.5):
+    task = WalkTask(
+        parallel.network(2),
+        parallel.network(1),
+        kl_weight=0.5,
+        rho=2.0,
+        granularity=granularity,
+        floor=floor,
+        rounds=rounds,
+        carry=carry,
+        steps_per_epoch=4,
+        falling_epochs=falling_epochs,
+        epochs=3,
+        trains=trains,
+    )
+    return task, Step(task, parallel.recipe(), ALONE)
+
+
+def go(task, step, epochs=3):
+    """The masks after every step."""
+    torch.manual_seed(3)
+    masks = []
+    for epoch in range(epochs):
+        task.begin_epoch(epoch)
+        task.model.train()
+        for made in range(4):
+            step(torch.randn(16, 1, 8, 8), torch.randint(0, 4, (16,)), 1.0)
+            task.between_steps(made + 1, ALONE)
+            masks.append([layer.relu.mask.clone() for layer in task.model.relu_layers()])
+        task.end_epoch(epoch, step.optimizer)
+    return masks
+
+
+def counts(masks):
+    return [sum(int(mask.sum()) for mask in of_step) for of_step in masks]
+
+
+def test_the_count_falls_as_half_a_cosine_and_stays_at_the_floor():
+    task, step = walk()
+    total = task.model.num_relus()
+    rounds = [(made + 1) * 6 // 8 for made in range(8)] + [6] * 4
+    expected = [60 + round(0.5 * (1 + math.cos(math.pi * done / 6)) * (total - 60)) for done in rounds]
+    assert counts(go(task, step)) == expected
+    assert expected[-1] == 60 and len(set(expected)) == 6 + 1
+    assert [task.eligible(epoch) for epoch in range(3)] == [False, False, True]
+
+
+def test_ranks_follow_from_who_left_when_even_where_some_came_back():
+    task, step = walk()
+    masks = [torch.cat([mask.reshape(-1) for mask in of_step]) for of_step in go(task, step)]
+    came_back = sum(int((now & ~before).sum()) for before, now in zip(masks[:-1], masks[1:], strict=True))
+    assert came_back > 0, "there is a way back"
+    rank = torch.cat([part.reshape(-1) for part in task.ranks()])
+    assert sorted(rank.tolist()) == list(range(len(rank)))
+    last_seen = torch.zeros(len(rank), dtype=torch.int64)
+    for number, mask in enumerate(masks, start=1):
+        last_seen[mask] = number
+    by_rank = last_seen[torch.sort(rank).indices]
+    assert bool((by_rank[:-1] >= by_rank[1:]).all()), "who was kept longer ranks before"
+    assert bool((rank[masks[-1]] < 60).all())
+
+
+def test_whole_channels_go_where_channels_are_asked_for():
+    task, step = walk("channel")
+    for of_step in go(task, step):
+        assert all(bool((mask == mask[:, :1, :1]).all()) for mask in of_step)
+    shapes = [layer.relu.shape for layer in task.model.relu_layers()]
+    masks = ranked_masks(task.ranks(), shapes, 200)
+    assert 0 < counts([masks])[0] <= 200 and all(bool((mask == mask[:, :1, :1]).all()) for mask in masks)
+
+
+def test_a_frozen_walk_moves_masks_and_no_weight():
+    task, step = walk(trains=False)
+    before = {name: parameter.clone() for name, parameter in task.model.named_parameters()}
+    masks = go(task, step)
+    assert counts(masks)[-1] == 60
+    assert all(torch.equal(parameter, before[name]) for name, parameter in task.model.named_parameters())
+    trained, step = walk()
+    go(trained, step)
+    assert not all(torch.equal(parameter, before[name]) for name, parameter in trained.model.named_parameters())
+
+
+def test_scores_are_no_longer_kept_when_the_walk_is_over():
+    task, step = walk()
+    go(task, step, 2)
+    walking = task.decided()
+    task.begin_epoch(2)
+    assert task.decided() != walking
+    assert all(layer.relu.score is None for layer in task.model.relu_layers())

@@ -29,9 +29,9 @@ MOST_OF_A_TEXT = 500
 LARGEST = 2.0**53
 """Beyond this not every whole number is one of floating point."""
 COUNTS = ("budget", "width", "image_size", "epochs", "seed", "gate_epochs", "kernel_size")
-NUMBERS = ("d_th", "beta")
+NUMBERS = ("d_th", "beta", "depth_price")
 TEXTS = (
-    *("dataset", "model", "mask_method", "granularity", "mask_start", "sensitivity", "gamma", "gb_init"),
+    *("dataset", "model", "mask_method", "granularity", "mask_start", "sensitivity", "weights", "gamma", "gb_init"),
     *("ac_head", "ac_init", "pram", "exit"),
 )
 """Columns of rows with what they hold; those of objectives are `OBJECTIVES`'."""
@@ -194,6 +194,7 @@ def mask_facts(record: Mapping[str, Any]) -> dict[str, Any]:
         "mask_method": config["method"],
         "granularity": config.get("granularity", "pixel"),  # likewise
         "mask_start": config.get("start"),
+        "depth_price": None,
         "sensitivity": record["metrics"].get("sensitivity"),
         "budget": config["budget"],
     }

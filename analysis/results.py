@@ -32,6 +32,7 @@ MASK_COLUMNS = (
     "mask_method",
     "granularity",
     "mask_start",
+    "depth_price",
     "sensitivity",
     "budget",
 )

@@ -49,6 +49,8 @@ class Choice:
     mask_start: MaskStart = "teacher"
     weights: Weights | None = None
     """None takes the preset's, and `rewind` where the mask comes from a ranking."""
+    depth_price: float = 0.0
+    """How readily a ranking empties inner layers, so that their blocks can be gated."""
     d_th: float | None = None
     """None gates no block."""
     gamma: GammaSchedule = "linear"

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from raysp.engine.workers import Workers
 from raysp.methods.choices import Granularity
+from raysp.methods.depth import priced
 from raysp.methods.positions import network_masks
 from raysp.methods.ranking import rank_units
 from raysp.methods.scores import StudentTask
@@ -39,6 +40,7 @@ class WalkTask(StudentTask):
         falling_epochs: in which the count falls, at least 1; in those that follow the mask stays.
         epochs: of the training.
         trains: whether weights are trained. If not, they are frozen here, and only the masks change.
+        depth_price: see `raysp.methods.depth.priced`; 0 looks at ReLUs alone.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class WalkTask(StudentTask):
         falling_epochs: int,
         epochs: int,
         trains: bool,
+        depth_price: float = 0.0,
     ) -> None:
         super().__init__(student, teacher, kl_weight=kl_weight, rho=rho)
         self._layers = student.relu_layers()
@@ -63,13 +66,16 @@ class WalkTask(StudentTask):
         self._channels, self._num_relus = granularity == "channel", student.num_relus()
         self._floor, self._rounds, self._carry = min(floor, self._num_relus), rounds, carry
         self._steps_per_epoch, self._falling_epochs, self._epochs = steps_per_epoch, falling_epochs, epochs
-        self._trains = trains
+        self._trains, self._depth_price = trains, depth_price
+        gateable = {block.inner_relu for _, block in student.gated_blocks()}
+        self._inner = [layer.relu in gateable for layer in self._layers]
         if not trains:
             student.requires_grad_(False)
         device = self._layers[0].relu.mask.device
         self._fresh = [_like_maps(shape, device) for shape in self._shapes]
         """The score since the last round or the last epoch's end, of this worker alone."""
         units = [(shape[0], 1, 1) if self._channels else shape for shape in self._shapes]
+        self._unit_sizes = [shape[1] * shape[2] if self._channels else 1 for shape in self._shapes]
         self._score = [torch.zeros(shape, device=device) for shape in units]
         self._left = [torch.zeros(shape, dtype=torch.int32, device=device) for shape in units]
         """The round in which each unit left for the last time; 0 while it is kept."""
@@ -153,7 +159,8 @@ class WalkTask(StudentTask):
     def _choose(self) -> None:
         fallen = 0.5 * (1.0 + math.cos(math.pi * self._round / self._rounds))
         count = self._floor + round(fallen * (self._num_relus - self._floor))
-        masks = network_masks(self._score, self._shapes, count)
+        scores = priced(self._score, self._unit_sizes, self._inner, count, self._depth_price)
+        masks = network_masks(scores, self._shapes, count)
         for layer, mask, score, left, worth in zip(self._layers, masks, self._score, self._left, self._worth, strict=True):
             layer.relu.set_mask(mask)
             kept = mask[:, :1, :1] if self._channels else mask

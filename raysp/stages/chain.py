@@ -127,6 +127,7 @@ class ChainBuilder:
             choice.mask_method,
             choice.granularity,
             choice.mask_start,
+            choice.depth_price,
             self._weights(choice),
             choice.seed,
         )
@@ -183,6 +184,7 @@ class ChainBuilder:
             granularity=choice.granularity,
             floor=self.budget(choice) if own else shared,
             falling_share=self._preset.own_walk_share if own else 1.0,
+            depth_price=choice.depth_price,
         )
         return ranking_stage(config, baseline=self.baseline(choice.seed))
 

@@ -222,6 +222,7 @@ def start_student(student: Network, config: FinetuneConfig, context: Context) ->
         "mask_method": of_mask["method"],
         "granularity": of_mask["granularity"],
         "mask_start": of_mask.get("start", "teacher"),
+        "depth_price": of_mask.get("depth_price"),
         "sensitivity": source.record["metrics"].get("sensitivity"),
         "budget": of_mask.get("budget", config.budget),
     }

@@ -47,6 +47,9 @@ class RankingConfig(Config):
     """Weight of the distillation term, in [0, 1]; cross-entropy has the rest."""
     rho: float = 4.0
     """Distillation temperature, above 0."""
+    depth_price: float = 0.0
+    """How readily a block's inner layer is emptied, at least 0: it goes if it is worth less than so many times the average of
+    such layers (`raysp.methods.depth`); 0 looks at ReLUs alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,6 +59,7 @@ class RankingConfig(Config):
             ("carry", 0 <= self.carry < 1, "0 to below 1"),
             ("falling_share", 0 < self.falling_share <= 1, "a share above 0, up to 1"),
             ("kl_weight", 0 <= self.kl_weight <= 1, "a share from 0 to 1"),
+            ("depth_price", self.depth_price >= 0, "at least 0"),
             ("rho", self.rho > 0, "a temperature above 0"),
         ):
             if not good:
@@ -75,6 +79,8 @@ def ranking_stage(config: RankingConfig, *, baseline: Stage) -> Stage:
         baseline: the AR teacher.
     """
     said = config.method + (" by channel" if config.granularity == "channel" else "")
+    if config.depth_price:
+        said += f", depth price {config.depth_price:g}"
     note = f"{said}, down to {config.floor}, {baseline.note}"
     return Stage(
         name="ranking",
@@ -108,6 +114,7 @@ def run(config: RankingConfig, context: Context) -> StageResult:
         falling_epochs=config.falling_epochs,
         epochs=config.recipe.epochs,
         trains=config.method == "taylor",
+        depth_price=config.depth_price,
     )
     trained = train(task, config.recipe, experiment.seed, batches, context)
     layers = student.relu_layers()

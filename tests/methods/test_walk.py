@@ -1,5 +1,6 @@
 """Rankings: what a position is worth, how a walk goes down, and the masks that follow."""
 
+import itertools
 import math
 
 import parallel
@@ -130,7 +131,7 @@ def test_the_count_falls_as_half_a_cosine_and_stays_at_the_floor():
 def test_ranks_follow_from_who_left_when_even_where_some_came_back():
     task, step = walk()
     masks = [torch.cat([mask.reshape(-1) for mask in of_step]) for of_step in go(task, step)]
-    came_back = sum(int((now & ~before).sum()) for before, now in zip(masks[:-1], masks[1:], strict=True))
+    came_back = sum(int((now & ~before).sum()) for before, now in itertools.pairwise(masks))
     assert came_back > 0, "there is a way back"
     rank = torch.cat([part.reshape(-1) for part in task.ranks()])
     assert sorted(rank.tolist()) == list(range(len(rank)))

@@ -9,7 +9,7 @@ from raysp.data.sources import open_source
 from raysp.methods.choices import Choice
 from raysp.planning.plan import Plan
 from raysp.stages.chain import ChainBuilder
-from raysp.stages.finetune import FinetuneConfig
+from raysp.stages.finetune import FinetuneConfig, finetune_stage
 from raysp.stages.presets import PRESETS
 
 
@@ -64,6 +64,9 @@ def test_sharing_between_configurations():
         {"density": 0.2},
         {"mask_start": "scratch"},
         {"mask_method": "random"},
+        {"mask_method": "taylor"},
+        {"mask_method": "frozen"},
+        {"weights": "rewind"},
         {"granularity": "channel"},
         {"gamma": "cosine"},
         {"gate_epochs": 3},
@@ -98,6 +101,42 @@ def test_choices_without_effect_make_none():
         assert builder().chain(plain).key == builder().chain(dataclasses.replace(plain, **{name: value})).key, name
     no_pram = dataclasses.replace(plain, beta=0.0)
     assert builder().chain(no_pram).key == builder().chain(dataclasses.replace(no_pram, pram="eq2")).key
+
+
+def test_budgets_share_a_ranking_unless_its_weights_are_gone_on_with():
+    def plan(**choice):
+        leaves = [builder(1.0).chain(Choice(budget=b, **choice)) for b in (0.05, 0.1, 0.2, 0.4)]
+        return {count.name: count.jobs for count in Plan(leaves).counts()}
+
+    assert plan(mask_method="taylor") == {"baseline": 1, "ranking": 1, "finetune": 4}
+    assert plan(mask_method="frozen") == plan(mask_method="frozen", weights="continue") == plan(mask_method="taylor")
+    assert plan(mask_method="taylor", weights="continue") == {"baseline": 1, "ranking": 4, "finetune": 4}
+    assert plan(mask_method="snl", weights="rewind") == {"baseline": 1, "mask": 4, "finetune": 4}
+
+
+def test_a_price_on_depth_makes_another_ranking_and_no_other_mask():
+    def stages(**choice):
+        return {builder().chain(Choice(budget=0.1, depth_price=price, **choice)).key for price in (0.0, 0.5)}
+
+    assert len(stages(mask_method="taylor")) == len(stages(mask_method="frozen")) == 2
+    assert len(stages(mask_method="snl")) == 1
+    with pytest.raises(ValueError, match="depth_price is -1"):
+        builder().chain(Choice(budget=0.1, depth_price=-1.0, mask_method="taylor"))
+
+
+def test_own_walks_end_at_their_budget_and_leave_epochs_for_its_mask():
+    shared = builder(1.0).chain(Choice(budget=0.1, mask_method="taylor")).parents["ranking"].config
+    own = builder(1.0).chain(Choice(budget=0.1, mask_method="taylor", weights="continue")).parents["ranking"].config
+    assert (own.floor, shared.floor) == (round(0.1 * builder()._num_relus), round(0.02 * builder()._num_relus))
+    assert shared.falling_epochs == shared.recipe.epochs > own.falling_epochs > 0
+
+
+def test_a_budget_is_given_with_a_ranking_and_with_it_alone():
+    ranked, masked = (builder().chain(Choice(budget=0.1, mask_method=method)) for method in ("taylor", "random"))
+    with pytest.raises(ValueError, match="budget is None with a ranking"):
+        finetune_stage(masked.config, baseline=masked.parents["baseline"], mask=ranked.parents["ranking"])
+    with pytest.raises(ValueError, match=r"budget is .* with a mask"):
+        finetune_stage(ranked.config, baseline=masked.parents["baseline"], mask=masked.parents["mask"])
 
 
 def test_a_share_and_its_units_are_one_configuration():

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from analysis.results import layers_table, results_table
 from raysp.data.sources import load_splits, open_source
+from raysp.engine.context import Context, Place, read_parents
 from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
 from raysp.methods.choices import Choice
@@ -19,7 +20,7 @@ from raysp.models.relu import MaskedReLU
 from raysp.planning.plan import Plan
 from raysp.stages.baseline import baseline_stage
 from raysp.stages.chain import ChainBuilder
-from raysp.stages.finetune import grow_shallow_branches
+from raysp.stages.finetune import grow_shallow_branches, start_student
 from raysp.stages.presets import PRESETS
 from raysp.stages.sensitivity import SparseTask
 from raysp.store.records import Store
@@ -137,6 +138,13 @@ VARIETY = (
     Choice(budget=0.1, mask_method="random", granularity="channel", ac_after=(1,), ac_head="grid", ac_init="fit", beta=0.0),
     Choice(budget=0.1, mask_method="snl", granularity="channel", d_th=0.1, gate_epochs=0, gb_init="least-squares"),
 )
+RANKED = (
+    Choice(budget=0.1, mask_method="taylor", d_th=0.1, gate_epochs=0, gb_init="least-squares", ac_after=(3,)),
+    Choice(budget=0.3, mask_method="taylor", d_th=0.1),
+    Choice(budget=0.1, mask_method="taylor", weights="continue"),
+    Choice(budget=0.2, mask_method="frozen", granularity="channel"),
+    Choice(budget=0.1, mask_method="random", weights="rewind"),
+)
 
 
 def variety():
@@ -177,6 +185,58 @@ def test_every_method_keeps_its_budget_and_says_what_it_kept(varied):
     methods = layers.groupby("mask_method")["eta_alpha"].count()
     assert methods["snl"] == 0, "snl shares nothing out by sensitivity"
     assert methods["counterfactual"] == 17
+
+
+def rankings():
+    return [builder().chain(choice) for choice in RANKED]
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory):
+    """A sweep over rankings and weights that are rewound, done; its root and its leaves."""
+    root = tmp_path_factory.mktemp("ranked")
+    leaves = rankings()
+    assert run(leaves, root).ok
+    return root, leaves
+
+
+def test_one_ranking_gives_every_budget_its_mask(ranked):
+    root, leaves = ranked
+    records = Store(root=root).records()[0]
+    table, layers = results_table(records), layers_table(records)
+    walks = [leaf.parents["ranking"] for leaf in leaves[:4]]
+    assert walks[0].key == walks[1].key and len({walk.key for walk in walks}) == 3
+    for leaf, walk in zip(leaves, walks, strict=False):
+        rows = table[table["key"] == leaf.key]
+        assert set(rows["mask_key"]) == {walk.key} and set(rows["mask_method"]) == {walk.config.method}
+        assert set(rows["budget"]) == {leaf.config.budget} and set(rows["weights"]) == {leaf.config.weights}
+        mine = layers[(layers["mask_key"] == walk.key) & (layers["budget"] == leaf.config.budget)]
+        assert len(mine) == 17 and set(mine["epochs"]) == {walk.config.recipe.epochs}
+        kept = mine["kept"].sum()
+        assert kept == leaf.config.budget if walk.config.granularity == "pixel" else 0 < kept <= leaf.config.budget
+        assert kept == sum(layer["kept"] for layer in Store(root=root).read(leaf)["metrics"]["layers"])
+    smaller, larger = (weights(root, leaf) for leaf in leaves[:2])
+    both = [name for name in smaller if name.endswith(".mask") and name in larger]
+    assert len(both) > 10 and all(bool((larger[name] | ~smaller[name]).all()) for name in both), "nested"
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_a_fine_tuning_starts_with_the_weights_that_are_asked_for(ranked, index, monkeypatch):
+    """And with its mask."""
+    root, leaves = ranked
+    leaf = leaves[index]
+    store = Store(root=root)
+    context = Context(stage=leaf, place=Place(store=store), parents=read_parents(leaf, store), report=print)
+    student = leaf.config.experiment.build("test")
+    facts = start_student(student, leaf.config, context)
+    state = {name: tensor for name, tensor in student.state_dict().items() if not name.endswith(".mask")}
+    source = leaf.parents["baseline"] if leaf.config.weights == "rewind" else leaf.parents["ranking"]
+    assert all(torch.equal(weights(root, source)[name], tensor) for name, tensor in state.items())
+    kept = sum(layer.relu.kept for layer in student.relu_layers())
+    assert 0 < kept <= facts["budget"] and (facts["granularity"] == "channel" or kept == facts["budget"])
+    if "mask" in leaf.parents:
+        masks = {name: tensor for name, tensor in student.state_dict().items() if name.endswith(".mask")}
+        assert all(torch.equal(weights(root, leaf.parents["mask"])[name], mask) for name, mask in masks.items())
 
 
 def test_every_exit_of_a_joint_model_is_a_row(varied):
@@ -272,11 +332,9 @@ class Interrupted(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
-@pytest.mark.parametrize(("fixture", "make"), [("finished", chains), ("varied", variety)])
+@pytest.mark.parametrize(("fixture", "make"), [("finished", chains), ("varied", variety), ("ranked", rankings)])
 def test_a_run_interrupted_in_every_stage_ends_bit_identical(fixture, make, request, tmp_path, monkeypatch):
     root, leaves = request.getfixturevalue(fixture)
-    from raysp.engine.context import Context
-
     save = Context.save_checkpoint
     interrupted = set()
 
@@ -299,7 +357,9 @@ def test_a_run_interrupted_in_every_stage_ends_bit_identical(fixture, make, requ
     stages = Plan(leaves).stages.values()
     assert len(interrupted) == 3 * len(stages)
     assert all(stage.epochs >= 4 for stage in stages)
-    moving = [h["gamma"] for leaf in leaves for h in Store(root=root).read(leaf)["history"][1:2] if "gamma" in h]
+    moving = [0.5] * (fixture == "ranked") + [
+        h["gamma"] for leaf in leaves for h in Store(root=root).read(leaf)["history"][1:2] if "gamma" in h
+    ]
     assert any(0 < gamma < 1 for gamma in moving), "an epoch with both branches must be resumed"
     for stage in stages:
         one, two = weights(root, stage), weights(tmp_path, stage)

@@ -263,7 +263,8 @@ def _start_heads(config: FinetuneConfig, student: Network, teacher: Network, bat
     takes the checkpoint's weights.
     """
     student.set_gates(gamma_at(0, config.gate_epochs, config.gamma))
-    fits = fit_heads(student, teacher, lambda most: batches.sample(most, config.experiment.seed))
+    rewound = config.weights == "rewind"  # its statistics are of maps without a mask
+    fits = fit_heads(student, teacher, lambda most: batches.sample(most, config.experiment.seed), measure_body=rewound)
     student.set_gates(1.0)
     return {
         "ac_fit": {name: asdict(fit) for name, fit in fits.items()},

@@ -272,20 +272,21 @@ def test_fitted_heads_start_trained_and_are_reported(varied):
     assert not any("ac_fit" in record["metrics"] for record in (records[0], records[1], records[3]))
 
 
-@pytest.mark.parametrize(("gate_epochs", "fitted_at"), [(3, 0.0), (0, 1.0)])
-def test_heads_are_fitted_with_the_gates_that_training_starts_with(gate_epochs, fitted_at, monkeypatch):
+@pytest.mark.parametrize(("gate_epochs", "fitted_at", "weights"), [(3, 0.0, "continue"), (0, 1.0, "rewind")])
+def test_heads_are_fitted_with_the_gates_and_statistics_that_training_starts_with(gate_epochs, fitted_at, weights, monkeypatch):
     from raysp.stages import finetune
     from raysp.training.batches import Batches
 
     seen = []
     fit = finetune.fit_heads
 
-    def watch(student, *others):
+    def watch(student, *others, measure_body):
+        assert measure_body == (weights == "rewind"), "else the statistics are the mask's"
         seen.extend(block.gate for _, block in student.gated_blocks() if block.shallow is not None)
-        return fit(student, *others)
+        return fit(student, *others, measure_body=measure_body)
 
     monkeypatch.setattr(finetune, "fit_heads", watch)
-    choice = Choice(budget=0.1, d_th=1.0, gate_epochs=gate_epochs, ac_after=(3,), ac_init="fit")
+    choice = Choice(budget=0.1, d_th=1.0, gate_epochs=gate_epochs, ac_after=(3,), ac_init="fit", weights=weights)
     config = builder().chain(choice).config
     student, teacher = config.experiment.build("test"), config.experiment.build("teacher")
     grow_shallow_branches(student, 1.0, 3)

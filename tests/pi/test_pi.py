@@ -52,16 +52,16 @@ def tiny(share=1.0, gated=()):
     return model.eval()
 
 
-def run(parties, model, runs=2):
+def run(parties, model, runs=2, exit_name=FINAL):
     """What warm runs come to: the measured runs, the largest error, whether the class agrees, and the ReLUs."""
-    plain = fold_batchnorm(collapse(model))
+    plain = fold_batchnorm(collapse(model, exit_name))
     image = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(1))
-    wanted = plain(image[None]).logits[FINAL][0].detach()
+    wanted = plain(image[None]).logits[exit_name][0].detach()
     parties.load(compile_program(graph_of(plain), image))
     measured, results = zip(*(parties.run() for _ in range(runs)), strict=True)
     errors = [float((torch.tensor(result) - wanted).abs().max()) for result in results]
     classes = {int(result.argmax()) for result in results}
-    return list(measured), max(errors), classes == {int(wanted.argmax())}, count_costs(model).relus
+    return list(measured), max(errors), classes == {int(wanted.argmax())}, count_costs(model, exit_name).relus
 
 
 def sent(a_run, *operations):
@@ -105,6 +105,16 @@ def test_cheetah_computes_the_network_and_its_bytes_follow_the_relus_kept(cheeta
     for runs, _, _, relus in found.values():
         beyond = sent(runs[0], *RELUS) - base - 98.5 * relus
         assert -1 <= beyond <= 250 * len(tiny().relu_layers())  # the engine fills some counts up
+
+
+@pytest.mark.parametrize("protocol", ["cheetah", "semi2k"])
+@pytest.mark.parametrize("exit_name", ["ac1", "ac2"])
+def test_a_network_cut_at_a_grid_head_is_computed(request, protocol, exit_name):
+    model = tiny(0.1)
+    model.add_exit(int(exit_name[2:]), "grid")  # after stage 1 its cells are 2x2, after stage 2 single positions
+    _, error, agrees, _ = run(request.getfixturevalue(protocol), model.eval(), runs=1, exit_name=exit_name)
+    assert error < 1e-3
+    assert agrees
 
 
 @pytest.mark.parametrize(("protocol", "per_relu"), [("cheetah", 98.5), ("semi2k", 144)])

@@ -2,14 +2,15 @@
 
 `masks` trains every mask method at every budget and says what the student is worth right after, and how much of the mask each
 update changed. `starts` fine-tunes gated students from random and from least-squares branches, for half and for all of the
-preset's epochs. `fixed` takes the masks of `masks` and trains them as they are, from the teacher's weights, to tell the worth
-of a mask from the worth of the way to it. Stages are found when it is run again; what `fixed` trains beyond them isn't.
+preset's epochs. `rankings` ranks a network's ReLUs in several ways, and trains each way's mask from the teacher's weights, to
+tell what of a walk counts. Stages are found when it is run again; what `rankings` trains beyond the baseline isn't.
 """
 
 import dataclasses
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +24,13 @@ from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
 from raysp.engine.workers import ALONE
 from raysp.methods.choices import Choice, MaskMethod
-from raysp.methods.positions import top_positions
+from raysp.methods.ranking import ranked_masks
 from raysp.methods.scores import StudentTask
+from raysp.methods.walk import WalkTask
 from raysp.stages.chain import ChainBuilder
-from raysp.stages.mask import MaskConfig
+from raysp.stages.finetune import FinetuneConfig
 from raysp.stages.presets import PRESETS, Preset, PresetName
+from raysp.stages.ranking import RankingConfig
 from raysp.store.records import WEIGHTS, Store
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import load_tensors
@@ -42,7 +45,7 @@ console = Console(width=150, highlight=False)
 class Flags:
     """What to measure, on what."""
 
-    what: tyro.conf.Positional[Literal["masks", "starts", "fixed"]]
+    what: tyro.conf.Positional[Literal["masks", "starts", "rankings"]]
     preset: PresetName = "quick"
     dataset: str | None = None
     """As `--dataset` of the sweeps; by default the preset's."""
@@ -50,9 +53,14 @@ class Flags:
     width: int | None = None
     epochs_scale: float = 1.0
     budgets: tuple[float, ...] = (0.05, 0.1)
-    """For `starts` the last one counts."""
+    """For `starts` and `rankings` the last one counts."""
     d_th: float = 0.1
     seeds: tuple[int, ...] = (0, 1, 2)
+    """For `rankings` the first one counts."""
+    epochs: int = 6
+    """Of a mask's training, for `rankings`."""
+    variants: tuple[str, ...] = ()
+    """Of `rankings`; by default all."""
     storage: Path = Path("runs/evidence")
 
     def builder(self, source: Source, **changes: Any) -> ChainBuilder:
@@ -123,43 +131,98 @@ def starts(flags: Flags, source: Source) -> None:
     console.print(table)
 
 
-def fixed(flags: Flags, source: Source) -> None:
-    """Train every method's last mask as it is for a whole mask stage, and SNL's counts per layer with random positions."""
+class NoWayBack(WalkTask):
+    """What has gone stays away."""
+
+    def _choose(self) -> None:
+        for layer, score in zip(self._layers, self._score, strict=True):
+            score.masked_fill_(~layer.relu.mask, -1.0)
+        super()._choose()
+
+
+class WithoutGradient(WalkTask):
+    """By relu(-x) alone: how much a value changes, not what that does to the loss."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Add up in the forward pass instead of the backward one."""
+        super().begin_epoch(epoch)
+        for layer, fresh in zip(self._layers, self._fresh, strict=True):
+            layer.relu.score = None
+            if epoch == 0:
+                layer.relu.register_forward_pre_hook(partial(self._add, fresh))
+
+    def _add(self, fresh: torch.Tensor, relu: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if self.model.training:
+            fresh += inputs[0].detach().clamp(max=0.0).neg().mean(dim=0)
+
+
+class PerLayer(WalkTask):
+    """The same share of every layer, the best of each."""
+
+    def _choose(self) -> None:
+        whole = self._score
+        self._score = [(s.argsort().argsort() / s.numel()) for s in map(torch.flatten, whole)]
+        self._score = [s.view_as(w) for s, w in zip(self._score, whole, strict=True)]
+        super()._choose()
+        for score, ranked in zip(whole, self._score, strict=True):
+            score.copy_(ranked)  # what left, left by its rank
+        self._score = whole
+
+
+VARIANTS: dict[str, tuple[type[WalkTask], dict[str, Any]]] = {
+    "frozen": (WalkTask, {}),
+    "frozen, other images first": (WalkTask, {}),
+    "frozen, one image of four": (WalkTask, {"every": 4}),
+    "frozen, one cut": (WalkTask, {"rounds": 1}),
+    "frozen, no way back": (NoWayBack, {}),
+    "frozen, without the gradient": (WithoutGradient, {}),
+    "frozen, the same share of every layer": (PerLayer, {}),
+    "taylor": (WalkTask, {"trains": True}),
+    "taylor, one image of four": (WalkTask, {"trains": True, "every": 4}),
+}
+"""Ways to rank, and what of a walk's settings each changes."""
+
+
+def rankings(flags: Flags, source: Source) -> None:
+    """Rank in several ways; say how alike the masks are, and what each is worth when trained from the teacher's weights."""
     builder = flags.builder(source)
-    stages = {
-        (method, seed): builder.mask(Choice(budget=flags.budgets[-1], mask_method=method, seed=seed))
-        for method in METHODS
-        for seed in flags.seeds
-    }
-    run(flags, source, {key: [stage] for key, stage in stages.items()})
+    leaf = builder.chain(Choice(budget=flags.budgets[-1], mask_method="taylor", seed=flags.seeds[0]))
+    baseline, config = leaf.parents["baseline"], leaf.parents["ranking"].config
+    assert isinstance(config, RankingConfig) and isinstance(leaf.config, FinetuneConfig) and leaf.config.budget
+    run(flags, source, {"baseline": [baseline]})
     batches = Batches(source.config, load_splits(source), torch.device("cpu"))
     torch.set_num_threads(1)
-    table = Table("mask", "test %", box=None)
-    for method, shuffled in [(method, False) for method in METHODS] + [("snl", True)]:
-        found = []
-        for seed in flags.seeds:
-            control = stages["random", seed].config
-            assert isinstance(control, MaskConfig)
-            found.append(train_fixed(flags, stages[method, seed], control, batches, shuffled=shuffled))
-        table.add_row(f"{method}{', positions shuffled within layers' if shuffled else ''}", spread(found))
+    state = load_tensors(Store(root=flags.storage.absolute()).directory(baseline) / WEIGHTS)
+    experiment = config.experiment
+    first: list[torch.Tensor] = []
+    table = Table("ranking", "epochs", "as the first, %", "val % after each epoch", "test %", box=None)
+    for name in flags.variants or VARIANTS:
+        task_type, changes = VARIANTS[name]
+        trains = changes.get("trains", False)
+        recipe = config.recipe if trains else dataclasses.replace(config.recipe, epochs=1)
+        student = experiment.build("ranking")
+        student.load_state_dict(state)
+        teacher = experiment.teacher(state, torch.device("cpu"))
+        settings: dict[str, Any] = {"kl_weight": 0.5, "rho": 4.0, "granularity": "pixel", "floor": config.floor, "rounds": 40}
+        settings |= {"carry": 0.25, "steps_per_epoch": batches.num_batches(recipe.batch_size), "trains": False} | changes
+        task = task_type(student, teacher, **settings, falling_epochs=recipe.epochs, epochs=recipe.epochs)
+        train(task, recipe, experiment.seed + ("other" in name), batches, NOWHERE)
+        masks = ranked_masks(task.ranks(), [layer.relu.shape for layer in student.relu_layers()], leaf.config.budget)
+        first = first or masks
+        alike = sum(int((a & b).sum()) for a, b in zip(first, masks, strict=True)) / leaf.config.budget
+        student = experiment.build("mask")
+        student.load_state_dict(state)
+        for layer, mask in zip(student.relu_layers(), masks, strict=True):
+            layer.relu.set_mask(mask)
+        chosen = dataclasses.replace(leaf.config.recipe, epochs=flags.epochs)
+        pupil = StudentTask(student, teacher, kl_weight=leaf.config.kl_weight, rho=leaf.config.rho)
+        trained = train(pupil, chosen, experiment.seed, batches, NOWHERE)
+        student.load_state_dict(trained.best_state)
+        val = " ".join(f"{h['val_accuracy']:.1f}" for h in trained.history)
+        line = [name, str(recipe.epochs), f"{100 * alike:.0f}", val, f"{accuracy(student, batches, 'test')['final']:.1f}"]
+        console.print(" | ".join(line))
+        table.add_row(*line)
     console.print(table)
-
-
-def train_fixed(flags: Flags, stage: Stage, control: MaskConfig, batches: Batches, *, shuffled: bool) -> float:
-    """Test accuracy of a student that keeps a finished mask from the first epoch on, by the control's recipe."""
-    store = Store(root=flags.storage.absolute())
-    experiment = control.experiment
-    tensors = load_tensors(store.directory(stage) / WEIGHTS)
-    teacher, student = experiment.build("baseline"), experiment.build("mask")
-    teacher.load_state_dict(load_tensors(store.directory(stage.parents["baseline"]) / WEIGHTS))
-    student.load_state_dict(teacher.state_dict())
-    for layer in student.relu_layers():
-        mask = tensors[f"{layer.name}.mask"]
-        layer.relu.set_mask(top_positions(torch.rand(mask.shape), int(mask.sum())) if shuffled else mask)
-    task = StudentTask(student, teacher, kl_weight=control.kl_weight, rho=control.rho)
-    trained = train(task, control.recipe, experiment.seed, batches, _Nowhere())  # type: ignore[arg-type]
-    student.load_state_dict(trained.best_state)
-    return accuracy(student, batches, "test")["final"]
 
 
 class _Nowhere:
@@ -187,11 +250,14 @@ class _Nowhere:
         pass
 
 
+NOWHERE: Any = _Nowhere()
+
+
 def run(flags: Flags, source: Source, grid: Mapping[Any, list[Stage]]) -> dict[Any, list[dict[str, Any]]]:
     """Train a grid's stages; return their records."""
     root = flags.storage.absolute()
     leaves = [stage for of_seeds in grid.values() for stage in of_seeds]
-    outcome = run_sweep(leaves, root, [source], RunOptions(address="local"), labels={"preset": flags.preset}, console=console)
+    outcome = run_sweep(leaves, root, [source], RunOptions(inline=True), labels={"preset": flags.preset}, console=console)
     assert outcome.ok, outcome.failed
     store = Store(root=root)
     return {key: [record for stage in of_seeds if (record := store.read(stage))] for key, of_seeds in grid.items()}
@@ -206,4 +272,4 @@ def spread(values: Iterable[float]) -> str:
 if __name__ == "__main__":
     given = tyro.cli(Flags, description=__doc__)
     opened = open_source(given.dataset or PRESETS[given.preset].dataset, given.image_size, Path("data"))
-    {"masks": masks, "starts": starts, "fixed": fixed}[given.what](given, opened)
+    {"masks": masks, "starts": starts, "rankings": rankings}[given.what](given, opened)

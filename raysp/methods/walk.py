@@ -40,6 +40,7 @@ class WalkTask(StudentTask):
         falling_epochs: in which the count falls, at least 1; in those that follow the mask stays.
         epochs: of the training.
         trains: whether weights are trained. If not, they are frozen here, and only the masks change.
+        every: one of so many images of a batch is scored, at least 1: a score costs a third of a step.
         depth_price: see `raysp.methods.depth.priced`; 0 looks at ReLUs alone.
     """
 
@@ -58,6 +59,7 @@ class WalkTask(StudentTask):
         falling_epochs: int,
         epochs: int,
         trains: bool,
+        every: int = 1,
         depth_price: float = 0.0,
     ) -> None:
         super().__init__(student, teacher, kl_weight=kl_weight, rho=rho)
@@ -66,7 +68,7 @@ class WalkTask(StudentTask):
         self._channels, self._num_relus = granularity == "channel", student.num_relus()
         self._floor, self._rounds, self._carry = min(floor, self._num_relus), rounds, carry
         self._steps_per_epoch, self._falling_epochs, self._epochs = steps_per_epoch, falling_epochs, epochs
-        self._trains, self._depth_price = trains, depth_price
+        self._trains, self._every, self._depth_price = trains, every, depth_price
         gateable = {block.inner_relu for _, block in student.gated_blocks()}
         self._inner = [layer.relu in gateable for layer in self._layers]
         if not trains:
@@ -102,6 +104,8 @@ class WalkTask(StudentTask):
         """(1 − w)·CE + w·KL."""
         if not self._trains:
             images = images.detach().requires_grad_()  # else no gradient would reach the maps
+        for layer in self._layers:  # the same images however many workers share the batch
+            layer.relu.scored = slice(-self.first % self._every, None, self._every)
         return super().loss(images, labels)
 
     def between_steps(self, made: int, workers: Workers) -> None:

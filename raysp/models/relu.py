@@ -33,24 +33,23 @@ class _FlooredReLU(torch.autograd.Function):
         return torch.ops.aten.threshold_backward.grad_input(grads[0], above, 0, grad_input=above), None, None
 
 
-class _ScoredReLU(torch.autograd.Function):
-    """max(x, floor); in backward each position's score grows by Σ |g·min(x, 0)| over the batch, with the gradient g at the
-    output.
+class _Scored(torch.autograd.Function):
+    """A ReLU's output y as it is; in backward the score of each position grows by Σ |g·min(x, 0)| over some images, with the
+    gradient g at y, and min(x, 0) kept from before the ReLU.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, floor: Tensor, score: Tensor) -> Tensor:
-        ctx.save_for_backward(x, floor)
-        ctx.score = score
-        return torch.maximum(x, floor)
+    def forward(ctx: Any, y: Tensor, negative: Tensor, score: Tensor, images: slice) -> Tensor:
+        ctx.save_for_backward(negative)
+        ctx.score, ctx.images = score, images
+        return y.view_as(y)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        x, floor = ctx.saved_tensors
-        work = x.clamp(max=0.0).mul_(grads[0])
-        ctx.score.add_(torch.linalg.vector_norm(work, ord=1, dim=0, dtype=ctx.score.dtype))
-        above = torch.sub(x, floor, out=work)
-        return torch.ops.aten.threshold_backward.grad_input(grads[0], above, 0, grad_input=above), None, None
+        (negative,) = ctx.saved_tensors
+        change = negative * grads[0][ctx.images]
+        ctx.score.add_(torch.linalg.vector_norm(change, ord=1, dim=0, dtype=ctx.score.dtype))
+        return grads[0], None, None, None
 
 
 class MaskedReLU(nn.Module):
@@ -78,8 +77,10 @@ class MaskedReLU(nn.Module):
         `raysp.methods.snl`. Neither a parameter nor part of the state."""
         self.score: Tensor | None = None
         """While it is set, (c, h, w), every backward pass adds to it what making the position linear, or a ReLU again, would
-        change the loss by to first order, whatever its sign: |g·min(x, 0)| summed over the batch, for the gradient g at the
+        change the loss by to first order, whatever its sign: |g·min(x, 0)| summed over `scored`, for the gradient g at the
         output and the input x. See `raysp.methods.walk`. Not part of the state."""
+        self.scored = slice(None)
+        """Which images of a batch count for the score."""
 
     @property
     def size(self) -> int:
@@ -134,9 +135,12 @@ class MaskedReLU(nn.Module):
         if self.alpha is not None:
             return x_nchw + self.alpha * (F.relu(x_nchw) - x_nchw)
         if self.score is not None:
+            with torch.no_grad():
+                negative = x_nchw[self.scored].clamp(max=0.0)  # before the ReLU overwrites it
             if self._floor is None:
                 self._refresh()
-            return cast(Tensor, _ScoredReLU.apply(x_nchw, cast(Tensor, self._floor).to(x_nchw.dtype), self.score))
+            y = _FlooredReLU.apply(x_nchw, cast(Tensor, self._floor).to(x_nchw.dtype), self.inplace)
+            return cast(Tensor, _Scored.apply(y, negative, self.score, self.scored))
         if self._kept == self.size:
             return F.relu(x_nchw, inplace=self.inplace)
         if self._kept == 0:

@@ -31,6 +31,9 @@ from raysp.training.recipes import Precision
 EQ2_BETA_SHARE = 0.01
 """β of PRAM's `eq2` form as a share of `attention`'s: at one β its value is about a hundred times as large."""
 
+WALK_SCORES_EVERY = 4
+"""Of a walk that trains, one of so many images is scored: a step then costs 1.12 times one that scores none, instead of 1.35."""
+
 
 class ChainBuilder:
     """Builds chains for one preset, data set and network.
@@ -181,6 +184,7 @@ class ChainBuilder:
             experiment=self._experiment(choice.seed),
             recipe=self._recipes["frozen" if method == "frozen" else "ranking"],
             method=method,
+            every=WALK_SCORES_EVERY if method == "taylor" else 1,
             granularity=choice.granularity,
             floor=self.budget(choice) if own else shared,
             falling_share=self._preset.own_walk_share if own else 1.0,

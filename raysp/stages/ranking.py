@@ -41,6 +41,8 @@ class RankingConfig(Config):
     """How often a new mask is chosen on the way, at least 1."""
     carry: float = 0.25
     """Share of the score so far that counts beside the score of a round, in [0, 1)."""
+    every: int = 1
+    """One of so many images of a batch is scored, at least 1; the fewer, the less a step costs."""
     falling_share: float = 1.0
     """Share of the epochs in which the count falls, in (0, 1]; in the rest the mask stays."""
     kl_weight: float = 0.5
@@ -57,6 +59,7 @@ class RankingConfig(Config):
             ("floor", self.floor >= 1, "at least 1 ReLU"),
             ("rounds", self.rounds >= 1, "at least 1"),
             ("carry", 0 <= self.carry < 1, "0 to below 1"),
+            ("every", self.every >= 1, "at least 1"),
             ("falling_share", 0 < self.falling_share <= 1, "a share above 0, up to 1"),
             ("kl_weight", 0 <= self.kl_weight <= 1, "a share from 0 to 1"),
             ("depth_price", self.depth_price >= 0, "at least 0"),
@@ -114,6 +117,7 @@ def run(config: RankingConfig, context: Context) -> StageResult:
         falling_epochs=config.falling_epochs,
         epochs=config.recipe.epochs,
         trains=config.method == "taylor",
+        every=config.every,
         depth_price=config.depth_price,
     )
     trained = train(task, config.recipe, experiment.seed, batches, context)

@@ -28,6 +28,8 @@ class Pick:
     """(4, n) int64: each image's place in the training part, its crop's first row and column, and 1 where it is mirrored."""
     share: float
     """Of the whole batch, in [0, 1]; see `Workers.shard`."""
+    first: int = 0
+    """Place in the whole batch of the first image, from 0."""
 
 
 class Batches:
@@ -80,7 +82,7 @@ class Batches:
         for step in range(first, len(batches)):
             start = step * batch_size
             mine, share = workers.shard(len(batches[step]))
-            yield Pick(drawn[:, start + mine.start : start + mine.stop], share)
+            yield Pick(drawn[:, start + mine.start : start + mine.stop], share, mine.start)
 
     def take(self, pick: Pick) -> tuple[Tensor, Tensor]:
         """Images (n, c, h, w) float, cropped and mirrored, and their labels (n,). All of it is computed on the device."""

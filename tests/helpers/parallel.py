@@ -113,7 +113,7 @@ def make(case, epochs=EPOCHS):
     if case in ("walk", "frozen"):
         settings = {"kl_weight": 0.5, "rho": 2.0, "granularity": "pixel", "floor": 100, "rounds": 9, "carry": 0.25}
         course = {"steps_per_epoch": -(-NUM_TRAIN // BATCH), "falling_epochs": epochs - 1, "epochs": epochs}
-        return WalkTask(network(2), teacher, **settings, **course, trains=case == "walk"), recipe(epochs)
+        return WalkTask(network(2), teacher, **settings, **course, trains=case == "walk", every=3), recipe(epochs)
     if case == "random":
         return StudentTask(network(2, share=0.4), teacher, kl_weight=0.5, rho=2.0), recipe(epochs)
     score = "counterfactual" if case == "counterfactual" else "senet"

@@ -57,6 +57,26 @@ def test_a_scored_relu_computes_what_it_did_and_adds_up_first_order_changes(shar
     torch.testing.assert_close(score - 1, (gradient * (x - F.relu(x))).abs().sum(dim=0).detach())
 
 
+@pytest.mark.parametrize(("first", "scored"), [(0, [0, 3]), (1, [2]), (5, [1, 4]), (6, [0, 3])])
+def test_one_of_so_many_images_of_the_whole_batch_is_scored(first, scored):
+    task, _ = walk(every=3)
+    task.begin_epoch(0)
+    task.first = first
+    task.loss(torch.randn(5, 1, 8, 8), torch.zeros(5, dtype=torch.int64))
+    assert [list(range(5))[layer.relu.scored] for layer in task.model.relu_layers()] == [scored] * 7
+
+
+def test_only_scored_images_count():
+    relu = MaskedReLU((2, 3, 3))
+    x, gradient = torch.randn(5, 2, 3, 3, requires_grad=True), torch.randn(5, 2, 3, 3)
+    relu.score, relu.scored = torch.zeros(2, 3, 3), slice(1, None, 3)
+    relu(x).backward(gradient)
+    torch.testing.assert_close(relu.score, (gradient * x.clamp(max=0)).abs()[[1, 4]].sum(dim=0).detach())
+    relu.score, relu.scored = torch.zeros(2, 3, 3), slice(7, None, 3)  # no image of this worker's part
+    relu(x).backward(gradient)
+    assert not relu.score.any()
+
+
 def test_the_score_is_the_losss_change_when_a_position_turns_linear():
     """To first order: the mean over images of what |each| would change, by changing one position of one image."""
     torch.manual_seed(0)
@@ -81,7 +101,7 @@ def test_the_score_is_the_losss_change_when_a_position_turns_linear():
         assert float(score.view(-1)[place]) == pytest.approx(total, abs=1e-5)
 
 
-def walk(granularity="pixel", trains=True, floor=60, rounds=6, falling_epochs=2, carry=0.5):
+def walk(granularity="pixel", trains=True, floor=60, rounds=6, falling_epochs=2, carry=0.5, every=1):
     task = WalkTask(
         parallel.network(2),
         parallel.network(1),
@@ -95,6 +115,7 @@ def walk(granularity="pixel", trains=True, floor=60, rounds=6, falling_epochs=2,
         falling_epochs=falling_epochs,
         epochs=3,
         trains=trains,
+        every=every,
     )
     return task, Step(task, parallel.recipe(), ALONE)
 

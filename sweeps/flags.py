@@ -125,11 +125,11 @@ class SweepFlags:
     budgets: Annotated[tuple[float, ...], _several("RELUS")] = NOT_GIVEN
     """ReLUs to keep: units (24900), or shares of the network's ReLUs when below 1 (0.1)."""
     mask_method: Annotated[tuple[MaskMethod, ...], _several("METHOD", "senet")] = NOT_GIVEN
-    """How masks are found: `taylor` and `frozen` rank all ReLUs once for all budgets (`frozen` without training); `senet` (the
-    paper's), `counterfactual`, `snl`, or `random` as a control, train a mask for each."""
+    """How masks are found: `taylor`, `frozen` and `snl-walk` rank all ReLUs once for all budgets (`frozen` without training);
+    `senet` (the paper's), `counterfactual`, `snl`, or `random` as a control, train a mask for each."""
     weights: Annotated[tuple[Weights, ...], _several("rewind|continue")] = NOT_GIVEN
     """Where fine-tuning starts: `rewind` takes the all-ReLU network's weights and leaves only the mask of what went before,
-    `continue` goes on with those that the mask was found with. By default the preset's; for `taylor` and `frozen` `rewind`."""
+    `continue` goes on with those that the mask was found with. By default the preset's; where ReLUs are ranked `rewind`."""
     granularity: Annotated[tuple[Granularity, ...], _several("pixel|channel", "pixel")] = NOT_GIVEN
     """What a mask keeps or drops: single positions, or whole channels."""
     mask_start: Annotated[tuple[MaskStart, ...], _several("teacher|scratch", "teacher")] = NOT_GIVEN

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tyro
 from rich.markup import escape
 
+from raysp.command.terminal import consoles, shield
 from raysp.engine import termination
-from raysp.terminal import consoles, shield
 from sweeps.flags import FLAG_OF, RunFlags, SweepFlags, check_given
 
 if TYPE_CHECKING:

@@ -19,7 +19,10 @@ from sweeps.cli import sweep as sweep_script
         (["--budgets", "-5"], "budget -5"),
         (["--budgets", "99999999"], "above the network's 8704 ReLUs"),
         (["--budgets", "12.5"], "expected a whole number"),
-        (["--budgets", "many"], "many"),
+        (["--budgets", "many"], "budget 'many'; expected ReLU units (24900, or 24.9k), or a share"),
+        (["--budgets", "1K"], "budget '1K'"),
+        (["--budgets", "1k", "9k"], "budget 9000 is above the network's 8704 ReLUs"),
+        (["--budgets", "1.2345k"], "budget 1234.5; expected a whole number"),
         (["--budgets", "nan"], "budget nan"),
         (["--d-th", "1.5"], "d_th is 1.5; expected a share from 0 to 1"),
         (["--d-th", "-0.1"], "d_th is -0.1"),
@@ -64,7 +67,7 @@ from sweeps.cli import sweep as sweep_script
         (["--epochs-scale", "0"], "epochs scale 0"),
         (["--image-size", "9"], "multiple of 8"),
         (["--image-size", "0"], "image size 0"),
-        (["--width", "0"], "expected a width from 1 to 4096"),
+        (["--width", "0"], "error: width 0; expected 1 to 4096 channels"),
         (["--epochs-scale", "1e308"], "epochs scale 1e+308"),
         (["--gpus-per-stage", "inf"], "gpus_per_stage is inf"),
         (["--gpus-per-stage", "nan"], "gpus_per_stage is nan"),
@@ -178,6 +181,15 @@ def test_every_sweep_plans_its_grid_and_runs_nothing(script, arguments, plan, tm
     assert done.returncode == 0, done.stderr
     assert plan in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_budgets_with_a_letter_are_those_without(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "raysp.engine.forecast.calibrate", lambda *given, **options: Calibration(seconds=defaultdict(lambda: 1.0))
+    )
+    budgets = ["--budgets", "1.1k", "1100", "0.0087M", "8.7k", "0.1"]
+    done = sweep_here("--plan", *budgets, cwd=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
+    assert "5 combinations of the flags' values, 3 of them distinct" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize(("script", "arguments", "plan"), PLANS[:3])  # the others are started by the tests below

@@ -21,6 +21,7 @@ from raysp import __version__
 from raysp.command.packages import PACKAGES, is_there, missing_modules, troubles_of_packages, version_of
 from raysp.command.programs import Gpus, browser_of, compiler_of, gpus_here, told_of_gpus, troubles_of_gpus
 from raysp.command.terminal import shield
+from raysp.engine.shadows import shadows, told, workers_directories
 from raysp.engine.surroundings import Surroundings, look, tried
 from raysp.engine.troubles import Trouble, gigabytes, troubles
 
@@ -77,6 +78,7 @@ def page(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Ite
         yield f"{name:10} {tried(tell, 'unknown')}"
     yield ""
     found = [
+        *_of_shadows(),
         *troubles(here),
         *troubles_of_packages(missing),
         *troubles_of_gpus(gpus),
@@ -86,6 +88,11 @@ def page(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Ite
         yield f"will not work: {trouble}"
     if not found:
         yield "nothing was found that will not work"
+
+
+def _of_shadows() -> Iterator[Trouble]:
+    for path in tried(lambda: shadows(workers_directories()), []):
+        yield Trouble(what="a sweep from this directory", because=told(path), remedy="rename it, or work in another directory")
 
 
 def _of_programs(compiler: str | None, browser: str | None) -> Iterator[Trouble]:

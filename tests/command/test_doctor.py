@@ -64,6 +64,13 @@ def test_nobody_without_a_name_is_no_error(tmp_path, monkeypatch):
     assert "will not work: ~ in paths, because HOME isn't set, and the system knows no home of this user; set HOME" in lines
 
 
+def test_a_file_in_the_way_of_a_package_is_named(tmp_path, monkeypatch):
+    (tmp_path / "ray.py").touch()
+    monkeypatch.chdir(tmp_path)
+    said = f"{tmp_path / 'ray.py'} would be imported in place of the package ray; rename it, or work in another directory"
+    assert f"will not work: a sweep from this directory, because {said}" in list(page(tmp_path))
+
+
 def test_a_directory_that_is_gone(tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     gone.mkdir()

@@ -11,8 +11,9 @@ from importlib.machinery import all_suffixes
 from pathlib import Path
 
 PACKAGES = (
-    "filelock", "fsspec", "itables", "jinja2", "markupsafe", "matplotlib", "moocore", "numpy", "optuna", "pandas", "PIL",
-    "plotly", "pyarrow", "ray", "rich", "safetensors", "scipy", "sklearn", "tabulate", "torch", "torchvision", "tyro", "upath", "yaml",
+    "filelock", "fsspec", "itables", "jinja2", "markupsafe", "matplotlib", "moocore", "numpy", "optuna", "pandas",
+    "PIL", "plotly", "pyarrow", "ray", "rich", "safetensors", "scipy", "sklearn", "tabulate", "torch", "torchvision",
+    "tyro", "upath", "yaml",
 )  # fmt: skip
 """What raysp imports, by the names of their modules."""
 

@@ -157,13 +157,16 @@ PLANS = [
     ("threshold_sweep", [], "20 configurations from 26 stages"),
     ("schedule_sweep", [], "16 configurations from 22 stages"),
     ("ac_sweep", ["--model", "wrn22-8"], "8 configurations from 14 stages"),
-    ("paper", ["table1", "--width", "8"], "8 configurations from 18 stages"),
-    ("paper", ["table2", "--width", "8"], "2 configurations from 8 stages"),
-    ("paper", ["fig1", "--width", "8"], "2 configurations from 5 stages"),
-    ("paper", ["fig2", "--width", "8"], "4 configurations from 6 stages"),
+    ("paper", ["table1"], "8 configurations from 18 stages"),
+    ("paper", ["table2"], "2 configurations from 8 stages"),
+    ("paper", ["fig1"], "2 configurations from 5 stages"),
+    ("paper", ["fig2"], "4 configurations from 6 stages"),
     ("paper", ["table1", "--preset", "quick"], "8 configurations from 16 stages"),
     ("paper", ["fig2", "--preset", "quick", "--seeds", "0", "1"], "8 configurations from 12 stages"),
     ("budget_sweep", ["--budgets", "0.1", "0.2", "--gamma", "linear", "cosine"], "4 configurations from 8 stages"),
+    ("budget_sweep", ["--preset", "paper-resnet18-cifar10"], "8 configurations from 12 stages"),
+    ("budget_sweep", ["--preset", "paper-resnet18-cifar100"], "12 configurations from 17 stages"),
+    ("budget_sweep", ["--preset", "paper-wrn22-8-cifar100"], "2 configurations from 5 stages"),
     (  # another model takes its own width and last placement
         "budget_sweep",
         ["--preset", "cifar100", "--model", "wrn22-8", "--budgets", "1392640", "--dataset", "cifar100"],
@@ -201,10 +204,14 @@ def test_every_sweep_is_a_program(script, arguments, plan, tmp_path):
 
 
 @pytest.mark.slow
-def test_plan_of_a_paper_preset_needs_no_data(tmp_path):
-    done = sweep("--plan", "--preset", "paper-resnet18-cifar100", "--width", "16", cwd=tmp_path)
+def test_a_network_of_the_paper_is_tried_at_its_full_size_and_without_data(tmp_path, monkeypatch, capsys):
+    # As few images as a batch can have: a trial of real length has 16 or more, and takes minutes for all stages of the preset.
+    monkeypatch.setattr("raysp.engine.calibration.FEWEST", {False: 2, True: 2})
+    monkeypatch.setattr("raysp.engine.calibration.TRIAL_S", {False: 0.0, True: 0.0})
+    one = ["--preset", "paper-resnet18-cifar100", "--budgets", "49600", "--d-th", "0.05", "--ac-after", "3"]
+    done = sweep_here("--plan", *one, "--gpus-per-stage", "0", cwd=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
     assert done.returncode == 0, done.stderr
-    assert "12 configurations from 17 stages" in done.stdout and "from some steps of each kind of stage" in done.stdout
+    assert "1 configuration from 4 stages" in done.stdout and "from some steps of each kind of stage" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -221,19 +228,26 @@ def test_what_one_sweep_has_trained_another_finds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "how", [["--inline"], pytest.param(["--address", "local"], marks=pytest.mark.slow)], ids=["inline", "ray"]
+    ("how", "budgets", "stages"),
+    [
+        (["--inline"], ["0.2"], 4),
+        pytest.param(["--address", "local"], ["0.1", "0.3"], 6, marks=pytest.mark.slow),
+    ],
+    ids=["inline", "ray"],
 )
-def test_the_main_job_twice(how, tmp_path):
-    first = sweep(*TINY, *how, cwd=tmp_path)
+def test_the_main_job_twice(how, budgets, stages, tmp_path):
+    small = ["--width", "4", "--epochs-scale", "0.1", "--budgets", *budgets]
+    first = sweep(*small, *how, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     root = tmp_path / "runs" / "quick"
     tables = {"results.csv", "results.parquet", "layers.csv", "pareto.csv", "tables.md", "tables.tex", "report.html"}
-    figures = {f"{name}.{kind}" for name in ("pareto", "growth") for kind in ("png", "svg")}
+    drawn = ["pareto", "growth", *(["fig2b"] if len(budgets) > 1 else [])]  # which compares budgets
+    figures = {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
     assert {path.name for path in root.iterdir()} == {".lock", "stages", "plans", *tables, *figures}
     results = (root / "results.csv").read_bytes()
-    second = sweep(*TINY, *how, cwd=tmp_path)
+    second = sweep(*small, *how, cwd=tmp_path)
     assert second.returncode == 0
-    assert second.stdout.count("found    ") == 4
+    assert sum(line.startswith("found ") for line in second.stdout.splitlines()) == stages
     assert "done" not in second.stdout
     assert (root / "results.csv").read_bytes() == results
     assert first.stderr == second.stderr == ""

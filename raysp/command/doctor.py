@@ -91,7 +91,8 @@ def page(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Ite
 
 
 def _of_shadows() -> Iterator[Trouble]:
-    for path in tried(lambda: shadows(workers_directories()), []):
+    nothing: list[Path] = []
+    for path in tried(lambda: shadows(workers_directories()), nothing):
         yield Trouble(what="a sweep from this directory", because=told(path), remedy="rename it, or work in another directory")
 
 

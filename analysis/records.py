@@ -20,7 +20,7 @@ from raysp.store.keys import SHORT_KEY_DIGITS
 from raysp.store.location import Location, NotAFile, exists, read
 from raysp.store.manifest import Manifest, read_manifests
 from raysp.store.records import ERROR, READERS, RECORD, RUNGS, Store, label_of, read_rungs
-from raysp.store.tensor_files import DamagedFile
+from raysp.store.tensor_files import DamagedFile, unreadable
 
 MOST_OF_AN_ERROR = 20_000
 """Characters of a traceback that a report shows."""
@@ -62,7 +62,7 @@ def read_runs(roots: Sequence[Location]) -> Runs:
 
     Raises:
         ValueError: one doesn't exist or is no directory.
-        OSError: one can't be read.
+        OSError: one can't be read at all.
     """
     records: dict[str, dict[str, Any]] = {}
     where: dict[str, Location] = {}
@@ -87,14 +87,16 @@ def read_runs(roots: Sequence[Location]) -> Runs:
             for stage in manifest.stages:
                 if stage.key in records:
                     continue
-                if text := _error(root, stage.label):
-                    failures[stage.key] = text
+                directory = root / "stages" / stage.label
                 try:
-                    rungs = read_rungs(root / "stages" / stage.label / RUNGS, stage.key)
-                    if rungs:
+                    if text := _error(directory):
+                        failures[stage.key] = text
+                    if rungs := read_rungs(directory / RUNGS, stage.key):
                         stopped[stage.key] = {"epochs": max(rungs), **rungs[max(rungs)]}
                 except DamagedFile as error:
                     damaged.append(error)
+                except OSError as error:
+                    damaged.append(unreadable(directory, error))
     measurements, bad = _measurements(records, where)
     return Runs(
         records=list(records.values()),
@@ -235,9 +237,9 @@ def check_root(root: Location) -> None:
         raise ValueError(f"{root} is no results directory; expected one that a sweep has written (its --storage)")
 
 
-def _error(root: Location, label: str) -> str:
+def _error(directory: Location) -> str:
     try:
-        content = read(root / "stages" / label / ERROR)
+        content = read(directory / ERROR)
     except NotAFile:
         return ""
     return (content or b"").decode(errors="replace")[:MOST_OF_AN_ERROR]

@@ -36,6 +36,7 @@ REAL: Found = {
     "rounds": 5,
     "turn_s": 0.15,
     "loader_workers": 8,
+    "tests_at_once": 4,
     "seconds": 4.0,
     "channels": [64, 16],
     "widths": [64, 16],
@@ -58,6 +59,7 @@ MINIATURE: Found = REAL | {
     "rounds": 1,
     "turn_s": 0.01,
     "loader_workers": 0,
+    "tests_at_once": 1,  # without a GPU they are skipped, and each process takes seconds for that
     "seconds": 0.2,
     "channels": [4],
     "widths": [4],
@@ -83,7 +85,7 @@ def facts(rental: Rental) -> None:
 
 
 def the_tests(rental: Rental) -> None:
-    """Run the tests that need a GPU; four at a time where that can be."""
+    """Run the tests that need a GPU; several at a time where that can be."""
     command = [
         sys.executable,
         "-m",
@@ -97,7 +99,7 @@ def the_tests(rental: Rental) -> None:
     ]
     command += ["-o", "filterwarnings=default"]  # another torch's warnings are worth reading, and no reason to fail
     if subprocess.run([sys.executable, "-c", "import xdist"], capture_output=True, check=False).returncode == 0:
-        command += ["-p", "xdist.plugin", "-n", "4"]
+        command += ["-p", "xdist.plugin", "-n", str(rental.settings["tests_at_once"])]
     limit = min(TESTS_S, rental.left)
     rental.log(f"[{rental.at:5.0f} s] tests, at most {limit:.0f} s")
     with (rental.out / "tests.txt").open("w") as file:

@@ -154,7 +154,7 @@ def _each(values: str) -> str:
 
 def commands_table() -> str:
     """The commands, as Markdown."""
-    from raysp.__main__ import COMMANDS as BY_NAME
+    from raysp.command.table import COMMANDS as BY_NAME
 
     rows = [[_code(f"raysp {name}"), command.summary] for name, command in BY_NAME.items()]
     return _table(["command", "what it does"], [*rows, [_code("raysp --version"), "the version"]])

@@ -15,7 +15,7 @@ from raysp.methods.choices import GLOBAL, Choice
 from raysp.planning.proposals import STOPPED_SEARCH
 from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS, Preset
-from sweeps.flags import FLAG_OF, NOT_GIVEN, SweepFlags
+from sweeps.flags import FLAG_OF, NOT_GIVEN, SweepFlags, read_budget
 from sweeps.running import Work
 from sweeps.searching import draw, read_search
 
@@ -91,6 +91,8 @@ def axis_values(
         given = getattr(flags, FLAG_OF.get(field.name, field.name), NOT_GIVEN)
         if given is not NOT_GIVEN:
             values[field.name] = given
+    if flags.budgets is not NOT_GIVEN:
+        values["budget"] = tuple(map(read_budget, flags.budgets))
     values["seed"] = (0,) if flags.run.seeds is NOT_GIVEN else flags.run.seeds
     values["d_th"] = tuple(None if d == "none" else d for d in values["d_th"])
     values["ac_after"] = tuple(read_placement(a) if isinstance(a, str) else a for a in values["ac_after"])

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tyro
 from rich.markup import escape
 
+from raysp.command.terminal import consoles, shield
 from raysp.engine import termination
-from raysp.terminal import consoles, shield
+from raysp.engine.shadows import first_directories, refuse_shadows
 from sweeps.flags import FLAG_OF, RunFlags, SweepFlags, check_given
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def main(
         check_given(flags)
         check_given(run)
         options = run.options()
+        refuse_shadows(first_directories())  # before torch is imported
         work = prepare(flags)
         from sweeps.running import train
 

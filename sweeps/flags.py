@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from raysp.command.amounts import read_amount
 from raysp.data.config import Selection
 from raysp.engine.options import Compile, CudaGraph, Gpus, RunOptions, Stopping
 from raysp.methods.choices import AcHead, AcStart, GateStart, Granularity, MaskMethod, MaskStart, Pram, Weights
@@ -122,14 +123,14 @@ class SweepFlags:
     """Data set, network, recipes and axes. `quick` takes minutes on two CPU cores; `paper-*` are the paper's, for a GPU."""
     model: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=THE_PRESETS)] = None
     """`resnet18`, `resnet34`, `wrn22-8` or `vgg16`."""
-    budgets: Annotated[tuple[float, ...], _several("RELUS")] = NOT_GIVEN
-    """ReLUs to keep: units (24900), or shares of the network's ReLUs when below 1 (0.1)."""
+    budgets: Annotated[tuple[str, ...], _several("RELUS")] = NOT_GIVEN
+    """ReLUs to keep: units (24900, or 24.9k), or shares of the network's ReLUs when below 1 (0.1)."""
     mask_method: Annotated[tuple[MaskMethod, ...], _several("METHOD", "senet")] = NOT_GIVEN
-    """How masks are found: `taylor` and `frozen` rank all ReLUs once for all budgets (`frozen` without training); `senet` (the
-    paper's), `counterfactual`, `snl`, or `random` as a control, train a mask for each."""
+    """How masks are found: `taylor`, `frozen` and `snl-walk` rank all ReLUs once for all budgets (`frozen` without training);
+    `senet` (the paper's), `counterfactual`, `snl`, or `random` as a control, train a mask for each."""
     weights: Annotated[tuple[Weights, ...], _several("rewind|continue")] = NOT_GIVEN
     """Where fine-tuning starts: `rewind` takes the all-ReLU network's weights and leaves only the mask of what went before,
-    `continue` goes on with those that the mask was found with. By default the preset's; for `taylor` and `frozen` `rewind`."""
+    `continue` goes on with those that the mask was found with. By default the preset's; where ReLUs are ranked `rewind`."""
     granularity: Annotated[tuple[Granularity, ...], _several("pixel|channel", "pixel")] = NOT_GIVEN
     """What a mask keeps or drops: single positions, or whole channels."""
     mask_start: Annotated[tuple[MaskStart, ...], _several("teacher|scratch", "teacher")] = NOT_GIVEN
@@ -178,10 +179,21 @@ FLAG_OF = {"budget": "budgets"}
 """Flags that are not named as the field of `Choice` that they fill."""
 
 
+def read_budget(text: str) -> float:
+    """A budget: units, with a letter (1.5k, 2M) or without, or a share. Raises ValueError; its range is checked elsewhere."""
+    amount = read_amount(text)
+    try:
+        return float(text) if amount is None else amount  # nan, -5 and others of which the network says what it expects
+    except ValueError:
+        raise ValueError(f"budget {text!r}; expected ReLU units (24900, or 24.9k), or a share between 0 and 1 (0.1)") from None
+
+
 def check_given(flags: object) -> None:
-    """Refuse a flag that was given no value, or an empty one."""
+    """Refuse a flag that was given no value, or an empty one, or a budget that is no number."""
     for name, value in vars(flags).items():
         if value == "":
             raise ValueError(f"--{name.replace('_', '-')} is empty; expected a value, or leave it out")
         if value == () and value is not NOT_GIVEN:
             raise ValueError(f"--{name.replace('_', '-')} has no value; expected one or more, or leave it out")
+    for text in getattr(flags, "budgets", ()):
+        read_budget(text)

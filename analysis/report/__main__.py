@@ -11,7 +11,7 @@ import tyro
 from rich.markup import escape
 
 from analysis.report.flags import ReportFlags
-from raysp.terminal import consoles, shield
+from raysp.command.terminal import consoles, shield
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m analysis.report") -> None:

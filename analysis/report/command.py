@@ -15,6 +15,8 @@ from analysis.report.flags import ReportFlags
 from analysis.spending import STATES
 from analysis.tables import Table
 from raysp.store.location import Location, exists, locate
+from raysp.store.records import RECORD
+from raysp.store.tensor_files import UNREADABLE
 
 
 def question_of(flags: ReportFlags) -> Question:
@@ -48,6 +50,8 @@ def run(flags: ReportFlags, console: Console) -> int:
         if now != seen:
             for error in runs.damaged:
                 console.print(f"[yellow]left out[/] {escape(str(error))}", soft_wrap=True)
+            if any(error.path.name == RECORD and UNREADABLE not in error.reason for error in runs.damaged):
+                console.print("[dim]Give the sweep's command again: it sets damaged records aside, and makes them anew.[/]")
             if not flags.watch:
                 _refuse_empty(report, roots)
             save_report(report, roots, out)

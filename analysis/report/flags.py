@@ -1,17 +1,15 @@
 """The flags of `raysp report`, and what of them is refused before anything is read."""
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from raysp.command import amounts
 from raysp.store.figures import COSTS
 
 Amount = Annotated[str | None, arg(metavar="NUMBER", help_behavior_hint="")]
-UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
-_AMOUNT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([kMG]?)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +69,7 @@ class ReportFlags:
 
 def read_amount(text: str, name: str) -> float:
     """A number such as 70, 0.5, 50k or 1.5M. Raises ValueError naming the flag."""
-    found = _AMOUNT.fullmatch(text.strip())
+    found = amounts.read_amount(text)
     if found is None:
         raise ValueError(f"--{name.replace('_', '-')} {text!r}; expected a number of at least 0, such as 70, 0.5, 50k or 1.5M")
-    return float(found[1]) * UNITS[found[2]]
+    return found

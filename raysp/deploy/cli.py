@@ -12,9 +12,9 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, arg
 
+from raysp.command.terminal import shield
 from raysp.deploy.formats import Format
 from raysp.engine import termination
-from raysp.terminal import shield
 
 
 @dataclass(frozen=True, kw_only=True)

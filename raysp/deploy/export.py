@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from raysp.deploy.card import card_of, markdown
 from raysp.deploy.formats import FILES, Format
+from raysp.engine.surroundings import can_write
 from raysp.models.collapse import Logits, collapse, fold_batchnorm
 from raysp.models.exits import exit_of
 from raysp.models.files import load_model
@@ -70,11 +71,14 @@ def export(
     Raises:
         ValueError: no such model or exit, or the packages for ONNX are missing.
         FileExistsError: `out` exists.
+        OSError: it can't be written.
         RuntimeError: the exported model computes something else; nothing was written.
     """
     place, target = locate(directory), Path(out).expanduser().absolute()
     if os.path.lexists(target):
         raise FileExistsError(f"{target} exists; give another directory, so that nothing is overwritten")
+    if not can_write(target.parent):
+        raise OSError(f"{target} can't be written: no file can be made in {target.parent}; give another directory")
     if format == "onnx":
         missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
         if missing:

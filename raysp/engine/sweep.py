@@ -27,6 +27,7 @@ from raysp.engine.names import ShortNames
 from raysp.engine.options import RunOptions, check_cuda_graph
 from raysp.engine.packing import at_once
 from raysp.engine.progress import FrontSoFar, Progress
+from raysp.engine.shadows import refuse_shadows, workers_directories
 from raysp.planning.halving import Halving
 from raysp.planning.plan import JobQueue, Outcome, Plan, Survey, inspect, survey
 from raysp.planning.proposals import STOPPED_SEARCH, Algorithm, Search, SearchQueue, Values, read_proposals, set_aside
@@ -74,12 +75,14 @@ def run_sweep(
         What became of every stage that was missing.
 
     Raises:
-        ValueError: there are no leaves, the data can't be used (`DataError`), no node can run a stage (`PlacementError`), or one
-            doesn't see the root.
+        ValueError: there are no leaves, the data can't be used (`DataError`), no node can run a stage (`PlacementError`), one
+            doesn't see the root, or workers would import a file of the current directory in place of a package.
         StoreBusy: another process drives a sweep in this root, or has gone on with this search meanwhile.
         OSError: the root can't be written.
         BrokenOff: it couldn't be any more once stages were running; what is finished is kept.
     """
+    if not options.inline:
+        refuse_shadows(workers_directories())
     if not leaves and search is None:
         raise ValueError("the sweep has no configuration; expected at least one value on every axis")
     if search is not None and options.stopping != "none":

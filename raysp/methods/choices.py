@@ -12,7 +12,7 @@ from raysp.training.recipes import GammaSchedule
 
 OwnMaskMethod = Literal["senet", "counterfactual", "snl", "random"]
 """How a mask is found by a mask stage of its own, for one budget."""
-RankingMethod = Literal["taylor", "frozen"]
+RankingMethod = Literal["taylor", "frozen", "snl-walk"]
 """How a ranking is found, from which the masks of all budgets follow."""
 MaskMethod = Literal[OwnMaskMethod, RankingMethod]
 """How a mask is found."""

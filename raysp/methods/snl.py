@@ -12,6 +12,7 @@ from torch import Tensor
 
 from raysp.methods.choices import Granularity, SnlConfig
 from raysp.methods.positions import network_masks
+from raysp.methods.ranking import rank_units
 from raysp.methods.scores import TaughtTask
 from raysp.models.network import Network
 
@@ -120,3 +121,38 @@ class SnlTask(TaughtTask):
     def _attach(self) -> None:
         for layer in self._layers:
             layer.relu.alpha = self._alphas[layer.name] if self.searching else None
+
+
+class SnlWalkTask(SnlTask):
+    """SNL's search down to few ReLUs as a walk past every budget: who held out longer, and higher, ranks before (ours).
+
+    Args:
+        See `SnlTask`; the budget is where the walk ends.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._area = {name: torch.zeros_like(alpha, requires_grad=False) for name, alpha in self._alphas.items()}
+        """Sum of each α, where it is above 0, over the steps of the search."""
+
+    @torch.no_grad()
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Add α up."""
+        if self.searching:
+            for name, alpha in self._alphas.items():
+                self._area[name] += alpha.clamp_min(0.0)
+
+    def ranks(self) -> list[Tensor]:
+        """The ranking, once all is searched; see `raysp.methods.ranking.rank_units`."""
+        areas = list(self._area.values())
+        return rank_units([torch.zeros_like(area, dtype=torch.int32) for area in areas], areas)
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """The sums too."""
+        return super().extra_state() | {f"area.{name}": area for name, area in self._area.items()}
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take them back."""
+        super().load_extra_state(state)
+        for name, area in self._area.items():
+            area.copy_(state[f"area.{name}"])

@@ -74,10 +74,10 @@ class Network(nn.Module):
         width = architecture.default_width if width is None else width
         num_stages = len(architecture.convs_per_stage)
         total_stride = 2 ** (num_stages - 1)
-        if not 1 <= width <= MAX_WIDTH or in_channels < 1:
-            raise ValueError(
-                f"width {width} for images of {in_channels} channels; expected a width from 1 to {MAX_WIDTH}, and a channel"
-            )
+        if not 1 <= width <= MAX_WIDTH:
+            raise ValueError(f"width {width}; expected 1 to {MAX_WIDTH} channels in the first stage")
+        if in_channels < 1:
+            raise ValueError(f"images of {in_channels} channels; expected at least 1")
         if num_classes < 2:
             raise ValueError(f"{num_classes} classes; expected at least 2")
         if image_size < total_stride or image_size % total_stride:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import tyro
 
+from raysp.command.terminal import shield
 from raysp.engine import termination
 from raysp.pi.flags import Calibrate, Measure, Predict
-from raysp.terminal import shield
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m raysp.pi") -> None:

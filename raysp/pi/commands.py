@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from raysp.command.terminal import consoles
 from raysp.models.exits import exit_of
 from raysp.models.files import load_model
 from raysp.pi import MeasureOptions, PartyFault, require_engine
@@ -22,7 +23,6 @@ from raysp.store.location import exists, locate, write_atomically
 from raysp.store.lock import StoreBusy
 from raysp.store.records import NoLongerOwner
 from raysp.store.tensor_files import DamagedFile
-from raysp.terminal import consoles
 
 
 def run(command: Measure | Calibrate | Predict) -> int:

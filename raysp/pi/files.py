@@ -13,7 +13,7 @@ from typing import Any
 from raysp.pi.protocols import MEANING
 from raysp.store.location import Location
 from raysp.store.records import WEIGHTS, entries
-from raysp.store.tensor_files import DamagedFile, read_file
+from raysp.store.tensor_files import DamagedFile, read_file, unreadable
 
 FORMAT = 1
 _NAME = re.compile(r"pi-(?P<exit>final|ac\d+)-(?P<protocol>[a-z0-9]+)\.json", re.ASCII)
@@ -50,13 +50,20 @@ def read_measurements(directory: Location, record: Mapping[str, Any]) -> tuple[l
         directory: the stage's.
         record: its record, whose `files` say which weights are there.
     """
-    found, damaged = [], []
-    for path in sorted(entries(directory), key=lambda path: path.name):
+    found: list[MeasuredFile] = []
+    damaged: list[DamagedFile] = []
+    try:
+        paths = sorted(entries(directory), key=lambda path: path.name)
+    except OSError as error:
+        return found, [unreadable(directory, error)]
+    for path in paths:
         if match := _NAME.fullmatch(path.name):
             try:
                 found.append(_read(path, match["exit"], match["protocol"], record))
             except DamagedFile as error:
                 damaged.append(error)
+            except OSError as error:
+                damaged.append(unreadable(path, error))
     return found, damaged
 
 

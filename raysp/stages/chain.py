@@ -10,6 +10,7 @@ Owns how the four stages hang together; every sweep builds its configurations he
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -33,6 +34,9 @@ EQ2_BETA_SHARE = 0.01
 
 WALK_SCORES_EVERY = 4
 """Of a walk that trains, one of so many images is scored: a step then costs 1.12 times one that scores none, instead of 1.35."""
+
+RECIPES: dict[str, Literal["ranking", "frozen", "snl"]] = {"taylor": "ranking", "frozen": "frozen", "snl-walk": "snl"}
+"""Of a preset, by the way to rank."""
 
 
 class ChainBuilder:
@@ -152,8 +156,9 @@ class ChainBuilder:
         return budget
 
     def _mask(self, choice: Choice) -> Stage:
-        if choice.mask_method == "taylor" or choice.mask_method == "frozen":
-            return self._ranking(choice, choice.mask_method)
+        method = choice.mask_method
+        if method == "taylor" or method == "frozen" or method == "snl-walk":  # so that the type checker can tell
+            return self._ranking(choice, method)
         preset, experiment = self._preset, self._experiment(choice.seed)
         snl = choice.mask_method == "snl"
         budget = self.budget(choice)
@@ -161,7 +166,7 @@ class ChainBuilder:
             experiment=experiment,
             recipe=self._recipes["snl" if snl else "mask"],
             budget=budget,
-            method=choice.mask_method,
+            method=method,
             granularity=choice.granularity,
             sensitivity=None if snl else self._sensitivity,
             snl=preset.snl_search if snl else None,
@@ -178,24 +183,26 @@ class ChainBuilder:
         """The ranking that a configuration's mask follows from: the one that all budgets share, or, where the walk's weights are
         to be gone on with, one that ends at the budget.
         """
+        preset, snl = self._preset, method == "snl-walk"
         own = self._weights(choice) == "continue"
-        shared = max(1, round(self._preset.walk_floor * self._num_relus))
+        shared = max(1, round(preset.walk_floor * self._num_relus))
         config = RankingConfig(
             experiment=self._experiment(choice.seed),
-            recipe=self._recipes["frozen" if method == "frozen" else "ranking"],
+            recipe=self._recipes[RECIPES[method]],
             method=method,
+            snl=preset.snl_search if snl else None,
             every=WALK_SCORES_EVERY if method == "taylor" else 1,
             granularity=choice.granularity,
             floor=self.budget(choice) if own else shared,
-            falling_share=self._preset.own_walk_share if own else 1.0,
-            depth_price=choice.depth_price,
+            falling_share=1.0 if not own else 1.0 - preset.snl_frozen_share if snl else preset.own_walk_share,
+            depth_price=0.0 if snl else choice.depth_price,
         )
         return ranking_stage(config, baseline=self.baseline(choice.seed))
 
     def _weights(self, choice: Choice) -> Weights:
         if choice.mask_method == "frozen":  # it has no others
             return "rewind"
-        return choice.weights or ("rewind" if choice.mask_method == "taylor" else self._preset.weights)
+        return choice.weights or ("rewind" if choice.mask_method in RECIPES else self._preset.weights)
 
     def chain(self, choice: Choice) -> Stage:
         """The fine-tuning of one configuration, with its ancestors.

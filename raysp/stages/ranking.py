@@ -7,10 +7,12 @@ ends at a budget of its own, its weights are those of that mask.
 from dataclasses import dataclass
 
 from raysp.engine.context import Context
-from raysp.methods.choices import Granularity, RankingMethod
+from raysp.methods.choices import Granularity, RankingMethod, SnlConfig
 from raysp.methods.ranking import PREFIX
+from raysp.methods.snl import SnlWalkTask
 from raysp.methods.walk import WalkTask
 from raysp.models.exits import FINAL
+from raysp.models.network import Network
 from raysp.stages.experiment import Experiment
 from raysp.store.keys import Config
 from raysp.store.stage import Stage, StageResult
@@ -32,7 +34,10 @@ class RankingConfig(Config):
     recipe: Recipe
     """How the student trains while it walks; of `frozen`, the epochs and the batch size alone count."""
     method: RankingMethod = "taylor"
-    """`taylor` trains the student on the way, `frozen` leaves it the teacher's weights."""
+    """`taylor` trains the student on the way, `frozen` leaves it the teacher's weights (`raysp.methods.walk`); `snl-walk` goes as
+    SNL does (`raysp.methods.snl`)."""
+    snl: SnlConfig | None = None
+    """The search; for method `snl-walk` alone, for which rounds, carry, every, kl_weight and depth_price mean nothing."""
     granularity: Granularity = "pixel"
     """What goes as one."""
     floor: int
@@ -67,6 +72,10 @@ class RankingConfig(Config):
         ):
             if not good:
                 raise ValueError(f"{name} is {getattr(self, name):g}; expected {expected}")
+        if (self.method == "snl-walk") != (self.snl is not None):
+            raise ValueError(f"method {self.method} with snl {self.snl}; expected a search for snl-walk, and for no other")
+        if self.snl and self.recipe.epochs < 2:
+            raise ValueError("snl-walk with 1 epoch; expected 2 or more: some to search, and one with the mask frozen")
 
     @property
     def falling_epochs(self) -> int:
@@ -104,22 +113,7 @@ def run(config: RankingConfig, context: Context) -> StageResult:
     teacher = experiment.teacher(ar_state, context.device)
     student = experiment.build("ranking")
     student.load_state_dict(ar_state)
-    task = WalkTask(
-        student.to(context.device),
-        teacher,
-        kl_weight=config.kl_weight,
-        rho=config.rho,
-        granularity=config.granularity,
-        floor=config.floor,
-        rounds=config.rounds,
-        carry=config.carry,
-        steps_per_epoch=batches.num_batches(config.recipe.batch_size),
-        falling_epochs=config.falling_epochs,
-        epochs=config.recipe.epochs,
-        trains=config.method == "taylor",
-        every=config.every,
-        depth_price=config.depth_price,
-    )
+    task = _task(config, student.to(context.device), teacher, batches.num_batches(config.recipe.batch_size))
     trained = train(task, config.recipe, experiment.seed, batches, context)
     layers = student.relu_layers()
     ranks = {PREFIX + layer.name: part for layer, part in zip(layers, task.ranks(), strict=True)}
@@ -130,3 +124,32 @@ def run(config: RankingConfig, context: Context) -> StageResult:
         "layers": [{"layer": layer.name, "kept": layer.relu.kept, "size": layer.relu.size} for layer in layers],
     }
     return StageResult(metrics=metrics, history=trained.history)
+
+
+def _task(config: RankingConfig, student: Network, teacher: Network, steps_per_epoch: int) -> WalkTask | SnlWalkTask:
+    if config.snl:
+        return SnlWalkTask(
+            student,
+            teacher,
+            config.snl,
+            budget=config.floor,
+            granularity=config.granularity,
+            rho=config.rho,
+            max_epochs=min(config.falling_epochs, config.recipe.epochs - 1),
+        )
+    return WalkTask(
+        student,
+        teacher,
+        kl_weight=config.kl_weight,
+        rho=config.rho,
+        granularity=config.granularity,
+        floor=config.floor,
+        rounds=config.rounds,
+        carry=config.carry,
+        steps_per_epoch=steps_per_epoch,
+        falling_epochs=config.falling_epochs,
+        epochs=config.recipe.epochs,
+        trains=config.method == "taylor",
+        every=config.every,
+        depth_price=config.depth_price,
+    )

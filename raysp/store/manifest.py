@@ -15,7 +15,7 @@ from raysp.store.keys import SHORT_KEY_DIGITS, Config, key_of
 from raysp.store.location import Location, exists
 from raysp.store.records import PLANS, Store, entries
 from raysp.store.stage import Stage
-from raysp.store.tensor_files import DamagedFile, read_file
+from raysp.store.tensor_files import DamagedFile, read_file, unreadable
 
 PLAN_FORMAT = 1
 _LABEL = re.compile(r"[\w.-]+")
@@ -117,6 +117,8 @@ def read_manifests(root: Location) -> tuple[list[Manifest], list[DamagedFile]]:
             found.append(Manifest(**content, stages=stages))
         except DamagedFile as error:
             damaged.append(error)
+        except OSError as error:
+            damaged.append(unreadable(path, error))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             damaged.append(DamagedFile(path, f"not a plan of format {PLAN_FORMAT} ({error!r:.120})"))
     return found, damaged

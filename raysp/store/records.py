@@ -34,7 +34,16 @@ from raysp.store.figures import check_rows
 from raysp.store.keys import SHORT_KEY_DIGITS
 from raysp.store.location import Location, clear, exists, is_remote, remove, remove_unfinished, rename, size, write_atomically
 from raysp.store.stage import Stage
-from raysp.store.tensor_files import DamagedFile, digest_of, fingerprint, plain_tensors, read_file, read_listed, unpack
+from raysp.store.tensor_files import (
+    DamagedFile,
+    digest_of,
+    fingerprint,
+    plain_tensors,
+    read_file,
+    read_listed,
+    unpack,
+    unreadable,
+)
 
 RECORD_FORMAT = 1
 RECORD = "record.json"
@@ -187,7 +196,11 @@ class Store:
         self.write(self.directory(stage) / ERROR, text.encode(errors="backslashreplace"))
 
     def records(self) -> tuple[list[dict[str, Any]], list[DamagedFile]]:
-        """All finished stages' records under the root, by directory name, and what could not be read. Checks no weights."""
+        """All finished stages' records under the root, by directory name, and what could not be read. Checks no weights.
+
+        Raises:
+            OSError: the root itself can't be read.
+        """
         found, damaged = [], []
         directories = sorted((d for d in entries(self.root / "stages") if ASIDE not in d.name), key=lambda d: d.name)
         with ThreadPoolExecutor(READERS) as pool:
@@ -337,6 +350,8 @@ def _record_or_damage(directory: Location) -> dict[str, Any] | DamagedFile | Non
         record = read_record(path)
     except DamagedFile as error:
         return error
+    except OSError as error:
+        return unreadable(path, error)
     if record is not None and label_of(record) != directory.name:
         return DamagedFile(path, f"belongs to {record['stage']!s:.64}-{record['key']!s:.12}, not to a directory of this name")
     return record

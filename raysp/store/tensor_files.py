@@ -13,7 +13,10 @@ import safetensors
 import safetensors.torch
 import torch
 
-from raysp.store.location import Location, NotAFile, read
+from raysp.store.location import Location, NotAFile, Unreachable, read
+
+UNREADABLE = "can't be read"
+"""In the reason of a file that may be whole."""
 
 
 class DamagedFile(Exception):
@@ -26,6 +29,19 @@ class DamagedFile(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, self.reason)
+
+
+def unreadable(path: Location, error: OSError) -> DamagedFile:
+    """For who goes on without a file that the system doesn't let him read: the file, why, and what to do.
+
+    Raises:
+        OSError: the error itself, where all other files there can't be read either.
+    """
+    if isinstance(error, Unreachable) and not isinstance(error.__cause__, PermissionError):
+        raise error
+    found = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    reason = f"{UNREADABLE} ({found.strerror or found})"
+    return DamagedFile(path, f"{reason}; make it readable, or move it out of the results directory")
 
 
 def load_tensors(path: Location, expected: Mapping[str, Any] | None = None) -> dict[str, torch.Tensor]:
@@ -70,7 +86,7 @@ def read_listed(path: Location) -> bytes:
     """The content of a file that must be there. Raises DamagedFile where it isn't."""
     content = read_file(path)
     if content is None:
-        raise DamagedFile(path, "can't be read (No such file or directory)")
+        raise DamagedFile(path, f"{UNREADABLE} (No such file or directory)")
     return content
 
 

@@ -1,9 +1,10 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
-from records import FILES, commit, row, stages
+from records import FILES, commit, finished, row, stages
 
 from raysp.store.manifest import manifest_of, write_manifest
 from raysp.store.records import Store
@@ -77,6 +78,69 @@ def test_bad_input_to_the_command_ends_with_2(arguments, message, tmp_path, monk
     captured = capsys.readouterr()
     assert message in " ".join((captured.err + captured.out).split())
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("what", ["record.json", "plan", "error.txt", "rungs.json", "pi-final-cheetah.json"])
+def test_a_file_that_cannot_be_read_is_named_and_the_report_goes_on(what, tmp_path, monkeypatch, capsys):
+    from analysis.report.__main__ import main
+
+    root = tmp_path / "run"
+    finished(root, 1)(1.0, 1)
+    finished(root, 2)
+    plan = stages(3)
+    with Store(root=root).lock() as store:
+        write_manifest(store, manifest_of(list(plan.leaves.values()), "quick", "sweep"))
+        (unfinished,) = map(store.directory, plan.stages.values())
+    unfinished.mkdir()
+    for name in ("error.txt", "rungs.json"):
+        (unfinished / name).touch()
+    locked = next(root.glob("plans/*.json" if what == "plan" else f"stages/*/{what}"))
+    refuse(monkeypatch, lambda path: path == locked)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(root)])
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    named = locked.parent if locked.parent == unfinished else locked
+    told = f"left out {named}: can't be read (Permission denied); make it readable, or move it out of the results directory"
+    assert told in said and "Give the sweep's command again" not in said
+    assert len(pd.read_csv(root / "results.csv")) == (1 if what == "record.json" else 2)
+
+
+def refuse(monkeypatch, locked):
+    """Lets files not be read, as where others have written them; root may read everything."""
+    whole = Path.read_bytes
+
+    def read(path):
+        if locked(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return whole(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+
+
+def test_a_report_of_nothing_but_files_that_cannot_be_read_is_refused(tmp_path, monkeypatch, capsys):
+    from analysis.report.__main__ import main
+
+    commit(tmp_path / "run", [row()])
+    refuse(monkeypatch, lambda path: path.name == "record.json")
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path / "run")])
+    assert stopped.value.code == 2
+    said = capsys.readouterr()
+    assert "can't be read (Permission denied)" in said.out and "(1 records were left out)" in said.err
+
+
+def test_a_damaged_record_is_named_with_what_to_do(tmp_path, capsys):
+    from analysis.report.__main__ import main
+
+    root = tmp_path / "run"
+    commit(root, [row()])
+    (commit(root, [row(budget=7)]) / "record.json").write_text("{")
+    with pytest.raises(SystemExit) as stopped:
+        main([str(root)])
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    assert "record.json: not readable as JSON" in said and "Give the sweep's command again" in said
 
 
 def test_watch_renews_until_it_is_stopped(tmp_path, monkeypatch, capsys):

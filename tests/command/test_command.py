@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import raysp
-from raysp.__main__ import COMMANDS, main
+from raysp.command.table import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
-from raysp import __version__, doctor
-from raysp.doctor import browser_of, compiler_of, page
+from raysp import __version__
+from raysp.command import doctor, packages, programs
+from raysp.command.doctor import page
+from raysp.command.programs import browser_of, compiler_of
 
 LINES = ["raysp", "python", "system", "packages", "extras", "CPUs", "memory", "shared", "home", "here", "Ray", "GPUs", "compiler"]
 
@@ -62,6 +64,13 @@ def test_nobody_without_a_name_is_no_error(tmp_path, monkeypatch):
     assert "will not work: ~ in paths, because HOME isn't set, and the system knows no home of this user; set HOME" in lines
 
 
+def test_a_file_in_the_way_of_a_package_is_named(tmp_path, monkeypatch):
+    (tmp_path / "ray.py").touch()
+    monkeypatch.chdir(tmp_path)
+    said = f"{tmp_path / 'ray.py'} would be imported in place of the package ray; rename it, or work in another directory"
+    assert f"will not work: a sweep from this directory, because {said}" in list(page(tmp_path))
+
+
 def test_a_directory_that_is_gone(tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     gone.mkdir()
@@ -82,8 +91,8 @@ def test_probes_that_fail_leave_the_rest(name, tmp_path, monkeypatch):
 
 
 def test_what_is_missing_is_said_with_what_to_do(tmp_path, monkeypatch):
-    there = doctor._is_there
-    monkeypatch.setattr(doctor, "_is_there", lambda name: name not in ("s3fs", "optuna", "ray", "onnx") and there(name))
+    there = packages.is_there
+    monkeypatch.setattr(packages, "is_there", lambda name: name not in ("s3fs", "optuna", "ray", "onnx") and there(name))
     lines = list(page(tmp_path, {"PATH": "", "HOME": str(tmp_path)}))
     assert next(line for line in lines if line.startswith("extras")).startswith("extras     s3 no, ")
     for said in (
@@ -126,8 +135,8 @@ def test_what_is_missing_is_said_with_what_to_do(tmp_path, monkeypatch):
 def test_gpus(script, torch, told, trouble, tmp_path, monkeypatch):
     program(tmp_path, "nvidia-smi", script)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(doctor, "PATIENCE_S", 0.5)
-    monkeypatch.setattr(doctor, "_asked_torch", lambda: torch)
+    monkeypatch.setattr(programs, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(programs, "_asked_torch", lambda: torch)
     pipes = tmp_path / "mps"
     pipes.mkdir()
     lines = list(page(tmp_path, {**os.environ, "CUDA_MPS_PIPE_DIRECTORY": str(pipes)}))

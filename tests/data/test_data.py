@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -217,3 +219,17 @@ def test_of_two_sweeps_that_start_at_once_one_downloads(tmp_path, monkeypatch):
         source = open_source("cifar10", None, tmp_path / "new" / "data")
         assert [len(splits.train) for splits in pool.map(load_splits, [source, source])] == [36, 36]
     assert len(downloads) == 1
+
+
+def test_digits_are_scikit_learns_though_it_is_not_imported(monkeypatch):
+    from sklearn.datasets import load_digits
+
+    from raysp.data import sources
+
+    code = "import sys; from raysp.data.sources import _digits_table; _digits_table(); print('sklearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+    bunch, table = load_digits(), sources._digits_table()
+    assert np.array_equal(table[:, :-1], bunch.data) and np.array_equal(table[:, -1], bunch.target)
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)  # a version that keeps them elsewhere
+    assert np.array_equal(sources._digits_table(), table)

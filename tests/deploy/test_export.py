@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import networks
 import pytest
@@ -101,6 +102,24 @@ def test_nothing_is_overwritten(there, tmp_path):
     {"directory": out.mkdir, "file": out.touch, "link": lambda: out.symlink_to("nowhere")}[there]()
     with pytest.raises(FileExistsError, match="so that nothing is overwritten"):
         export(tmp_path / "model", out, format="torch")
+
+
+@pytest.mark.parametrize("out", ["/proc/taken", "/proc/a/b", "file/taken"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(out, tmp_path, monkeypatch, capsys):
+    from raysp.deploy.cli import main
+
+    if out.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("no directory in which even root can't write")
+    save_model(networks.gated("resnet18", in_channels=3), tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    monkeypatch.setattr("raysp.deploy.export._write_checked", lambda *arguments: pytest.fail("it was exported"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["model", "--format", "torch", "--out", out])
+    assert stopped.value.code == 2
+    target = Path(out).absolute()
+    said = f"error: {target} can't be written: no file can be made in {target.parent}; give another directory\n"
+    assert capsys.readouterr().err == said
 
 
 def test_onnx_without_its_extra_is_refused_with_what_to_install(tmp_path, monkeypatch):

@@ -155,12 +155,14 @@ def test_a_bad_checkpoint_is_set_aside(tmp_path, console):
 
 
 @pytest.mark.slow
-def test_ray_and_inline_agree_and_a_dead_worker_is_replaced(tmp_path):
+def test_ray_and_inline_agree_and_a_dead_worker_is_replaced(tmp_path, console):
     leaves = diamond(behaviour="die once")
     (tmp_path / "inline").mkdir()
     (tmp_path / "inline" / "died").touch()
     assert run(leaves, tmp_path / "inline", INLINE).ok
-    assert run(leaves, tmp_path / "ray", ON_RAY).ok
+    assert run(leaves, tmp_path / "ray", ON_RAY, console).ok
+    said = console.file.getvalue()
+    assert said.count("lost     ") == 1 and " goes on from its checkpoint in 1 s: " in said
     assert (tmp_path / "ray" / "died").exists()
     assert deterministic(tmp_path / "ray") == deterministic(tmp_path / "inline")
 

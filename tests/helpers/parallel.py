@@ -25,7 +25,7 @@ from raysp.engine.workers import Workers
 from raysp.methods.choices import SnlConfig
 from raysp.methods.positions import top_positions
 from raysp.methods.scores import ScoreTask, StudentTask
-from raysp.methods.snl import SnlTask
+from raysp.methods.snl import SnlTask, SnlWalkTask
 from raysp.methods.walk import WalkTask
 from raysp.models.collapse import fold_batchnorm
 from raysp.models.network import Architecture, Network
@@ -48,7 +48,7 @@ BATCH = 16
 NUM_TRAIN = 98
 """Six steps of 16 images and one of 2: uneven parts for three workers, and a last batch too small to share out."""
 EPOCHS = 4
-CASES = ("baseline", "senet", "counterfactual", "snl", "sparse", "gated", "batchnorm", "walk", "frozen")
+CASES = ("baseline", "senet", "counterfactual", "snl", "sparse", "gated", "batchnorm", "walk", "frozen", "snl_walk")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +98,11 @@ def make(case, epochs=EPOCHS):
     teacher = network(1, folded=case != "batchnorm")
     if case == "baseline":
         return CrossEntropyTask(network(2)), recipe(epochs)
-    if case == "snl":
+    if case in ("snl", "snl_walk"):
         snl = SnlConfig(penalty=0.01, alpha_share=20.0)
-        task = SnlTask(network(2), teacher, snl, budget=300, granularity="pixel", rho=2.0, max_epochs=epochs - 1)
+        task = (SnlWalkTask if case == "snl_walk" else SnlTask)(
+            network(2), teacher, snl, budget=300, granularity="pixel", rho=2.0, max_epochs=epochs - 1
+        )
         return task, recipe(epochs, optimizer="adam", lr=0.005)
     if case == "sparse":
         config = SensitivityConfig(experiment=EXPERIMENT, recipe=recipe(epochs), density=0.3)

@@ -191,3 +191,22 @@ def test_scores_are_no_longer_kept_when_the_walk_is_over():
     task.begin_epoch(2)
     assert task.decided() != walking
     assert all(layer.relu.score is None for layer in task.model.relu_layers())
+
+
+def test_who_holds_out_longer_in_snls_search_ranks_before():
+    task, recipe = parallel.make("snl_walk")
+    step, alphas = Step(task, recipe, ALONE), []
+    torch.manual_seed(3)
+    for epoch in range(3):
+        task.begin_epoch(epoch)
+        for _ in range(7):
+            step(torch.randn(16, 1, 8, 8), torch.randint(0, 4, (16,)), 1.0)
+            if task.searching:
+                alphas.append(torch.cat([a.detach().reshape(-1).clamp_min(0) for a in task._alphas.values()]))
+        task.end_epoch(epoch, step.optimizer)
+    assert not task.searching and len(alphas) > 7
+    rank = torch.cat([part.reshape(-1) for part in task.ranks()])
+    area = torch.stack(alphas).sum(dim=0)[torch.sort(rank).indices]
+    assert bool((area[:-1] >= area[1:] - 1e-4).all()) and area[0] > area[-1]
+    kept = torch.cat([layer.relu.mask.reshape(-1) for layer in task.model.relu_layers()])
+    assert int((rank[kept] < int(kept.sum())).sum()) > 0.6 * int(kept.sum()), "much as the search's own mask"

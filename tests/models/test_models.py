@@ -234,7 +234,7 @@ def test_an_exit_drops_all_that_lies_behind_it():
     ("arguments", "message"),
     [
         ({"name": "resnet19"}, "expected one of resnet18, resnet34, wrn22-8, vgg16"),
-        ({"width": 0}, "expected a width from 1"),
+        ({"width": 0}, "width 0; expected 1 to"),
         ({"image_size": 12}, "multiple of 8"),
         ({"image_size": 0}, "multiple of 8"),
         ({"num_classes": 1}, "at least 2"),

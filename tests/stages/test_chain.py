@@ -66,6 +66,7 @@ def test_sharing_between_configurations():
         {"mask_method": "random"},
         {"mask_method": "taylor"},
         {"mask_method": "frozen"},
+        {"mask_method": "snl-walk"},
         {"weights": "rewind"},
         {"granularity": "channel"},
         {"gamma": "cosine"},
@@ -110,6 +111,7 @@ def test_budgets_share_a_ranking_unless_its_weights_are_gone_on_with():
 
     assert plan(mask_method="taylor") == {"baseline": 1, "ranking": 1, "finetune": 4}
     assert plan(mask_method="frozen") == plan(mask_method="frozen", weights="continue") == plan(mask_method="taylor")
+    assert plan(mask_method="snl-walk") == plan(mask_method="taylor")
     assert plan(mask_method="taylor", weights="continue") == {"baseline": 1, "ranking": 4, "finetune": 4}
     assert plan(mask_method="snl", weights="rewind") == {"baseline": 1, "mask": 4, "finetune": 4}
 

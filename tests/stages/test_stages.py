@@ -143,6 +143,7 @@ RANKED = (
     Choice(budget=0.3, mask_method="taylor", d_th=0.1),
     Choice(budget=0.1, mask_method="taylor", weights="continue"),
     Choice(budget=0.2, mask_method="frozen", granularity="channel"),
+    Choice(budget=0.2, mask_method="snl-walk"),
     Choice(budget=0.1, mask_method="random", weights="rewind"),
 )
 
@@ -204,8 +205,8 @@ def test_one_ranking_gives_every_budget_its_mask(ranked):
     root, leaves = ranked
     records = Store(root=root).records()[0]
     table, layers = results_table(records), layers_table(records)
-    walks = [leaf.parents["ranking"] for leaf in leaves[:4]]
-    assert walks[0].key == walks[1].key and len({walk.key for walk in walks}) == 3
+    walks = [leaf.parents["ranking"] for leaf in leaves[:5]]
+    assert walks[0].key == walks[1].key and len({walk.key for walk in walks}) == 4
     for leaf, walk in zip(leaves, walks, strict=False):
         rows = table[table["key"] == leaf.key]
         assert set(rows["mask_key"]) == {walk.key} and set(rows["mask_method"]) == {walk.config.method}
@@ -220,7 +221,7 @@ def test_one_ranking_gives_every_budget_its_mask(ranked):
     assert len(both) > 10 and all(bool((larger[name] | ~smaller[name]).all()) for name in both), "nested"
 
 
-@pytest.mark.parametrize("index", range(5))
+@pytest.mark.parametrize("index", range(6))
 def test_a_fine_tuning_starts_with_the_weights_that_are_asked_for(ranked, index, monkeypatch):
     """And with its mask."""
     root, leaves = ranked

@@ -19,7 +19,10 @@ from sweeps.cli import sweep as sweep_script
         (["--budgets", "-5"], "budget -5"),
         (["--budgets", "99999999"], "above the network's 8704 ReLUs"),
         (["--budgets", "12.5"], "expected a whole number"),
-        (["--budgets", "many"], "many"),
+        (["--budgets", "many"], "budget 'many'; expected ReLU units (24900, or 24.9k), or a share"),
+        (["--budgets", "1K"], "budget '1K'"),
+        (["--budgets", "1k", "9k"], "budget 9000 is above the network's 8704 ReLUs"),
+        (["--budgets", "1.2345k"], "budget 1234.5; expected a whole number"),
         (["--budgets", "nan"], "budget nan"),
         (["--d-th", "1.5"], "d_th is 1.5; expected a share from 0 to 1"),
         (["--d-th", "-0.1"], "d_th is -0.1"),
@@ -65,7 +68,7 @@ from sweeps.cli import sweep as sweep_script
         (["--epochs-scale", "0"], "epochs scale 0"),
         (["--image-size", "9"], "multiple of 8"),
         (["--image-size", "0"], "image size 0"),
-        (["--width", "0"], "expected a width from 1 to 4096"),
+        (["--width", "0"], "error: width 0; expected 1 to 4096 channels"),
         (["--epochs-scale", "1e308"], "epochs scale 1e+308"),
         (["--gpus-per-stage", "inf"], "gpus_per_stage is inf"),
         (["--gpus-per-stage", "nan"], "gpus_per_stage is nan"),
@@ -155,13 +158,16 @@ PLANS = [
     ("threshold_sweep", [], "20 configurations from 26 stages"),
     ("schedule_sweep", [], "16 configurations from 22 stages"),
     ("ac_sweep", ["--model", "wrn22-8"], "8 configurations from 14 stages"),
-    ("paper", ["table1", "--width", "8"], "8 configurations from 18 stages"),
-    ("paper", ["table2", "--width", "8"], "2 configurations from 8 stages"),
-    ("paper", ["fig1", "--width", "8"], "2 configurations from 5 stages"),
-    ("paper", ["fig2", "--width", "8"], "4 configurations from 6 stages"),
+    ("paper", ["table1"], "8 configurations from 18 stages"),
+    ("paper", ["table2"], "2 configurations from 8 stages"),
+    ("paper", ["fig1"], "2 configurations from 5 stages"),
+    ("paper", ["fig2"], "4 configurations from 6 stages"),
     ("paper", ["table1", "--preset", "quick"], "8 configurations from 16 stages"),
     ("paper", ["fig2", "--preset", "quick", "--seeds", "0", "1"], "8 configurations from 12 stages"),
     ("budget_sweep", ["--budgets", "0.1", "0.2", "--gamma", "linear", "cosine"], "4 configurations from 8 stages"),
+    ("budget_sweep", ["--preset", "paper-resnet18-cifar10"], "8 configurations from 12 stages"),
+    ("budget_sweep", ["--preset", "paper-resnet18-cifar100"], "12 configurations from 17 stages"),
+    ("budget_sweep", ["--preset", "paper-wrn22-8-cifar100"], "2 configurations from 5 stages"),
     (  # another model takes its own width and last placement
         "budget_sweep",
         ["--preset", "cifar100", "--model", "wrn22-8", "--budgets", "1392640", "--dataset", "cifar100"],
@@ -181,6 +187,15 @@ def test_every_sweep_plans_its_grid_and_runs_nothing(script, arguments, plan, tm
     assert list(tmp_path.iterdir()) == []
 
 
+def test_budgets_with_a_letter_are_those_without(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "raysp.engine.forecast.calibrate", lambda *given, **options: Calibration(seconds=defaultdict(lambda: 1.0))
+    )
+    budgets = ["--budgets", "1.1k", "1100", "0.0087M", "8.7k", "0.1"]
+    done = sweep_here("--plan", *budgets, cwd=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
+    assert "5 combinations of the flags' values, 3 of them distinct" in " ".join(done.stdout.split())
+
+
 @pytest.mark.parametrize(("script", "arguments", "plan"), PLANS[:3])  # the others are started by the tests below
 def test_every_sweep_is_a_program(script, arguments, plan, tmp_path):
     done = sweep("--plan", *arguments, cwd=tmp_path, script=script)
@@ -190,10 +205,14 @@ def test_every_sweep_is_a_program(script, arguments, plan, tmp_path):
 
 
 @pytest.mark.slow
-def test_plan_of_a_paper_preset_needs_no_data(tmp_path):
-    done = sweep("--plan", "--preset", "paper-resnet18-cifar100", "--width", "16", cwd=tmp_path)
+def test_a_network_of_the_paper_is_tried_at_its_full_size_and_without_data(tmp_path, monkeypatch, capsys):
+    # As few images as a batch can have: a trial of real length has 16 or more, and takes minutes for all stages of the preset.
+    monkeypatch.setattr("raysp.engine.calibration.FEWEST", {False: 2, True: 2})
+    monkeypatch.setattr("raysp.engine.calibration.TRIAL_S", {False: 0.0, True: 0.0})
+    one = ["--preset", "paper-resnet18-cifar100", "--budgets", "49600", "--d-th", "0.05", "--ac-after", "3"]
+    done = sweep_here("--plan", *one, "--gpus-per-stage", "0", cwd=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
     assert done.returncode == 0, done.stderr
-    assert "12 configurations from 17 stages" in done.stdout and "from some steps of each kind of stage" in done.stdout
+    assert "1 configuration from 4 stages" in done.stdout and "from some steps of each kind of stage" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -210,19 +229,26 @@ def test_what_one_sweep_has_trained_another_finds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "how", [["--inline"], pytest.param(["--address", "local"], marks=pytest.mark.slow)], ids=["inline", "ray"]
+    ("how", "budgets", "stages"),
+    [
+        (["--inline"], ["0.2"], 4),
+        pytest.param(["--address", "local"], ["0.1", "0.3"], 6, marks=pytest.mark.slow),
+    ],
+    ids=["inline", "ray"],
 )
-def test_the_main_job_twice(how, tmp_path):
-    first = sweep(*TINY, *how, cwd=tmp_path)
+def test_the_main_job_twice(how, budgets, stages, tmp_path):
+    small = ["--width", "4", "--epochs-scale", "0.1", "--budgets", *budgets]
+    first = sweep(*small, *how, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     root = tmp_path / "runs" / "quick"
     tables = {"results.csv", "results.parquet", "layers.csv", "pareto.csv", "tables.md", "tables.tex", "report.html"}
-    figures = {f"{name}.{kind}" for name in ("pareto", "growth") for kind in ("png", "svg")}
+    drawn = ["pareto", "growth", *(["fig2b"] if len(budgets) > 1 else [])]  # which compares budgets
+    figures = {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
     assert {path.name for path in root.iterdir()} == {".lock", "stages", "plans", *tables, *figures}
     results = (root / "results.csv").read_bytes()
-    second = sweep(*TINY, *how, cwd=tmp_path)
+    second = sweep(*small, *how, cwd=tmp_path)
     assert second.returncode == 0
-    assert second.stdout.count("found    ") == 4
+    assert sum(line.startswith("found ") for line in second.stdout.splitlines()) == stages
     assert "done" not in second.stdout
     assert (root / "results.csv").read_bytes() == results
     assert first.stderr == second.stderr == ""

@@ -23,7 +23,17 @@ from raysp.training.step import Step
 STOPS = (1, 5, 7, 13, 18)
 """Of seven steps an epoch: while warming up, in mid-epoch, at an epoch's end."""
 
-RECORDINGS = {"senet": 2, "counterfactual": 2, "batchnorm": 2, "snl": 2, "gated": 3, "slowly gated": 3, "walk": 2, "frozen": 2}
+RECORDINGS = {
+    "senet": 2,
+    "counterfactual": 2,
+    "batchnorm": 2,
+    "snl": 2,
+    "gated": 3,
+    "slowly gated": 3,
+    "walk": 2,
+    "frozen": 2,
+    "snl_walk": 2,
+}
 """What is decided changes with masks that freeze, searches and walks that end, gates that open and close; not with what they
 are."""
 

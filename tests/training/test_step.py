@@ -13,6 +13,7 @@ import torch
 from raysp.data.config import DataConfig
 from raysp.data.sources import Part, Splits
 from raysp.engine.workers import ALONE
+from raysp.models import MODELS
 from raysp.models.collapse import fold_batchnorm
 from raysp.models.layout import hold_in_bfloat16
 from raysp.stages.experiment import Experiment
@@ -146,3 +147,21 @@ def test_a_teacher_held_in_bf16_computes_what_autocast_computed(name):
     assert torch.equal(found.logits["final"], expected.logits["final"])
     assert all(map(torch.equal, found.features, expected.features))
     assert teacher.stages[0][0].conv1.weight.dtype == torch.bfloat16
+
+
+def test_a_step_of_the_largest_network_at_its_full_size():
+    data = DataConfig(name="cifar100", num_classes=100, image_size=32, crop_padding=4)
+    experiment = Experiment(data=data, model="wrn22-8", width=MODELS["wrn22-8"].default_width)
+    config = dataclasses.replace(CONFIG, experiment=experiment, ac_after=(2,), ac_head="bottleneck")
+    student = experiment.build("finetune").train()
+    assert student.width == 128 and sum(layer.relu.size for layer in student.relu_layers()) == 1_392_640
+    for layer in student.relu_layers():
+        layer.relu.set_mask(torch.rand(layer.relu.shape) < 0.04)
+    gated = grow_shallow_branches(student, 0.05, 3)
+    student.add_exit(2, "bottleneck")
+    student.set_gates(0.5)
+    teacher = experiment.teacher(experiment.build("baseline").state_dict(), torch.device("cpu"))
+    step = Step(FinetuneTask(student, teacher, config, any_gated=True), config.recipe, ALONE)
+    loss = step(torch.randn(2, 3, 32, 32), torch.tensor([0, 99]), 1.0)
+    assert len(gated) == 9 and torch.isfinite(loss)
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in student.parameters())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import parallel
 import pytest
+import recorded
 import torch
 
 from raysp.engine import termination
@@ -63,7 +64,7 @@ def test_every_group_follows_the_recipes_rate(monkeypatch):
 
     monkeypatch.setattr(training, "accuracy", lambda model, batches, part, workers: {"final": 1.0})
     recipe = dataclasses.replace(RECIPE, milestones=(2,))
-    train(Watched(parallel.network(0)), recipe, 0, _OneBatch(), _NoContext())
+    train(Watched(parallel.network(0)), recipe, 0, _OneBatch(), recorded.Context("cpu", uses_graph=False))
     assert rates == [[pytest.approx(r), pytest.approx(r / 2)] for r in (0.1, 0.1, 0.01, 0.01)]
 
 
@@ -76,29 +77,6 @@ class _OneBatch:
 
     def num_batches(self, batch_size):
         return 1
-
-
-class _NoContext:
-    workers = ALONE
-    sync_batchnorm = False
-    compile = "off"
-    uses_graph = False
-    device = torch.device("cpu")
-
-    def load_checkpoint(self):
-        return None
-
-    def save_checkpoint(self, tensors, state):
-        pass
-
-    def report(self, figures):
-        pass
-
-    def pauses_after(self, epoch):
-        return False
-
-    def pause_if_due(self, history, costs):
-        pass
 
 
 class _Scripted(Task):
@@ -115,7 +93,7 @@ def test_the_best_eligible_epoch_is_chosen_on_the_validation_part_alone(monkeypa
     parts, scores = [], iter([40.0, 90.0, 60.0, 60.0])
     monkeypatch.setattr(training, "accuracy", lambda model, batches, part, workers: parts.append(part) or {"final": next(scores)})
 
-    trained = train(_Scripted(parallel.network(0)), RECIPE, 0, _OneBatch(), _NoContext())
+    trained = train(_Scripted(parallel.network(0)), RECIPE, 0, _OneBatch(), recorded.Context("cpu", uses_graph=False))
     assert isinstance(trained, Trained)
     assert parts == ["val"] * 4
     assert (trained.best_epoch, trained.val_accuracy) == (4, {"final": 60.0}), "the later of two equals"

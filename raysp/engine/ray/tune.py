@@ -11,6 +11,7 @@ import re
 import stat
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ MAX_PENDING = "64"
 SAY_EVERY_S = 60.0
 """Seconds between two lines that say that no node can run a stage."""
 
+LONGEST_PAUSE_S = 30.0
+"""Seconds at most before a stage whose worker died is given out again."""
+
 
 def run_on_ray(queue: JobQueue, place: Place, progress: Progress, *, slots: Slots, retries: int) -> Outcome:
     """Run stages on the connected Ray cluster.
@@ -50,8 +54,8 @@ def run_on_ray(queue: JobQueue, place: Place, progress: Progress, *, slots: Slot
         place: where results and data are; sent to every worker once.
         progress: told of every start, epoch and end.
         slots: stages that run at once, and what each asks for.
-        retries: how often a job is given out again after its worker or machine died; exceptions of the stage's code are not
-            retried.
+        retries: how often a job is given out again after its worker or machine died, each time after a longer pause
+            (`pause_before`); exceptions of the stage's code are not retried.
 
     Returns:
         What became of every stage; failures don't raise.
@@ -75,7 +79,7 @@ def run_on_ray(queue: JobQueue, place: Place, progress: Progress, *, slots: Slot
             name="tune",
             storage_path=str(scratch),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=retries),
+            failure_config=tune.FailureConfig(max_failures=0),  # Tune would try again at once; the searcher waits
             callbacks=[watcher],
         ),
     )
@@ -114,6 +118,16 @@ def _scratch(store: Store) -> Path:
     return ours / hashlib.sha256(str(store.root).encode()).hexdigest()[:12]
 
 
+def pause_before(retry: int) -> float:
+    """Seconds before a stage is tried again, doubled each time. Ray takes a while to notice that a node has gone, and gives it
+    what comes meanwhile, so that retries without a pause would all be lost there.
+
+    Args:
+        retry: which one of this stage, from 1.
+    """
+    return min(2.0 ** min(retry - 1, 10), LONGEST_PAUSE_S)
+
+
 @dataclass(frozen=True)
 class _Job:
     """What one trial is to do."""
@@ -126,8 +140,18 @@ class _Job:
         return self.stage.label  # Tune names the trial's folder by it
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Retry:
+    """A job whose worker died, and when it is to be given out again."""
+
+    job: _Job
+    due: float
+    """By `time.monotonic`."""
+    pause_s: float
+
+
 class GraphSearcher(Searcher):
-    """Gives out a graph of stages to Ray Tune, each when its parents have records."""
+    """Gives out a graph of stages to Ray Tune, each when its parents have records; one whose worker died again, after a pause."""
 
     def __init__(self, queue: JobQueue, place: Place, progress: Progress, slots: Slots, retries: int) -> None:
         super().__init__(metric="epoch", mode="max")
@@ -135,9 +159,13 @@ class GraphSearcher(Searcher):
         self.progress = progress
         self.running: dict[str, _Job] = {}
         """By trial."""
+        self.retries: dict[str, _Retry] = {}
+        """What waits to be given out again, by the trial that was lost."""
         self.lost: Exception | None = None
         """Why the run can't go on: the results root is another's, or can't be read."""
         self._place, self._slots, self._retries = place, slots, retries
+        self._losses: Counter[str] = Counter()
+        """Workers that died, by the stage's key."""
         self._said = 0.0
 
     def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
@@ -150,13 +178,25 @@ class GraphSearcher(Searcher):
         if len(self.running) >= self._slots.to_hand_out() and self.lost is None:
             self._say_if_stuck()
             return None
-        stage = None if self.lost else self.queue.next()
-        if stage is None:
-            # With nothing running, None would make Tune poll for minutes: nothing could become ready any more.
-            return Searcher.FINISHED if self.lost or self.queue.exhausted or not self.running else None
-        job = self.running[trial_id] = _Job(stage, self.queue.until(stage))
-        self.progress.started(stage)
+        job = None if self.lost else self._due() or self._next()
+        if job is None:
+            # What runs may have to be tried again, and after FINISHED Tune asks no more. With nothing running or waiting, None
+            # would make it poll for minutes: nothing could become ready. Otherwise it asks once a second, so that a pause ends.
+            return Searcher.FINISHED if self.lost or not (self.running or self.retries) else None
+        self.running[trial_id] = job
+        self.progress.started(job.stage)
         return {"job": job}
+
+    def _due(self) -> _Job | None:
+        """A job whose pause is over."""
+        over = (trial for trial, retry in self.retries.items() if retry.due <= time.monotonic())
+        trial = next(over, None)
+        return None if trial is None else self.retries.pop(trial).job
+
+    def _next(self) -> _Job | None:
+        """A job that is ready for the first time."""
+        stage = self.queue.next()
+        return None if stage is None else _Job(stage, self.queue.until(stage))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Believe the record, not Tune."""
@@ -164,6 +204,13 @@ class GraphSearcher(Searcher):
         if job is None:
             return
         result = result or {}
+        if not error:
+            del self._losses[job.stage.key]  # a stage that pauses at rungs is given out several times, each with its own retries
+        if error and self.lost is None and self._losses[job.stage.key] < self._retries:
+            self._losses[job.stage.key] += 1
+            pause_s = pause_before(self._losses[job.stage.key])
+            self.retries[trial_id] = _Retry(job=job, due=time.monotonic() + pause_s, pause_s=pause_s)
+            return
         if "disowned" in result:
             self.lost = self.lost or NoLongerOwner(result["disowned"])
         try:
@@ -241,16 +288,11 @@ class _Watcher(tune.Callback):
         if job is not None and "epochs" in result:
             self._searcher.progress.epoch(job.stage, result)
 
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._processes.pop(trial.trial_id, None)
-        job = self._searcher.running.get(trial.trial_id)
-        if job is not None:
-            cause = _cause(trial)
-            self._searcher.progress.say(f"[yellow]lost[/]     {job.stage.label} goes on from its checkpoint: {escape(cause)}")
-
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._processes.pop(trial.trial_id, None)
-        self._searcher.progress.say(f"[yellow]lost[/]     {escape(_cause(trial))}")
+        retry = self._searcher.retries.get(trial.trial_id)  # Tune has told the searcher before
+        goes_on = f"{retry.job.stage.label} goes on from its checkpoint in {retry.pause_s:g} s: " if retry else ""
+        self._searcher.progress.say(f"[yellow]lost[/]     {goes_on}{escape(_cause(trial))}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._processes.pop(trial.trial_id, None)

@@ -39,6 +39,7 @@ RESULTS: Mapping[str, str] = {
     "ac_after": "Stages after which the network has auxiliary classifiers, such as `2+3`; empty where it has none.",
     "ac_head": f"What auxiliary classifiers were made of: `pool`, `bottleneck` or `grid`. {_EMPTY}",
     "ac_init": f"How they started: `random` or `fit`. {_EMPTY}",
+    "ac_end": f"What they were in the end: as `trained`, or `fit` anew. {_EMPTY}",
     "pram": f"Form of the mismatch loss: `attention` or `eq2`. {_EMPTY}",
     "beta": "Weight of that loss.",
     "exit": "`final`, or `ac3` for the auxiliary classifier after stage 3.",

@@ -22,7 +22,7 @@ GATING = ["d_th", "gamma", "gate_epochs", "gb_init", "kernel_size"]
 """What a model without gated branching lacks."""
 TRAINING = ["pram", "beta", "epochs"]
 MASK = ["mask_method", "granularity", "mask_start", "sensitivity", "budget", "baseline"]
-MORE = ("mask_start", "sensitivity", "gate_epochs", "ac_after", "ac_head", "ac_init", *TRAINING, "precision")
+MORE = ("mask_start", "sensitivity", "gate_epochs", "ac_after", "ac_head", "ac_init", "ac_end", *TRAINING, "precision")
 """Choices that a table shows where its rows differ in them."""
 
 TABLE_COLUMNS = (
@@ -51,7 +51,7 @@ def table1(points: pd.DataFrame) -> pd.DataFrame:
 def table2(points: pd.DataFrame) -> pd.DataFrame:
     """Models with gated branching and auxiliary classifiers, every exit a row, in `TABLE_COLUMNS`."""
     ours = points[points["d_th"].notna() & points["ac_after"].notna()]
-    order = [*NETWORK, *MASK, *GATING, "ac_after", "ac_head", "ac_init", "configuration"]
+    order = [*NETWORK, *MASK, *GATING, "ac_after", "ac_head", "ac_init", "ac_end", "configuration"]
     ours = ours.assign(_final=ours["exit"] != "final").sort_values([*order, "_final", "exit"], kind="stable")
     return _beside(ours, TABLE2, points)
 
@@ -229,7 +229,8 @@ def _papers(row: PublishedRow) -> dict[str, Any]:
         "gate_epochs": preset.gate_epochs,
         "precision": preset.finetune.precision,
         **{
-            name: getattr(usual, name) for name in ("mask_start", "gamma", "gb_init", "kernel_size", "ac_head", "ac_init", "pram")
+            name: getattr(usual, name)
+            for name in ("mask_start", "gamma", "gb_init", "kernel_size", "ac_head", "ac_init", "ac_end", "pram")
         },
     }
 

@@ -32,7 +32,7 @@ COUNTS = ("budget", "width", "image_size", "epochs", "seed", "gate_epochs", "ker
 NUMBERS = ("d_th", "beta", "depth_price")
 TEXTS = (
     *("dataset", "model", "mask_method", "granularity", "mask_start", "sensitivity", "weights", "gamma", "gb_init"),
-    *("ac_head", "ac_init", "pram", "exit"),
+    *("ac_head", "ac_init", "ac_end", "pram", "exit"),
 )
 """Columns of rows with what they hold; those of objectives are `OBJECTIVES`'."""
 

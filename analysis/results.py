@@ -54,6 +54,7 @@ COLUMNS = (
     "ac_after",
     "ac_head",
     "ac_init",
+    "ac_end",
     "pram",
     "beta",
     "exit",
@@ -90,12 +91,14 @@ def results_table(
         }
         for row in record["rows"]:
             # Records from before there was a choice have no selection part, no precision, and a number for their one placement;
-            # they went on with their mask's weights, and their heads started at random.
+            # they went on with their mask's weights, and their heads started at random and ended as they
+            # were trained.
             old = {"selection": row.get("selection", "val"), "precision": row.get("precision", "fp32")}
             if "mask" in parents:
                 old["weights"] = row.get("weights", "continue")
             if row.get("ac_after") is not None:
-                old |= {"ac_after": str(row["ac_after"]), "ac_init": row.get("ac_init") or "random"}
+                old |= {"ac_after": str(row["ac_after"])}
+                old |= {"ac_init": row.get("ac_init") or "random", "ac_end": row.get("ac_end") or "trained"}
             rows.append(row | known | old | _estimates(record, row) | measured.get((record["key"], row.get("exit")), {}))
     more = [name for name in MEASURED_PI if any(row.get(name) is not None for row in rows)]
     table = pd.DataFrame(rows, columns=[*COLUMNS, *more])

@@ -32,6 +32,7 @@ SHORT = {
     "ac_after": "AC after",
     "ac_head": "head",
     "ac_init": "head's start",
+    "ac_end": "head's end",
 }
 
 

@@ -30,7 +30,7 @@ from raysp.store.location import locate
 Rows = pd.DataFrame
 GATE = ("d_th", "gamma", "gate_epochs", "gb_init", "kernel_size")
 """Columns that say how blocks were gated; all differ from those of a model without gates."""
-AC = ("ac_after", "ac_head", "ac_init")
+AC = ("ac_after", "ac_head", "ac_init", "ac_end")
 RAMPS = ("gamma", "gate_epochs", "gb_init")
 PI = {"pi_time_s": "seconds", "pi_bytes": "bytes"}
 

@@ -13,7 +13,7 @@ from tyro.conf import arg
 from raysp.command.amounts import read_amount
 from raysp.data.config import Selection
 from raysp.engine.options import Compile, CudaGraph, Gpus, RunOptions, Stopping
-from raysp.methods.choices import AcHead, AcStart, GateStart, Granularity, MaskMethod, MaskStart, Pram, Weights
+from raysp.methods.choices import AcEnd, AcHead, AcStart, GateStart, Granularity, MaskMethod, MaskStart, Pram, Weights
 from raysp.stages.presets import Preset, PresetName
 from raysp.training.recipes import GammaSchedule, Precision
 
@@ -160,6 +160,8 @@ class SweepFlags:
     """What auxiliary classifiers are made of; `grid` keeps where features are, and has no ReLU."""
     ac_init: Annotated[tuple[AcStart, ...], _several("random|fit", "random")] = NOT_GIVEN
     """How auxiliary classifiers start: at random, or as the best fit to the student's features before it is fine-tuned."""
+    ac_end: Annotated[tuple[AcEnd, ...], _several("trained|fit", "trained")] = NOT_GIVEN
+    """What they are in the end: as they were trained, or fitted anew to the fine-tuned student's features."""
     pram: Annotated[tuple[Pram, ...], _several("attention|eq2", "attention")] = NOT_GIVEN
     """Form of the post-ReLU mismatch loss: the released code's, or equation 2 to the letter."""
     beta: Annotated[tuple[float, ...], _several("WEIGHT")] = NOT_GIVEN

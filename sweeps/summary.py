@@ -43,6 +43,7 @@ SHOWN = {
     "ac_after": "AC",
     "ac_head": "head",
     "ac_init": "AC start",
+    "ac_end": "AC end",
     "pram": "PRAM",
     "beta": "beta",
     "epochs": "epochs",

@@ -30,6 +30,8 @@ AcHead = Literal["pool", "bottleneck", "grid"]
 """What an auxiliary classifier is made of."""
 AcStart = Literal["random", "fit"]
 """How an auxiliary classifier starts."""
+AcEnd = Literal["trained", "fit"]
+"""What an auxiliary classifier is in the end: as it was trained, or fitted anew to the network that it was trained with."""
 Pram = Literal["attention", "eq2"]
 """Form of the post-ReLU activation mismatch loss."""
 
@@ -62,6 +64,7 @@ class Choice:
     """Stages after which auxiliary classifiers stand, all in one model."""
     ac_head: AcHead = "pool"
     ac_init: AcStart = "random"
+    ac_end: AcEnd = "trained"
     pram: Pram = "attention"
     beta: float | None = None
     """None takes the preset's."""

@@ -238,6 +238,7 @@ class ChainBuilder:
             ac_after=choice.ac_after,
             ac_head=choice.ac_head if choice.ac_after else "pool",
             ac_init=choice.ac_init if choice.ac_after else "random",
+            ac_end=choice.ac_end if choice.ac_after else "trained",
             pram=choice.pram if beta else "attention",
             **({"kl_weight": self._preset.rewind_kl_weight} if rewound else {}),
             beta=beta,

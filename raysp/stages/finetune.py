@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raysp.engine.context import Context
-from raysp.methods.choices import AcHead, AcStart, GateStart, Pram, Weights
+from raysp.methods.choices import AcEnd, AcHead, AcStart, GateStart, Pram, Weights
 from raysp.methods.head_fit import fit_heads
 from raysp.methods.least_squares import fit_shallow_branches
 from raysp.methods.losses import PRAM_LOSSES, distillation_kl
@@ -77,6 +77,8 @@ class FinetuneConfig(Config):
     """ReLUs to keep, at least 1, where the mask comes from a ranking; None where a mask stage has kept its own."""
     ac_init: AcStart = added("random")
     """How an auxiliary classifier starts: with random weights, or fitted to the student as it is (ours)."""
+    ac_end: AcEnd = added("trained")
+    """Whether auxiliary classifiers stay as they were trained, or are fitted anew behind the body of the chosen epoch (ours)."""
     ac_kl_weight: float | None = added(None)
     """λ of the auxiliary classifiers' loss, in [0, 1]; None takes `kl_weight`."""
     ac_rho: float | None = added(None)
@@ -126,7 +128,7 @@ def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage) -> S
     parents = {"baseline": baseline, mask.name: mask}
     said = ["no gates"] if config.d_th is None else [f"d_th {config.d_th:g}", f"{config.gamma} over {config.gate_epochs}"]
     said.append(f"AC after {'+'.join(map(str, config.ac_after))}" if config.ac_after else "no AC")
-    for name in ("gb_init", "kernel_size", "ac_head", "ac_init", "pram"):  # what most sweeps leave as it is
+    for name in ("gb_init", "kernel_size", "ac_head", "ac_init", "ac_end", "pram"):  # what most sweeps leave as it is
         value = getattr(config, name)
         if value != FinetuneConfig.__dataclass_fields__[name].default:
             said.append(f"{name} {value}")
@@ -171,13 +173,18 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     task = FinetuneTask(student, teacher, config, any_gated=bool(gated))
     trained = train(task, config.recipe, experiment.seed, batches, context)
     student.load_state_dict(trained.best_state)
-    deployed = drop_main_branches(student)
+    deployed, val_accuracy = drop_main_branches(student), trained.val_accuracy
+    if config.ac_after and config.ac_end == "fit":
+        # Training may hold its teacher in another precision.
+        teacher = experiment.teacher(context.parents["baseline"].tensors(), context.device)
+        metrics["ac_end_fit"] = _fit_heads(config, deployed, teacher, batches)
+        val_accuracy = accuracy(deployed, batches, "val", context.workers)
     experiment.save(deployed, context)
-    costs = {name: count_costs(deployed, name) for name in trained.val_accuracy}
+    costs = {name: count_costs(deployed, name) for name in val_accuracy}
     rows = exit_rows(
         experiment,
         costs,
-        trained.val_accuracy,
+        val_accuracy,
         accuracy(deployed, batches, "test", context.workers),
         **facts,
         weights=config.weights,
@@ -189,6 +196,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
         ac_after="+".join(map(str, config.ac_after)) or None,
         ac_head=config.ac_head if config.ac_after else None,
         ac_init=config.ac_init if config.ac_after else None,
+        ac_end=config.ac_end if config.ac_after else None,
         pram=config.pram if config.beta else None,
         beta=config.beta,
         recipe=config.recipe,
@@ -264,12 +272,18 @@ def _start_heads(config: FinetuneConfig, student: Network, teacher: Network, bat
     """
     student.set_gates(gamma_at(0, config.gate_epochs, config.gamma))
     rewound = config.weights == "rewind"  # its statistics are of maps without a mask
-    fits = fit_heads(student, teacher, lambda most: batches.sample(most, config.experiment.seed), measure_body=rewound)
+    found = _fit_heads(config, student, teacher, batches, measure_body=rewound)
     student.set_gates(1.0)
-    return {
-        "ac_fit": {name: asdict(fit) for name, fit in fits.items()},
-        "start_val_by_exit": accuracy(student, batches, "val"),
-    }
+    return {"ac_fit": found, "start_val_by_exit": accuracy(student, batches, "val")}
+
+
+def _fit_heads(
+    config: FinetuneConfig, student: Network, teacher: Network, batches: Batches, *, measure_body: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Fit the auxiliary classifiers to the training part; how that ended, by exit."""
+    seed = config.experiment.seed
+    fits = fit_heads(student, teacher, lambda most: batches.sample(most, seed), measure_body=measure_body)
+    return {name: asdict(fit) for name, fit in fits.items()}
 
 
 class FinetuneTask(Task):

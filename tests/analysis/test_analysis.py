@@ -137,7 +137,7 @@ def test_models_selected_on_the_test_part_have_a_front_of_their_own(tmp_path):
 
 def test_records_from_before_there_were_such_choices_are_read(tmp_path):
     old_row = row(ac_after=3, val_accuracy=90, test_accuracy=90)
-    del old_row["selection"], old_row["granularity"], old_row["gb_init"], old_row["ac_init"]
+    del old_row["selection"], old_row["granularity"], old_row["gb_init"], old_row["ac_init"], old_row["ac_end"]
     commit(tmp_path, [old_row, old_row | {"ac_after": None, "exit": "ac3"}])
     layers = [{"layer": "stem_relu", "kept": 1, "size": 4}]
     commit(tmp_path, of=toy(name="mask", number=1), config=MASK_CONFIG, metrics={"layers": layers})
@@ -146,6 +146,7 @@ def test_records_from_before_there_were_such_choices_are_read(tmp_path):
     assert sorted(table["ac_after"].fillna("-")) == ["-", "3"]
     assert table["selection"].tolist() == ["val", "val"]
     assert sorted(table["ac_init"].fillna("-")) == ["-", "random"]
+    assert sorted(table["ac_end"].fillna("-")) == ["-", "trained"]
     layers = pd.read_csv(tmp_path / "layers.csv")
     assert layers[["granularity", "selection", "d"]].to_numpy().tolist() == [["pixel", "val", 0.25]]
 

@@ -76,6 +76,7 @@ def test_sharing_between_configurations():
         {"ac_after": (2, 3)},
         {"ac_head": "bottleneck"},
         {"ac_init": "fit"},
+        {"ac_end": "fit"},
         {"pram": "eq2"},
         {"beta": 3.0},
         {"seed": 1},
@@ -97,6 +98,7 @@ def test_choices_without_effect_make_none():
         "gate_epochs": 3,
         "ac_head": "bottleneck",
         "ac_init": "fit",
+        "ac_end": "fit",
     }
     for name, value in {**without, "density": 0.2}.items():
         assert builder().chain(plain).key == builder().chain(dataclasses.replace(plain, **{name: value})).key, name

@@ -133,9 +133,18 @@ def test_the_small_budget_gates_blocks_and_the_chosen_epoch_has_gates_at_1(finis
 
 
 VARIETY = (
-    Choice(budget=0.1, mask_method="snl", d_th=0.1, gb_init="least-squares", ac_after=(2, 3), ac_head="bottleneck"),
+    Choice(budget=0.1, mask_method="snl", d_th=0.1, gb_init="least-squares", ac_after=(2, 3), ac_head="bottleneck", ac_end="fit"),
     Choice(budget=0.1, mask_method="counterfactual", granularity="channel", d_th=0.2, kernel_size=5, gamma="cosine", pram="eq2"),
-    Choice(budget=0.1, mask_method="random", granularity="channel", ac_after=(1,), ac_head="grid", ac_init="fit", beta=0.0),
+    Choice(
+        budget=0.1,
+        mask_method="random",
+        granularity="channel",
+        ac_after=(1,),
+        ac_head="grid",
+        ac_init="fit",
+        ac_end="fit",
+        beta=0.0,
+    ),
     Choice(budget=0.1, mask_method="snl", granularity="channel", d_th=0.1, gate_epochs=0, gb_init="least-squares"),
 )
 RANKED = (
@@ -271,6 +280,19 @@ def test_fitted_heads_start_trained_and_are_reported(varied):
     assert [row["ac_init"] for row in records[2]["rows"]] == ["fit", "fit"]
     assert {row["ac_init"] for row in records[0]["rows"]} == {"random"}
     assert not any("ac_fit" in record["metrics"] for record in (records[0], records[1], records[3]))
+
+
+def test_heads_that_are_fitted_anew_in_the_end_are_what_rows_are_about(varied):
+    root, leaves = varied
+    for index in (0, 2):
+        record = Store(root=root).read(leaves[index])
+        metrics, rows = record["metrics"], {row["exit"]: row for row in record["rows"]}
+        assert metrics["ac_end_fit"].keys() == rows.keys() - {"final"}
+        assert {row["ac_end"] for row in rows.values()} == {"fit"}
+        trained = record["history"][metrics["best_epoch"] - 1]["val_by_exit"]
+        assert rows["final"]["val_accuracy"] == trained["final"]
+        assert any(rows[name]["val_accuracy"] != trained[name] for name in metrics["ac_end_fit"])
+    assert "ac_end_fit" not in Store(root=root).read(leaves[1])["metrics"]
 
 
 @pytest.mark.parametrize(("gate_epochs", "fitted_at", "weights"), [(3, 0.0, "continue"), (0, 1.0, "rewind")])

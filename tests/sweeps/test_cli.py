@@ -34,6 +34,7 @@ from sweeps.cli import sweep as sweep_script
         (["--ac-after", "-1"], "ac_after"),
         (["--ac-head", "wide"], "bottleneck"),
         (["--ac-init", "zero"], "fit"),
+        (["--ac-end", "zero"], "trained"),
         (["--mask-method", "best"], "counterfactual"),
         (["--granularity", "layer"], "channel"),
         (["--granularity", "channel", "--image-size", "16", "--budgets", "3"], "budget 3 by channel; expected at least 4"),

@@ -97,6 +97,8 @@ def run_job(
             "versions": _versions(),
             "labels": dict(place.labels),
         }
+        if (comes_to := stage.settled_key(parents)) is not None:
+            record["comes_to"] = comes_to
         if workers.rank == 0:
             store.commit(stage, record, context.saved)
         return record

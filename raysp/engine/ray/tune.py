@@ -23,6 +23,7 @@ from rich.markup import escape
 
 from raysp.engine import termination
 from raysp.engine.context import Place
+from raysp.engine.copies import next_to_train
 from raysp.engine.job import StageError, run_job
 from raysp.engine.process import keep_freed_memory
 from raysp.engine.progress import Progress
@@ -150,13 +151,25 @@ class GraphSearcher(Searcher):
         if len(self.running) >= self._slots.to_hand_out() and self.lost is None:
             self._say_if_stuck()
             return None
-        stage = None if self.lost else self.queue.next()
+        stage = None if self.lost else self._next()
         if stage is None:
             # With nothing running, None would make Tune poll for minutes: nothing could become ready any more.
             return Searcher.FINISHED if self.lost or self.queue.exhausted or not self.running else None
         job = self.running[trial_id] = _Job(stage, self.queue.until(stage))
         self.progress.started(stage)
         return {"job": job}
+
+    def _next(self) -> Stage | None:
+        try:
+            return next_to_train(self.queue, self._place, self.progress)
+        except (NoLongerOwner, OSError) as error:
+            self._lose(error)
+            return None
+
+    def _lose(self, error: Exception) -> None:
+        """Note that the run can't go on."""
+        self.lost = self.lost or error
+        self.progress.say(f"[bold red]error[/]    {escape(str(error))}; the run ends with the stages that are running")
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Believe the record, not Tune."""
@@ -169,8 +182,7 @@ class GraphSearcher(Searcher):
         try:
             self._judge(job.stage, job.until, result.get("error") or result.get("disowned"), error)
         except OSError as unread:  # no verdict on the stage
-            self.lost = self.lost or unread
-            self.progress.say(f"[bold red]error[/]    {escape(str(unread))}; the run ends with the stages that are running")
+            self._lose(unread)
 
     def _judge(self, stage: Stage, until: int | None, message: str | None, error: bool) -> None:
         """Pass on what became of a stage. Raises OSError where that can't be read."""

@@ -83,7 +83,7 @@ def spending_of(manifest: Manifest, runs: Runs, table: pd.DataFrame, objectives:
                 "planned": 1,
                 **{name: int(state[stage.key] == name) for name in STATES},
                 "epochs_planned": stage.epochs,
-                "epochs_trained": _trained(record) if record else spent["epochs"] if spent else 0,
+                "epochs_trained": _trained(spent) if spent else 0,
                 "device_hours": device_seconds(spent) / 3600 if spent else 0.0,
             }
         )
@@ -129,9 +129,11 @@ def _growth(
     return pd.DataFrame(lines, columns=[*GROUP, "device_hours", "hypervolume"])
 
 
-def _trained(record: Mapping[str, Any]) -> int:
-    """Epochs that a finished stage has trained itself; none if its results are another's."""
-    return 0 if SAME_AS in record["metrics"] else len(record["history"])
+def _trained(spent: Mapping[str, Any]) -> int:
+    """Epochs that a stage has trained itself, finished or not; none if its results are another's."""
+    if SAME_AS in spent or SAME_AS in spent.get("metrics", {}):
+        return 0
+    return len(spent["history"]) if "history" in spent else spent["epochs"]
 
 
 def _some(steps: Sequence[int]) -> list[int]:

@@ -6,6 +6,7 @@ that it would have got by training, bit for bit; it has taken no time, and its m
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -17,7 +18,7 @@ from raysp.planning.proposals import set_aside
 from raysp.planning.twins import Twins
 from raysp.store.keys import SHORT_KEY_DIGITS
 from raysp.store.location import Location
-from raysp.store.records import READERS, RECORD, SAME_AS, Store, entries, read_record
+from raysp.store.records import READERS, RECORD, RUNGS, SAME_AS, Store, entries, read_record, read_rungs
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import DamagedFile, fingerprint, read_listed
 
@@ -81,8 +82,26 @@ def next_to_train(queue: JobQueue, place: Place, progress: Progress) -> Stage | 
             continue
         queue.done(stage, record)
         progress.copied(stage, first, record["rows"])
-        progress.stopped(queue.settle())
+        settle(queue, place, progress)
     return None
+
+
+def settle(queue: JobQueue, place: Place, progress: Progress) -> None:
+    """Decide at a queue's rungs; those that are given up together with another get a copy of what that one was worth there.
+
+    Raises:
+        NoLongerOwner: another run has taken the results root over.
+        OSError: a copy can't be made.
+    """
+    store = place.store
+    stopped = queue.settle()
+    for stage in stopped:
+        if first := queue.same_as(stage):
+            with suppress(DamagedFile):  # nothing depends on it
+                rungs = read_rungs(_directory(store, stage, first) / RUNGS, first)
+                for epoch, rung in rungs.items():
+                    store.save_rung(stage, epoch, {**rung, "time_s": 0.0, SAME_AS: first})
+    progress.stopped(stopped)
 
 
 def copy_results(stage: Stage, first: str, place: Place) -> dict[str, Any]:
@@ -99,7 +118,7 @@ def copy_results(stage: Stage, first: str, place: Place) -> dict[str, Any]:
         OSError: a file can't be read or written.
     """
     store = place.store
-    source = store.root / "stages" / f"{stage.name}-{first[:SHORT_KEY_DIGITS]}"
+    source = _directory(store, stage, first)
     record = store.read_key(stage.name, first)
     if record is None:
         raise DamagedFile(source / RECORD, "can't be read (No such file or directory)")
@@ -118,6 +137,11 @@ def copy_results(stage: Stage, first: str, place: Place) -> dict[str, Any]:
     files = {name: _copy(source / name, known, stage, store) for name, known in record["files"].items()}
     store.commit(stage, record, files)
     return record
+
+
+def _directory(store: Store, stage: Stage, first: str) -> Location:
+    """Where the stage of the key `first` lies, which is of this one's kind."""
+    return store.root / "stages" / f"{stage.name}-{first[:SHORT_KEY_DIGITS]}"
 
 
 def _copy(path: Location, known: Mapping[str, Any], stage: Stage, store: Store) -> Mapping[str, Any]:

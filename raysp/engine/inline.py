@@ -7,7 +7,7 @@ from functools import partial
 
 from raysp.engine import termination
 from raysp.engine.context import Place
-from raysp.engine.copies import next_to_train
+from raysp.engine.copies import next_to_train, settle
 from raysp.engine.job import StageError, run_job
 from raysp.engine.progress import Progress
 from raysp.planning.plan import JobQueue, Outcome
@@ -46,5 +46,5 @@ def run_inline(queue: JobQueue, place: Place, progress: Progress) -> Outcome:
             elif until is not None:
                 queue.paused(stage, until, place.store.read_rungs(stage)[until]["rows"])
                 progress.paused(stage, until)
-        progress.stopped(queue.settle())
+        settle(queue, place, progress)
     return queue.outcome

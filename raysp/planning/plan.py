@@ -206,7 +206,7 @@ class JobQueue:
         return self._twins.following
 
     def trains_itself(self, stage: Stage) -> None:
-        """Note that a stage that was handed out to copy could not: what it was to be copied from can't be trusted."""
+        """Note that there is nothing to copy a stage from: it, or another that trains the same, is to train."""
         self._twins.leave(stage)
         self._halving.rejoined(stage.key)
         self._make_ready(stage)
@@ -282,8 +282,7 @@ class JobQueue:
                     skipped.append(child)
                     frontier.append(child)
         for follower in self._twins.lost(stage):
-            self._halving.rejoined(follower.key)
-            self._make_ready(follower)
+            self.trains_itself(follower)
         return skipped
 
     def _make_ready(self, stage: Stage) -> None:

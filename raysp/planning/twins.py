@@ -77,12 +77,9 @@ class Twins:
         return self._followers.pop(stage.key, [])
 
     def lost(self, stage: Stage) -> list[Stage]:
-        """Note that a stage failed or was given up; return its followers, which follow nobody now and may `meet` again."""
-        followers = self._followers.pop(stage.key, [])
+        """Note that a stage failed or was given up; return its followers."""
         self._forget(stage.key, stage.key)
-        for follower in followers:
-            self.leave(follower)
-        return followers
+        return self._followers.pop(stage.key, [])
 
     def leave(self, stage: Stage) -> None:
         """Note that a follower's first is no use; it may `meet` again."""

@@ -23,7 +23,7 @@ from rich.markup import escape
 
 from raysp.engine import termination
 from raysp.engine.context import Place
-from raysp.engine.copies import next_to_train
+from raysp.engine.copies import next_to_train, settle
 from raysp.engine.job import StageError, run_job
 from raysp.engine.process import keep_freed_memory
 from raysp.engine.progress import Progress
@@ -181,11 +181,11 @@ class GraphSearcher(Searcher):
             self.lost = self.lost or NoLongerOwner(result["disowned"])
         try:
             self._judge(job.stage, job.until, result.get("error") or result.get("disowned"), error)
-        except OSError as unread:  # no verdict on the stage
+        except (NoLongerOwner, OSError) as unread:  # no verdict on the stage
             self._lose(unread)
 
     def _judge(self, stage: Stage, until: int | None, message: str | None, error: bool) -> None:
-        """Pass on what became of a stage. Raises OSError where that can't be read."""
+        """Pass on what became of a stage. Raises OSError where that can't be read, or what goes with it can't be written."""
         record: dict[str, Any] = {}
         if message is None and until is not None and (rows := self._rung(stage, until)):
             self.queue.paused(stage, until, rows)
@@ -196,7 +196,7 @@ class GraphSearcher(Searcher):
         else:
             skipped = self.queue.failed(stage, message)
             self.progress.failed(stage, message, skipped)
-        self.progress.stopped(self.queue.settle())
+        settle(self.queue, self._place, self.progress)
 
     def _rung(self, stage: Stage, epoch: int) -> list[dict[str, Any]]:
         """What a stage was worth at its rung; nothing if it didn't get there."""

@@ -7,8 +7,12 @@ from rich.console import Console
 from toy import HELPERS, toy, twins
 
 from raysp.engine import copies
+from raysp.engine.context import Place
 from raysp.engine.options import RunOptions
-from raysp.engine.sweep import run_sweep
+from raysp.engine.progress import Progress
+from raysp.engine.ray.cluster import Request, Slots
+from raysp.engine.sweep import BrokenOff, run_sweep
+from raysp.planning.plan import JobQueue
 from raysp.planning.proposals import Search
 from raysp.store.records import SAME_AS, Store
 from raysp.store.tensor_files import load_tensors
@@ -128,21 +132,30 @@ def test_what_is_damaged_is_not_copied(file, tmp_path, console, trained):
     assert Store(root=tmp_path).read(third)["metrics"][SAME_AS] == second.key
 
 
+def full(*arguments):
+    raise OSError(28, "No space left on device")
+
+
 def test_a_disk_that_is_full_ends_the_run_and_blames_no_stage(tmp_path, monkeypatch):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(copies, "_copy", full)
-    with pytest.raises(OSError, match="No space left"):
-        copies.copy_results(*_done_and_follower(tmp_path))
-    with pytest.raises(Exception, match="No space left"):
-        run(chain("", "b"), tmp_path / "other")
+    with pytest.raises(BrokenOff, match="No space left"):
+        run(chain("", "b"), tmp_path)
 
 
-def _done_and_follower(root):
-    first, second, _ = chain("", "b")
-    run([first], root)
-    return second, first.key, copies.Place(store=Store(root=root))
+def test_on_ray_too(tmp_path, monkeypatch):
+    from raysp.engine.ray.tune import GraphSearcher
+
+    first, second = stages = twins("", "b")
+    run([first], tmp_path)
+    monkeypatch.setattr(copies, "_copy", full)
+    with Store(root=tmp_path).lock() as store:
+        queue = JobQueue([second], twins=copies.twins_in(store))
+        slots = Slots(Request(num_threads=1, gpus=0), most=1)
+        monkeypatch.setattr(slots, "to_hand_out", lambda: 1)
+        progress = Progress(stages, lambda: 1, Console(quiet=True))
+        searcher = GraphSearcher(queue, Place(store=store), progress, slots, 1)
+        assert searcher.suggest("one") == "FINISHED"
+        assert isinstance(searcher.lost, OSError) and not queue.outcome.failed
 
 
 def test_copies_in_a_search_are_told_to_it(tmp_path, monkeypatch, trained):
@@ -168,8 +181,6 @@ def test_copies_in_a_search_are_told_to_it(tmp_path, monkeypatch, trained):
 
 
 def test_no_time_is_expected_of_copies(tmp_path, console):
-    from raysp.engine.progress import Progress
-
     first, second, _ = chain("", "b")
     progress = Progress([first, second], lambda: 1, console)
     progress.started(first)

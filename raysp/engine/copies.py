@@ -57,7 +57,7 @@ def _done(store: Store, name: str) -> dict[str, str]:
             return {}
 
     with ThreadPoolExecutor(READERS) as pool:
-        records = [record for record in pool.map(read, range(len(directories))) if "comes_to" in record]
+        records = [record for record in pool.map(read, range(len(directories))) if isinstance(record.get("comes_to"), str)]
     records.sort(key=lambda record: (SAME_AS not in record["metrics"], record["key"]))
     return {record["comes_to"]: record["key"] for record in records}
 

@@ -118,7 +118,7 @@ class Outcome:
     """How a run ended, by stage key."""
 
     done: list[str] = field(default_factory=list)
-    """Stages trained in this run."""
+    """Stages trained in this run, or copied from one that trains the same."""
     failed: dict[str, str] = field(default_factory=dict)
     """Stages that raised, with the message."""
     skipped: dict[str, str] = field(default_factory=dict)

@@ -56,8 +56,9 @@ class Stage:
     """Trainings in one: a network with several auxiliary classifiers takes the place of one network for each. Not part of the
     key."""
     comes_to: Callable[[Any, Mapping[str, "Parent"]], Config] | None = None
-    """Where several configurations train the same: which one stands for this one, given the finished parents by role. It must
-    give the same weights and figures, bit for bit, and come to itself. A module-level function; not part of the key."""
+    """Of the configurations that train the same, the one that stands for them all, from a stage's configuration and its finished
+    parents by role. Training it must give the same weights and figures, bit for bit. A module-level function; not part of the
+    key."""
     columns: Callable[[Any], Mapping[str, Any]] | None = None
     """Those columns of the rows that tell such configurations apart, from the configuration; not part of the key."""
     note: str = ""

@@ -83,6 +83,7 @@ RECORD: Mapping[str, str] = {
     "version": "The stage's version, raised when its code starts to give other results for the same configuration.",
     "key": "The stage's identity: sha256 over name, version, configuration and the parents' keys.",
     "config": "The stage's configuration: all that its result depends on, except its parents.",
+    "comes_to": "A key that stages with different configurations share if they train the same; elsewhere the stage's own.",
     "parents": "The stages whose results it read: kind and key by role.",
     "metrics": "What the stage found out: the chosen epoch, sensitivities, layers, costs per exit. In a copy, `same_as` is the "
     "key of the stage that trained.",
@@ -93,7 +94,6 @@ RECORD: Mapping[str, str] = {
     "finished": "When it was done (UTC).",
     "host": "The machine it ended on: name, CPUs, threads, workers, whether networks were compiled and steps recorded.",
     "versions": "Versions of Python and of the packages that compute.",
-    "comes_to": "A key that stages share which train the same; only in stages of which that is known.",
     "labels": "What does not count as identity: preset, git commit.",
     "files": "Size and sha256 of each of its files.",
     "sha256": "Digest of the record itself.",

@@ -86,6 +86,7 @@ def run_job(
             "version": stage.version,
             "key": stage.key,
             "config": stage.config.to_json(),
+            "comes_to": stage.settled_key(parents),
             "parents": {role: {"stage": p.name, "key": p.key} for role, p in stage.parents.items()},
             "metrics": result.metrics,
             "history": result.history,
@@ -97,8 +98,6 @@ def run_job(
             "versions": _versions(),
             "labels": dict(place.labels),
         }
-        if (comes_to := stage.settled_key(parents)) is not None:
-            record["comes_to"] = comes_to
         if workers.rank == 0:
             store.commit(stage, record, context.saved)
         return record

@@ -80,14 +80,14 @@ class Stage:
         """The stage's directory name, `<name>-<12 hex digits>`; what messages about files call it."""
         return f"{self.name}-{self.key[:SHORT_KEY_DIGITS]}"
 
-    def settled_key(self, parents: Mapping[str, "Parent"]) -> str | None:
-        """The key of what the stage comes to, which stages that train the same share; None where nothing is said of it.
+    def settled_key(self, parents: Mapping[str, "Parent"]) -> str:
+        """The key of what the stage comes to, which stages that train the same share; its own, where it can come to nothing else.
 
         Args:
             parents: finished, by role.
         """
         if self.comes_to is None:
-            return None
+            return self.key
         return dataclasses.replace(self, config=self.comes_to(self.config, parents)).key
 
     def lineage(self) -> Iterator["Stage"]:

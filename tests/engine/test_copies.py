@@ -1,8 +1,10 @@
 """Sweeps in which several stages train the same: one of them trains, the others are copied."""
 
+import dataclasses
 import os
 
 import pytest
+from records import record_of
 from rich.console import Console
 from toy import HELPERS, toy, twins
 
@@ -11,8 +13,8 @@ from raysp.engine.context import Place
 from raysp.engine.options import RunOptions
 from raysp.engine.progress import Progress
 from raysp.engine.ray.cluster import Request, Slots
-from raysp.engine.sweep import BrokenOff, run_sweep
-from raysp.planning.plan import JobQueue
+from raysp.engine.sweep import BrokenOff, run_sweep, start_halving
+from raysp.planning.plan import JobQueue, Plan, survey
 from raysp.planning.proposals import Search
 from raysp.store.records import SAME_AS, Store
 from raysp.store.tensor_files import load_tensors
@@ -188,3 +190,20 @@ def test_no_time_is_expected_of_copies(tmp_path, console):
     assert progress.seconds_left() == 20 + 30
     progress.following = {second.key}
     assert progress.seconds_left() == 20
+
+
+def test_given_again_a_copy_competes_only_if_the_one_that_trained_does_not(tmp_path):
+    """Of two the worse is given up; of three it would go on beside one of the others."""
+    first, copy, other = [dataclasses.replace(stage, stoppable=True) for stage in (*twins("", "b"), toy(number=3))]
+    row = {"exit": "final", "val_accuracy": 90.0, "relus": 5, "macs": 5, "depth": 5}
+    worse = {"exit": "final", "val_accuracy": 10.0, "relus": 9, "macs": 9, "depth": 9}
+    history = [{"epoch": epoch, "val_by_exit": {"final": 90.0}, "time_s": 1.0} for epoch in (1, 2, 3)]
+    with Store(root=tmp_path).lock() as store:
+        for stage, metrics in ((first, {}), (copy, {SAME_AS: first.key})):
+            store.commit(stage, record_of(stage, [row], history=history, metrics=metrics), {})
+    for leaves in ([first, copy, other], [copy, other]):
+        plan = Plan(leaves)
+        halving = start_halving(plan, survey(plan, store), store)
+        halving.arrived(other.key, halving.until(other.key), [worse])
+        halving.settle()
+        assert halving.stopped_at(other.key) is not None

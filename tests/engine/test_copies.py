@@ -193,10 +193,10 @@ def test_no_time_is_expected_of_copies(tmp_path, console):
 
 
 def test_given_again_a_copy_competes_only_if_the_one_that_trained_does_not(tmp_path):
-    """Of two the worse is given up; of three it would go on beside one of the others."""
+    """Of two the one that adds less to the front is given up; of three it would be one of those that are alike."""
     first, copy, other = [dataclasses.replace(stage, stoppable=True) for stage in (*twins("", "b"), toy(number=3))]
     row = {"exit": "final", "val_accuracy": 90.0, "relus": 5, "macs": 5, "depth": 5}
-    worse = {"exit": "final", "val_accuracy": 10.0, "relus": 9, "macs": 9, "depth": 9}
+    less = {"exit": "final", "val_accuracy": 10.0, "relus": 4, "macs": 5, "depth": 5}
     history = [{"epoch": epoch, "val_by_exit": {"final": 90.0}, "time_s": 1.0} for epoch in (1, 2, 3)]
     with Store(root=tmp_path).lock() as store:
         for stage, metrics in ((first, {}), (copy, {SAME_AS: first.key})):
@@ -204,6 +204,6 @@ def test_given_again_a_copy_competes_only_if_the_one_that_trained_does_not(tmp_p
     for leaves in ([first, copy, other], [copy, other]):
         plan = Plan(leaves)
         halving = start_halving(plan, survey(plan, store), store)
-        halving.arrived(other.key, halving.until(other.key), [worse])
+        halving.arrived(other.key, halving.until(other.key), [less])
         halving.settle()
         assert halving.stopped_at(other.key) is not None

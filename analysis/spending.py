@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.pareto import GROUP, hypervolume, reference_point
 from analysis.records import Runs
 from raysp.store.manifest import Manifest
+from raysp.store.records import SAME_AS
 
 STATES = ("done", "stopped", "failed", "skipped", "waiting")
 """What may have become of a planned stage, as columns of `Spending.lines`."""
@@ -82,7 +83,7 @@ def spending_of(manifest: Manifest, runs: Runs, table: pd.DataFrame, objectives:
                 "planned": 1,
                 **{name: int(state[stage.key] == name) for name in STATES},
                 "epochs_planned": stage.epochs,
-                "epochs_trained": len(record["history"]) if record else spent["epochs"] if spent else 0,
+                "epochs_trained": _trained(spent) if spent else 0,
                 "device_hours": device_seconds(spent) / 3600 if spent else 0.0,
             }
         )
@@ -126,6 +127,13 @@ def _growth(
                 }
             )
     return pd.DataFrame(lines, columns=[*GROUP, "device_hours", "hypervolume"])
+
+
+def _trained(spent: Mapping[str, Any]) -> int:
+    """Epochs that a stage has trained itself, finished or not; none if its results are another's."""
+    if SAME_AS in spent or SAME_AS in spent.get("metrics", {}):
+        return 0
+    return len(spent["history"]) if "history" in spent else spent["epochs"]
 
 
 def _some(steps: Sequence[int]) -> list[int]:

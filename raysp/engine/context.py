@@ -144,17 +144,19 @@ class Context:
 
 
 def read_parents(stage: Stage, store: Store) -> dict[str, Parent]:
-    """Collect a stage's parents from the store.
+    """Collect a stage's parents from the store, by role. Raises what `read_parent` raises."""
+    return {role: read_parent(parent, store) for role, parent in stage.parents.items()}
+
+
+def read_parent(parent: Stage, store: Store) -> Parent:
+    """A finished stage, as its children read it.
 
     Raises:
-        RuntimeError: a parent isn't done.
-        DamagedFile: a parent's record or weights can't be trusted.
+        RuntimeError: it isn't done.
+        DamagedFile: its record or weights can't be trusted.
     """
-    parents = {}
-    for role, parent in stage.parents.items():
-        record = store.read(parent)
-        if record is None:
-            raise RuntimeError(f"{stage.label} needs {parent.label}, which has no record in {store.root}")
-        path = store.directory(parent) / WEIGHTS
-        parents[role] = Parent(record=record, tensors=partial(load_tensors, path, record["files"].get(WEIGHTS)))
-    return parents
+    record = store.read(parent)
+    if record is None:
+        raise RuntimeError(f"{parent.label} is needed, which has no record in {store.root}")
+    path = store.directory(parent) / WEIGHTS
+    return Parent(record=record, tensors=partial(load_tensors, path, record["files"].get(WEIGHTS)))

@@ -7,6 +7,7 @@ from functools import partial
 
 from raysp.engine import termination
 from raysp.engine.context import Place
+from raysp.engine.copies import next_to_train, settle
 from raysp.engine.job import StageError, run_job
 from raysp.engine.progress import Progress
 from raysp.planning.plan import JobQueue, Outcome
@@ -25,10 +26,11 @@ def run_inline(queue: JobQueue, place: Place, progress: Progress) -> Outcome:
 
     Raises:
         NoLongerOwner: another run has taken the results root over.
+        OSError: a stage that trains the same as another can't be copied from it.
         Unreachable: the results root is remote, and couldn't be reached for a while.
         Terminated: SIGTERM came.
     """
-    while stage := queue.next():
+    while stage := next_to_train(queue, place, progress):
         termination.check()
         progress.started(stage)
         until = queue.until(stage)
@@ -44,5 +46,5 @@ def run_inline(queue: JobQueue, place: Place, progress: Progress) -> Outcome:
             elif until is not None:
                 queue.paused(stage, until, place.store.read_rungs(stage)[until]["rows"])
                 progress.paused(stage, until)
-        progress.stopped(queue.settle())
+        settle(queue, place, progress)
     return queue.outcome

@@ -6,7 +6,7 @@ what a front is; a runner tells it what happens. Contract: no call blocks for lo
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raysp.engine.names import ShortNames
+from raysp.store.keys import SHORT_KEY_DIGITS
 from raysp.store.stage import Stage
 
 T = TypeVar("T")
@@ -103,6 +104,8 @@ class Progress:
         self._unit = "GPU-hours" if gpus else "worker-hours"
         self._spent_s = 0.0
         self._bound = bound
+        self.following: Container[str] = ()
+        """Keys of stages that will be copies of others: no time is needed for them."""
         self._left = {stage.key: stage for stage in missing}
         self._total = len(missing)
         self._running: dict[str, _Job] = {}
@@ -150,13 +153,16 @@ class Progress:
     def finished(self, stage: Stage, rows: Sequence[dict[str, Any]] = ()) -> None:
         """A job has its record; `rows` are its models'."""
         job = self._running.pop(stage.key, None)
-        self._left.pop(stage.key, None)
-        self._done[stage.name] += 1
-        self._rows += rows
+        self._count(stage, rows)
         took = f" in {clock_of(time.monotonic() - job.started)}" if job else ""
         best = job.figures.get("best_val_accuracy") if job else None
         accuracy = f"  best val {best:.2f} %" if best is not None else ""
         self._say(f"[green]done[/]     {self._name(stage)}{took}{accuracy}", stage)
+
+    def copied(self, stage: Stage, first: str, rows: Sequence[dict[str, Any]]) -> None:
+        """A job took its results over from the one of the key `first`."""
+        self._count(stage, rows)
+        self._say(f"[green]done[/]     {self._name(stage)}, the same as {stage.name}-{first[:SHORT_KEY_DIGITS]}", stage)
 
     def paused(self, stage: Stage, epoch: int) -> None:
         """A job waits at its rung, to see whether it is worth training on."""
@@ -220,8 +226,13 @@ class Progress:
             per_epoch = means.get(stage.name, overall)
             job = self._running.get(key)
             done = job.epochs_done if job else self._trained.get(key, 0)
-            need[key] = per_epoch * max(stage.epochs - done, 0)
+            need[key] = 0.0 if key in self.following else per_epoch * max(stage.epochs - done, 0)
         return need
+
+    def _count(self, stage: Stage, rows: Sequence[dict[str, Any]]) -> None:
+        self._left.pop(stage.key, None)
+        self._done[stage.name] += 1
+        self._rows += rows
 
     def _name(self, stage: Stage) -> str:
         return escape(self._names.of(stage))

@@ -20,6 +20,7 @@ from rich.markup import escape
 from raysp.data.sources import Source, load_splits
 from raysp.engine.compiling import check_compiler
 from raysp.engine.context import Place
+from raysp.engine.copies import twins_in
 from raysp.engine.crowd import Trial
 from raysp.engine.forecast import print_plan
 from raysp.engine.inline import run_inline
@@ -35,7 +36,7 @@ from raysp.store.keys import key_of
 from raysp.store.location import Location, Unreachable
 from raysp.store.lock import StoreBusy
 from raysp.store.manifest import manifest_of, write_manifest
-from raysp.store.records import CHECKPOINT, READERS, RECORD, Store, read_record
+from raysp.store.records import CHECKPOINT, READERS, RECORD, SAME_AS, Store, read_record
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import DamagedFile
 
@@ -100,7 +101,7 @@ def run_sweep(
     for stage in found.found:
         console.print(f"[green]found[/]    {_told(stage, names)}", highlight=False, soft_wrap=True)
     halving = start_halving(plan, found, reader) if options.stopping == "pareto" else None
-    queue = JobQueue(found.missing, halving)
+    queue = JobQueue(found.missing, halving, twins_in(reader))
     for stage in queue.settle():
         console.print(f"[yellow]stopped[/]  {_told(stage, names)}", highlight=False, soft_wrap=True)
     algorithm = make_algorithm(search, earlier) if search else None
@@ -148,7 +149,7 @@ def run_sweep(
             bound="at least" if search else "about" if halving is None else "at most",
         )
         if search and algorithm:
-            queue = SearchQueue(search, algorithm, earlier, store, at_once=runner.at_once, progress=shown)
+            queue = SearchQueue(search, algorithm, earlier, store, twins_in(store), at_once=runner.at_once, progress=shown)
         with shown.show() as progress:
             try:
                 outcome = runner.run(queue, place, progress)
@@ -184,6 +185,8 @@ def start_halving(plan: Plan, found: Survey, store: Store) -> Halving:
         for stage, content in zip(racing, known, strict=True):
             if stage.key in done and content:
                 halving.finished(stage.key, content["history"], content["rows"])
+                if (first := content["metrics"].get(SAME_AS)) in done:
+                    halving.follows(stage.key, first)
             elif content:
                 for epoch, rung in content.items():
                     halving.arrived(stage.key, epoch, rung["rows"])

@@ -51,6 +51,20 @@ def ranked_masks(ranks: Sequence[Tensor], shapes: Sequence[tuple[int, int, int]]
     return network_masks([-part for part in ranks], shapes, budget)
 
 
+def ranked_counts(ranks: Sequence[Tensor], sizes: Sequence[int], budget: int) -> list[int]:
+    """ReLUs that each layer keeps in the mask of a budget.
+
+    Args:
+        ranks: per layer; see `ranked_masks`.
+        sizes: positions per layer.
+        budget: ReLUs to keep over the network.
+    """
+    # Where whole channels are ranked, how their positions lie changes no count.
+    shapes = [(part.numel(), 1, size // part.numel()) for part, size in zip(ranks, sizes, strict=True)]
+    masks = ranked_masks([part.reshape(-1, 1, 1) for part in ranks], shapes, budget)
+    return [int(mask.sum()) for mask in masks]
+
+
 def ranks_in(tensors: Mapping[str, Tensor], layers: Sequence[str]) -> list[Tensor]:
     """The ranks of these layers, from a ranking's weights file."""
     return [tensors[PREFIX + name] for name in layers]

@@ -90,6 +90,16 @@ class Halving:
         if race := self._race_of.get(key):
             race.dropped(key)
 
+    def follows(self, key: str, first: str) -> None:
+        """Note that a stage takes over what comes of another: where that one competes, it does so for both."""
+        if first in self._race_of:
+            self.dropped(key)
+
+    def rejoined(self, key: str) -> None:
+        """Note that a stage that was dropped trains by itself after all."""
+        if race := self._race_of.get(key):
+            race.rejoined(key)
+
     def settle(self) -> None:
         """Decide every rung at which nobody is missing."""
         for race in self._races.values():
@@ -157,6 +167,11 @@ class _Race:
     def dropped(self, key: str) -> None:
         unit = self._unit_of[key]
         unit.stages = [other for other in unit.stages if other != key]
+
+    def rejoined(self, key: str) -> None:
+        unit = self._unit_of[key]
+        present = {*unit.stages, key}
+        unit.stages = [other for other in self._unit_of if other in present]  # in the order in which they entered
 
     def settle(self) -> None:
         last = max(map(len, self.rungs_of.values()))

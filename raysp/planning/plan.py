@@ -2,17 +2,18 @@
 
 Owns the deduplication by key, the order of jobs and the bookkeeping of finished, stopped, failed and skipped ones. Refuses to run
 anything. Contract: a job is handed out only when all its parents are done, once, or once for each rung up to which it trains;
-longest chains come first.
+longest chains come first. What comes to the same as another job is handed out when that one is done, to be copied.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any
 
 from raysp.planning.halving import Halving
+from raysp.planning.twins import Twins
 from raysp.store.figures import Rows
 from raysp.store.location import is_remote
 from raysp.store.records import READERS, RECORD, Store
@@ -117,7 +118,7 @@ class Outcome:
     """How a run ended, by stage key."""
 
     done: list[str] = field(default_factory=list)
-    """Stages trained in this run."""
+    """Stages trained in this run, or copied from one that trains the same."""
     failed: dict[str, str] = field(default_factory=dict)
     """Stages that raised, with the message."""
     skipped: dict[str, str] = field(default_factory=dict)
@@ -139,13 +140,17 @@ class JobQueue:
     Args:
         missing: stages to run.
         halving: which of them pause where, and which go on; None trains all to their end.
+        twins: which of them train the same; None trains each by itself.
 
     Stages not among `missing` count as done.
     """
 
-    def __init__(self, missing: Sequence[Stage], halving: Halving | None = None) -> None:
+    def __init__(self, missing: Sequence[Stage], halving: Halving | None = None, twins: Twins | None = None) -> None:
         self.outcome = Outcome()
         self._halving = halving or Halving(())
+        self._twins = twins or Twins()
+        self._copies: list[Stage] = []
+        """Followers whose first is done."""
         self._held: dict[str, Stage] = {}
         """Stages that wait at a rung."""
         self._waiting: dict[str, Stage] = {}
@@ -180,17 +185,36 @@ class JobQueue:
         return stage.key in self._waiting
 
     def next(self) -> Stage | None:
-        """Hand out the ready stage with the longest chain of epochs below it; None when none is ready."""
+        """Hand out a stage to copy (see `same_as`) or, where there is none, the ready one with the longest chain of epochs below
+        it; None when none is ready.
+        """
+        if self._copies:
+            return self._copies.pop(0)
         return heappop(self._ready)[-1] if self._ready else None
 
     def until(self, stage: Stage) -> int | None:
         """The epoch at which a stage that is handed out is to pause; None if it runs to its end."""
         return self._halving.until(stage.key)
 
+    def same_as(self, stage: Stage) -> str | None:
+        """The key of the stage whose results another takes over; None if it trains."""
+        return self._twins.first_of(stage)
+
+    @property
+    def following(self) -> Container[str]:
+        """Keys of the stages that don't train, as far as is known, at any time."""
+        return self._twins.following
+
+    def trains_itself(self, stage: Stage) -> None:
+        """Note that there is nothing to copy a stage from: it, or another that trains the same, is to train."""
+        self._twins.leave(stage)
+        self._halving.rejoined(stage.key)
+        self._make_ready(stage)
+
     @property
     def exhausted(self) -> bool:
         """Whether every stage has been handed out to its end, stopped or skipped; some may still run."""
-        if self._ready or self._blocked or self._held:
+        if self._ready or self._copies or self._blocked or self._held or self._twins.any_waits:
             return False
         # The waiting ones run, and those that run to a rung may have to be handed out again.
         return all(self.until(stage) is None for stage in self._waiting.values())
@@ -205,6 +229,7 @@ class JobQueue:
         self._halving.finished(stage.key, record["history"], record["rows"])
         self._waiting.pop(stage.key)
         self.outcome.done.append(stage.key)
+        self._copies += self._twins.done(stage)
         for child in self._children.get(stage.key, ()):
             self._blockers[child.key] -= 1
             if not self._blockers[child.key] and child.key in self._waiting:
@@ -231,9 +256,10 @@ class JobQueue:
         stopped = []
         for stage in list(self._held.values()):
             if self._halving.stopped_at(stage.key) is not None:
-                stopped.append(stage)
-                self._waiting.pop(stage.key)
-                self.outcome.stopped.append(stage.key)
+                for given_up in (stage, *self._twins.lost(stage)):
+                    stopped.append(given_up)
+                    self._waiting.pop(given_up.key)
+                    self.outcome.stopped.append(given_up.key)
             elif self._halving.waits(stage.key):
                 continue
             else:
@@ -255,10 +281,16 @@ class JobQueue:
                     self.outcome.skipped[child.key] = f"{stage.label} failed"
                     skipped.append(child)
                     frontier.append(child)
+        for follower in self._twins.lost(stage):
+            self.trains_itself(follower)
         return skipped
 
     def _make_ready(self, stage: Stage) -> None:
-        if self._halving.waits(stage.key) or self._halving.stopped_at(stage.key) is not None:
+        if first := self._twins.meet(stage):
+            self._halving.follows(stage.key, first)
+            if self._twins.is_done(first):
+                self._copies.append(stage)
+        elif self._halving.waits(stage.key) or self._halving.stopped_at(stage.key) is not None:
             self._held[stage.key] = stage
         else:
             heappush(self._ready, self._ranked(stage))

@@ -19,6 +19,7 @@ from rich.markup import escape
 from raysp.models.costs import Costs
 from raysp.planning.halving import BEYOND
 from raysp.planning.plan import JobQueue, inspect
+from raysp.planning.twins import Twins
 from raysp.store.figures import COSTS as COST_NAMES
 from raysp.store.keys import SHORT_KEY_DIGITS, key_of
 from raysp.store.location import Location, exists
@@ -154,6 +155,7 @@ class SearchQueue(JobQueue):
         algorithm: makes the proposals, earlier ones first.
         earlier: from `read_proposals`.
         store: as its owner sees it.
+        twins: see `JobQueue`.
         at_once: so many proposals are open at once, at least one.
         progress: told of a proposal's stages.
     """
@@ -164,11 +166,12 @@ class SearchQueue(JobQueue):
         algorithm: Algorithm,
         earlier: Sequence[Values],
         store: Store,
+        twins: Twins | None = None,
         *,
         at_once: Callable[[], int],
         progress: Listener,
     ) -> None:
-        super().__init__([])
+        super().__init__([], twins=twins)
         self._search, self._algorithm, self._store = search, algorithm, store
         self._at_once, self._progress = at_once, progress
         self._proposed = list(earlier)

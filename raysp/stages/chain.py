@@ -21,7 +21,7 @@ from raysp.models import architecture, build_model
 from raysp.models.costs import Costs, count_costs
 from raysp.stages.baseline import BaselineConfig, baseline_stage
 from raysp.stages.experiment import Experiment
-from raysp.stages.finetune import FinetuneConfig, check_gate_epochs, finetune_stage
+from raysp.stages.finetune import FinetuneConfig, check_gate_epochs, finetune_stage, without_gates
 from raysp.stages.mask import MaskConfig, mask_stage
 from raysp.stages.presets import Preset
 from raysp.stages.ranking import RankingConfig, ranking_stage
@@ -222,7 +222,6 @@ class ChainBuilder:
         if beta is None:
             usual = self._preset.rewind_beta if rewound else self._preset.beta
             beta = usual * (EQ2_BETA_SHARE if choice.pram == "eq2" else 1.0)
-        gated = choice.d_th is not None
         gate_epochs = min(self._gate_epochs, recipe.epochs - 1) if choice.gate_epochs is None else choice.gate_epochs
         check_gate_epochs(gate_epochs, recipe.epochs)
         # A choice without effect takes its default: one configuration, not one per value that means nothing.
@@ -231,10 +230,10 @@ class ChainBuilder:
             recipe=recipe,
             d_th=choice.d_th,
             # Linear and cosine agree at 0, 1/2 and 1, which is all that a ramp of two epochs or less passes through.
-            gamma=choice.gamma if gated and gate_epochs > 2 else "linear",
-            gate_epochs=gate_epochs if gated else 0,
-            gb_init=choice.gb_init if gated else "random",
-            kernel_size=choice.kernel_size if gated else 3,
+            gamma=choice.gamma if gate_epochs > 2 else "linear",
+            gate_epochs=gate_epochs,
+            gb_init=choice.gb_init,
+            kernel_size=choice.kernel_size,
             ac_after=choice.ac_after,
             ac_head=choice.ac_head if choice.ac_after else "pool",
             ac_init=choice.ac_init if choice.ac_after else "random",
@@ -245,6 +244,8 @@ class ChainBuilder:
             weights=weights,
             budget=self.budget(choice) if mask.name == "ranking" else None,
         )
+        if choice.d_th is None:
+            config = without_gates(config)
         return finetune_stage(config, baseline=self.baseline(choice.seed), mask=mask)
 
     def _experiment(self, seed: int) -> Experiment:

@@ -4,7 +4,8 @@ Owns the choice of gated blocks, the gate's course and equation 2's loss ("Makin
 Contract: the chosen epoch is one with all gates at 1, so that what is selected and tested is what would be deployed.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from raysp.engine.context import Context
+from raysp.engine.context import Context, Parent
 from raysp.methods.choices import AcEnd, AcHead, AcStart, GateStart, Pram, Weights
 from raysp.methods.head_fit import fit_heads
 from raysp.methods.least_squares import fit_shallow_branches
@@ -23,6 +24,7 @@ from raysp.models.costs import count_costs
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.stages.experiment import Experiment, exit_rows
+from raysp.stages.gates import inner_densities
 from raysp.store.keys import Config, added
 from raysp.store.stage import Stage, StageResult
 from raysp.training.batches import Batches
@@ -112,6 +114,25 @@ def check_gate_epochs(gate_epochs: int, epochs: int) -> None:
         )
 
 
+def without_gates(config: FinetuneConfig) -> FinetuneConfig:
+    """The configuration that gates no block, with the default for all that belongs to gates."""
+    return replace(config, d_th=None, gamma="linear", gate_epochs=0, gb_init="random", kernel_size=3)
+
+
+def comes_to(config: FinetuneConfig, parents: Mapping[str, Parent]) -> FinetuneConfig:
+    """Of all configurations that gate the same blocks, the one with the lowest threshold; without gates, if it gates none."""
+    if config.d_th is None:
+        return config
+    gated = [density for density in inner_densities(parents, config.budget) if density <= config.d_th]
+    return replace(config, d_th=max(gated)) if gated else without_gates(config)
+
+
+def gate_columns(config: FinetuneConfig) -> dict[str, Any]:
+    """The columns of results.csv that say what was asked for of gates; all None where `d_th` is."""
+    names = ("d_th", "gamma", "gate_epochs", "gb_init", "kernel_size")
+    return {name: getattr(config, name) if config.d_th is not None else None for name in names}
+
+
 def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage) -> Stage:
     """The stage that fine-tunes one configuration; what a sweep is about.
 
@@ -145,6 +166,8 @@ def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage) -> S
         parents=parents,
         note=note,
         stoppable=True,
+        comes_to=comes_to,
+        columns=gate_columns,
         stands_for=max(1, len(config.ac_after)),
     )
 
@@ -188,11 +211,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
         accuracy(deployed, batches, "test", context.workers),
         **facts,
         weights=config.weights,
-        d_th=config.d_th,
-        gamma=config.gamma if config.d_th is not None else None,
-        gate_epochs=config.gate_epochs if config.d_th is not None else None,
-        gb_init=config.gb_init if config.d_th is not None else None,
-        kernel_size=config.kernel_size if config.d_th is not None else None,
+        **gate_columns(config),
         ac_after="+".join(map(str, config.ac_after)) or None,
         ac_head=config.ac_head if config.ac_after else None,
         ac_init=config.ac_init if config.ac_after else None,

@@ -53,6 +53,8 @@ ERROR = "error.txt"
 RUNGS = "rungs.json"
 PLANS = "plans"
 SEARCHES = "searches"
+SAME_AS = "same_as"
+"""Of a record's metrics: the key of the stage whose results it has taken over, because both train the same."""
 SCRATCH = ".raysp-tune"
 """What a runner may keep beside the stages while it runs."""
 ABANDONED_AFTER_S = 3600.0
@@ -88,15 +90,19 @@ class Store:
             DamagedFile: the record doesn't parse or is another stage's, or a file that it lists is missing or altered.
             OSError: a remote root can't be read.
         """
-        directory = self.directory(stage)
+        return self.read_key(stage.name, stage.key)
+
+    def read_key(self, name: str, key: str) -> dict[str, Any] | None:
+        """See `read`: the record of a stage of which its name and key are known."""
+        directory = self.root / "stages" / f"{name}-{key[:SHORT_KEY_DIGITS]}"
         if isinstance(directory, Path) and (directory.is_symlink() or (directory.exists() and not directory.is_dir())):
             raise DamagedFile(directory, "not a directory of this results root")
         path = directory / RECORD
         record = read_record(path)
         if record is None:
             return None
-        if record["key"] != stage.key:
-            raise DamagedFile(path, f"belongs to key {record['key']!s:.64}, expected {stage.key}")
+        if record["key"] != key:
+            raise DamagedFile(path, f"belongs to key {record['key']!s:.64}, expected {key}")
         verify_files(path.parent, record)
         return record
 

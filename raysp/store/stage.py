@@ -5,6 +5,7 @@ Owns `Stage`, and `StageResult`, which a stage's function hands back. Refuses to
 are the same stage.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from raysp.store.keys import SHORT_KEY_DIGITS, Config, key_of
 
 if TYPE_CHECKING:
-    from raysp.engine.context import Context
+    from raysp.engine.context import Context, Parent
 
 
 @dataclass(kw_only=True)
@@ -54,6 +55,12 @@ class Stage:
     stands_for: int = 1
     """Trainings in one: a network with several auxiliary classifiers takes the place of one network for each. Not part of the
     key."""
+    comes_to: Callable[[Any, Mapping[str, "Parent"]], Config] | None = None
+    """Of the configurations that train the same, the one that stands for them all, from a stage's configuration and its finished
+    parents by role. Training it must give the same weights and figures, bit for bit. A module-level function; not part of the
+    key."""
+    columns: Callable[[Any], Mapping[str, Any]] | None = None
+    """Those columns of the rows that tell such configurations apart, from the configuration; not part of the key."""
     note: str = ""
     """What tells it from its kind, in a few words for people, the most telling first, e.g. "435, senet, seed 0"; not part of the
     key."""
@@ -72,6 +79,16 @@ class Stage:
     def label(self) -> str:
         """The stage's directory name, `<name>-<12 hex digits>`; what messages about files call it."""
         return f"{self.name}-{self.key[:SHORT_KEY_DIGITS]}"
+
+    def settled_key(self, parents: Mapping[str, "Parent"]) -> str:
+        """The key of what the stage comes to, which stages that train the same share; its own, where it can come to nothing else.
+
+        Args:
+            parents: finished, by role.
+        """
+        if self.comes_to is None:
+            return self.key
+        return dataclasses.replace(self, config=self.comes_to(self.config, parents)).key
 
     def lineage(self) -> Iterator["Stage"]:
         """All ancestors, each before its children, then the stage itself; each key once."""

@@ -38,6 +38,22 @@ def test_a_plan_is_kept_once_and_damage_is_named(tmp_path):
     assert all("not a plan of format 1" in error.reason for error in damaged)
 
 
+def test_copies_have_cost_nothing(tmp_path):
+    trained, copied, given_up = toy(number=100), toy(number=101), toy(number=102)
+    rung = {"rows": [{"exit": "final", "val_accuracy": 1.0, "relus": 1, "macs": 1, "depth": 1}], "host": {"workers": 1}}
+    with Store(root=tmp_path).lock() as store:
+        write_manifest(store, manifest_of([trained, copied, given_up], "quick", "sweep"))
+        store.save_rung(given_up, 2, rung | {"time_s": 0.0, "same_as": "else"})
+    epochs = [{"epoch": 1, "time_s": 3600.0}]
+    commit(tmp_path, [row()], of=trained, time_s=3600.0, history=epochs)
+    commit(tmp_path, [row(d_th=0.2)], of=copied, time_s=0.0, history=epochs, metrics={"same_as": trained.key})
+    (sweep,) = write_report([tmp_path], tmp_path / "out").sweeps
+    total = sweep.lines.iloc[-1]
+    assert [int(total[name]) for name in ("done", "stopped", "waiting", "epochs_trained")] == [2, 1, 0, 1]
+    assert total["device_hours"] == 1
+    assert sweep.growth["device_hours"].max() == 1
+
+
 def test_plan_against_spent_with_failures_and_skips(tmp_path):
     parent, other = toy(number=100), toy(number=101)
     child, done = toy(number=102, parents={"p": parent}), toy(number=103, parents={"p": other})

@@ -174,6 +174,34 @@ def test_a_damaged_rung_is_set_aside_and_trained_again(stopped_root, tmp_path, c
 
 
 @pytest.mark.slow
+def test_what_trains_the_same_changes_no_race_and_is_given_up_together(stopped_root, tmp_path):
+    root, outcome = stopped_root
+    twins = [with_threshold(leaf, leaf.config.d_th + 1e-9) for leaf in grid() if leaf.config.d_th is not None]
+    found = swept(tmp_path, leaves=[*grid(), *twins])
+    assert found.ok
+    records = {record["key"]: record for record in Store(root=tmp_path).records()[0]}
+    copied = [twin for twin in twins if "same_as" in records.get(twin.key, {"metrics": {}})["metrics"]]
+    assert {twin.key for twin in twins} - {twin.key for twin in copied} == set(found.stopped) - set(outcome.stopped)
+    expected = accuracies(root)
+    assert {key: figures for key, figures in accuracies(tmp_path).items() if key in expected} == expected
+    assert sorted(found.stopped) == sorted([*outcome.stopped, *(t.key for t in twins if first_of(t).key in outcome.stopped)])
+    for twin in twins:
+        if twin not in copied:  # its epochs are another's
+            rungs, own = (Store(root=tmp_path).read_rungs(stage) for stage in (twin, first_of(twin)))
+            assert rungs.keys() == own.keys() and all(rung["time_s"] == 0 for rung in rungs.values())
+    again = swept(tmp_path, leaves=[*grid(), *twins])
+    assert not again.done and sorted(again.stopped) == sorted(found.stopped)
+
+
+def with_threshold(leaf, d_th):
+    return dataclasses.replace(leaf, config=dataclasses.replace(leaf.config, d_th=d_th))
+
+
+def first_of(twin):
+    return with_threshold(twin, round(twin.config.d_th, 6))
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_on_ray_the_same_are_stopped(stopped_root, tmp_path):
     root, outcome = stopped_root

@@ -1,5 +1,6 @@
 """Toy stages that behave like real ones (epochs, checkpoints, rows) and cost nothing."""
 
+import dataclasses
 import os
 import signal
 import time
@@ -51,7 +52,7 @@ def toy_run(config, context):
     context.save_weights({"value": value})
     row = {"dataset": "toy", "seed": config.number, "exit": "final", "val_accuracy": float(value), "test_accuracy": float(value)}
     row |= {"relus": config.number, "macs": 1, "depth": 1, "params": 1, "mask_method": "none", "budget": 1}
-    row |= {"ac_after": None, "d_th": None, "gamma": None, "model": "toy", "width": 1}
+    row |= {"ac_after": None, "d_th": None, "model": "toy", "width": 1, **toy_columns(config)}
     return StageResult(metrics={"value": float(value)}, history=history, rows=[row])
 
 
@@ -66,3 +67,18 @@ def diamond(epochs=3, leaves=3, **middle):
     left = toy("left", {"root": root}, number=2, epochs=epochs, **middle)
     right = toy("right", {"root": root}, number=3, epochs=epochs)
     return [toy("leaf", {"left": left, "right": right}, number=10 + n, epochs=epochs) for n in range(leaves)]
+
+
+def toy_comes_to(config, parents):
+    """What toy stages come to that differ in their behaviour alone."""
+    return dataclasses.replace(config, behaviour="")
+
+
+def toy_columns(config):
+    return {"gamma": config.behaviour or None}
+
+
+def twins(*behaviours, name="twin", parents=None, **config):
+    """Stages that train the same, one per behaviour."""
+    stages = [toy(name, parents, behaviour=behaviour, **config) for behaviour in behaviours]
+    return [dataclasses.replace(stage, comes_to=toy_comes_to, columns=toy_columns) for stage in stages]

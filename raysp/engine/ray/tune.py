@@ -24,6 +24,7 @@ from rich.markup import escape
 
 from raysp.engine import termination
 from raysp.engine.context import Place
+from raysp.engine.copies import next_to_train, settle
 from raysp.engine.job import StageError, run_job
 from raysp.engine.process import keep_freed_memory
 from raysp.engine.progress import Progress
@@ -195,8 +196,17 @@ class GraphSearcher(Searcher):
 
     def _next(self) -> _Job | None:
         """A job that is ready for the first time."""
-        stage = self.queue.next()
+        try:
+            stage = next_to_train(self.queue, self._place, self.progress)
+        except (NoLongerOwner, OSError) as error:
+            self._lose(error)
+            return None
         return None if stage is None else _Job(stage, self.queue.until(stage))
+
+    def _lose(self, error: Exception) -> None:
+        """Note that the run can't go on."""
+        self.lost = self.lost or error
+        self.progress.say(f"[bold red]error[/]    {escape(str(error))}; the run ends with the stages that are running")
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Believe the record, not Tune."""
@@ -215,12 +225,11 @@ class GraphSearcher(Searcher):
             self.lost = self.lost or NoLongerOwner(result["disowned"])
         try:
             self._judge(job.stage, job.until, result.get("error") or result.get("disowned"), error)
-        except OSError as unread:  # no verdict on the stage
-            self.lost = self.lost or unread
-            self.progress.say(f"[bold red]error[/]    {escape(str(unread))}; the run ends with the stages that are running")
+        except (NoLongerOwner, OSError) as unread:  # no verdict on the stage
+            self._lose(unread)
 
     def _judge(self, stage: Stage, until: int | None, message: str | None, error: bool) -> None:
-        """Pass on what became of a stage. Raises OSError where that can't be read."""
+        """Pass on what became of a stage. Raises OSError where that can't be read, or what goes with it can't be written."""
         record: dict[str, Any] = {}
         if message is None and until is not None and (rows := self._rung(stage, until)):
             self.queue.paused(stage, until, rows)
@@ -231,7 +240,7 @@ class GraphSearcher(Searcher):
         else:
             skipped = self.queue.failed(stage, message)
             self.progress.failed(stage, message, skipped)
-        self.progress.stopped(self.queue.settle())
+        settle(self.queue, self._place, self.progress)
 
     def _rung(self, stage: Stage, epoch: int) -> list[dict[str, Any]]:
         """What a stage was worth at its rung; nothing if it didn't get there."""

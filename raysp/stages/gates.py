@@ -1,0 +1,62 @@
+"""How dense the ReLU layers are that decide on gates, read from a finished mask or ranking before a student is built.
+
+Owns the reading. Refuses to choose blocks by it, and to build them (`raysp.stages.finetune`). Contract: the densities are those
+that the student's own layers will have.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from raysp.engine.context import Parent
+from raysp.methods.ranking import ranked_counts, ranks_in
+
+INNER = ".inner_relu"
+"""Ends the name of a layer inside a block that can be gated."""
+KNOWN = 1024
+"""Masks of rankings whose densities are kept in memory, and a sixty-fourth as many rankings."""
+
+_ranks: dict[str, list[Tensor]] = {}
+"""By the ranking's key; reading them from its weights takes a while."""
+_densities: dict[tuple[str, int], list[float]] = {}
+"""By the ranking's key and the budget; ranking all positions of a network takes a while."""
+
+
+def inner_densities(parents: Mapping[str, Parent], budget: int | None) -> list[float]:
+    """The share of its positions that each inner ReLU keeps, in forward order.
+
+    Args:
+        parents: of a fine-tuning, by role.
+        budget: ReLUs to keep, where the mask comes from a ranking.
+
+    Raises:
+        DamagedFile: the ranking's weights can't be trusted.
+    """
+    if budget is None:
+        layers = parents["mask"].record["metrics"]["layers"]
+        return [layer["kept"] / layer["size"] for layer in layers if layer["layer"].endswith(INNER)]
+    ranking = parents["ranking"]
+    what = ranking.record["key"], budget
+    if what not in _densities:
+        _make_room(_densities, KNOWN)
+        layers = ranking.record["metrics"]["layers"]
+        counts = ranked_counts(_ranks_of(ranking), [layer["size"] for layer in layers], budget)
+        _densities[what] = [
+            kept / layer["size"] for kept, layer in zip(counts, layers, strict=True) if layer["layer"].endswith(INNER)
+        ]
+    return _densities[what]
+
+
+def _ranks_of(ranking: Parent) -> list[Tensor]:
+    key = ranking.record["key"]
+    if key not in _ranks:
+        _make_room(_ranks, KNOWN // 64)
+        _ranks[key] = ranks_in(ranking.tensors(), [layer["layer"] for layer in ranking.record["metrics"]["layers"]])
+    return _ranks[key]
+
+
+def _make_room(known: dict[Any, Any], most: int) -> None:
+    """Forget what was learned first."""
+    while len(known) >= most:
+        del known[next(iter(known))]

@@ -1,0 +1,149 @@
+"""Thresholds that gate the same blocks: what they come to, and that they are trained once."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import torch
+from quick import builder
+from rich.console import Console
+
+from raysp.data.sources import open_source
+from raysp.engine.context import Parent, read_parents
+from raysp.engine.options import RunOptions
+from raysp.engine.sweep import run_sweep
+from raysp.methods.choices import Choice
+from raysp.methods.positions import layer_mask
+from raysp.methods.ranking import PREFIX
+from raysp.stages import gates
+from raysp.stages.finetune import comes_to, grow_shallow_branches, start_student
+from raysp.store.records import SAME_AS, Store
+from raysp.store.tensor_files import load_tensors
+
+
+def masked(densities):
+    """A finished mask whose layers keep these shares of their positions, in turn."""
+    network = builder().baseline(0).config.experiment.build("test")
+    for number, layer in enumerate(network.relu_layers()):
+        count = round(densities[number % len(densities)] * layer.relu.size)
+        layer.relu.set_mask(layer_mask(torch.rand(layer.relu.shape), count, "pixel"))
+    return Parent(record={"key": "mask", **described(network)}, tensors=network.state_dict)
+
+
+def described(network):
+    layers = [{"layer": l.name, "kept": l.relu.kept, "size": l.relu.size} for l in network.relu_layers()]
+    return {"metrics": {"layers": layers}, "config": {"method": "any", "granularity": "pixel"}}
+
+
+def ranked(granularity, seed=0):
+    """A finished ranking in random order; its tensors are counted."""
+    torch.manual_seed(seed)
+    network = builder().baseline(0).config.experiment.build("test")
+    shapes = [l.relu.shape if granularity == "pixel" else (l.relu.shape[0], 1, 1) for l in network.relu_layers()]
+    order = torch.randperm(sum(torch.Size(shape).numel() for shape in shapes), dtype=torch.int32)
+    parts = order.split([torch.Size(shape).numel() for shape in shapes])
+    tensors = network.state_dict() | {
+        PREFIX + layer.name: part.view(shape) for layer, part, shape in zip(network.relu_layers(), parts, shapes, strict=True)
+    }
+    read = []
+
+    def load():
+        read.append(1)
+        return dict(tensors)
+
+    return Parent(record={"key": f"{granularity} {seed}", **described(network)}, tensors=load), read
+
+
+def config_of(**choices):
+    return builder().chain(Choice(budget=0.2, **choices)).config
+
+
+def gated_by(config, parents):
+    """The blocks that a fine-tuning would gate."""
+    student = config.experiment.build("test")
+    start_student(student, config, SimpleNamespace(parents=parents))
+    return grow_shallow_branches(student, config.d_th, config.kernel_size)
+
+
+THRESHOLDS = (0.0, 0.05, 0.15, 0.19, 0.2, 0.3, 0.55, 1.0)
+
+
+@pytest.mark.parametrize("of", ["mask", "pixel", "channel"])
+def test_configurations_come_to_the_same_where_they_gate_the_same_blocks(of):
+    if of == "mask":
+        parents, configs = {"mask": masked((0.1, 0.2, 0.5, 0.3, 0.6))}, [config_of(d_th=d_th) for d_th in THRESHOLDS]
+    else:
+        parents = {"ranking": ranked(of)[0]}
+        configs = [config_of(d_th=d_th, mask_method="taylor", weights="continue", granularity=of) for d_th in THRESHOLDS]
+    gated = [tuple(gated_by(config, parents)) for config in configs]
+    settled = [comes_to(config, parents) for config in configs]
+    assert 1 < len(set(gated)) < len(gated)
+    for one, first in zip(gated, settled, strict=True):
+        for other, second in zip(gated, settled, strict=True):
+            assert (one == other) == (first == second)
+        assert tuple(gated_by(first, parents)) == one and comes_to(first, parents) == first
+
+
+def test_where_none_is_gated_it_comes_to_the_one_without_gates():
+    parents = {"mask": masked((0.5,))}
+    some = {"gb_init": "least-squares", "kernel_size": 5, "gamma": "cosine", "gate_epochs": 3, "ac_after": (3,)}
+    build = builder(1.0)
+    gated, plain = (build.chain(Choice(budget=0.2, d_th=d_th, **some)).config for d_th in (0.1, None))
+    assert gated != plain and comes_to(gated, parents) == plain == comes_to(plain, {})
+    assert comes_to(dataclasses.replace(gated, d_th=0.5), parents).gb_init == "least-squares"
+
+
+def test_a_ranking_is_read_once_for_all_its_budgets_and_its_masks_are_counted_once(monkeypatch):
+    ranking, read = ranked("pixel", seed=1)
+    config = config_of(d_th=0.1, mask_method="taylor")
+    counted = []
+    real = gates.ranked_counts
+    monkeypatch.setattr(gates, "ranked_counts", lambda *given: counted.append(given[-1]) or real(*given))
+    for budget in (100, 200):
+        for d_th in THRESHOLDS:
+            comes_to(dataclasses.replace(config, d_th=d_th, budget=budget), {"ranking": ranking})
+    assert len(read) == 1 and counted == [100, 200]
+
+
+def run(leaves, root):
+    options = RunOptions(inline=True, gpus_per_stage=0)
+    return run_sweep(leaves, root, [open_source("digits", None, None)], options, labels={}, console=Console(quiet=True))
+
+
+def weights(root, stage):
+    return load_tensors(Store(root=root).directory(stage) / "weights.safetensors")
+
+
+def without_times(record):
+    epochs = [{name: value for name, value in epoch.items() if name != "time_s"} for epoch in record["history"]]
+    metrics = {name: value for name, value in record["metrics"].items() if name != SAME_AS}
+    return epochs, metrics, record["rows"], record["config"], record["comes_to"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "budget"), [("senet", 0.1), ("taylor", 0.5)])
+def test_equal_gates_are_trained_once_and_as_each_would_have_been(method, budget, tmp_path):
+    build = builder()
+
+    def leaf(d_th, **more):
+        return build.chain(Choice(budget=budget, d_th=d_th, mask_method=method, **more))
+
+    # What the mask keeps is known before anything is fine-tuned.
+    plain = leaf(None)
+    root = tmp_path / "together"
+    run(list(plain.parents.values()), root)
+    store = Store(root=root)
+    lowest, low, high, *_ = sorted(set(gates.inner_densities(read_parents(plain, store), plain.config.budget)))
+    assert lowest > 0
+    leaves = [leaf(low), leaf((low + high) / 2), plain, leaf(lowest / 2, gb_init="least-squares")]
+    assert run(leaves, root).ok
+    trained = [stage for stage in leaves if SAME_AS not in store.read(stage)["metrics"]]
+    assert trained == leaves[::2]
+    # The others alone, in a root that knows of none before them.
+    alone = tmp_path / "alone"
+    for copy in leaves[1::2]:
+        assert run([copy], alone).ok and SAME_AS not in Store(root=alone).read(copy)["metrics"]
+        mine, theirs = weights(root, copy), weights(alone, copy)
+        assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+        assert without_times(store.read(copy)) == without_times(Store(root=alone).read(copy))
+        assert {row["d_th"] for row in store.read(copy)["rows"]} == {copy.config.d_th}

@@ -33,7 +33,8 @@ from raysp.engine.workers import ALONE
 from raysp.models.network import Network
 from raysp.stages.baseline import CrossEntropyTask
 from raysp.stages.experiment import Experiment
-from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches
+from raysp.stages.finetune import FinetuneConfig, FinetuneTask
+from raysp.stages.student import grow_shallow_branches
 from raysp.training.batches import Batches, Pick
 from raysp.training.recipes import Precision, Recipe
 from raysp.training.replay import Replayed

@@ -5,8 +5,7 @@ Contract: the chosen epoch is one with all gates at 1, so that what is selected 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -15,16 +14,14 @@ from torch.nn import functional as F
 
 from raysp.engine.context import Context, Parent
 from raysp.methods.choices import AcEnd, AcHead, AcStart, GateStart, Pram, Weights
-from raysp.methods.head_fit import fit_heads
-from raysp.methods.least_squares import fit_shallow_branches
 from raysp.methods.losses import PRAM_LOSSES, distillation_kl
-from raysp.methods.ranking import PREFIX, ranked_masks, ranks_in
 from raysp.models.collapse import drop_main_branches
 from raysp.models.costs import count_costs
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.stages.experiment import Experiment, exit_rows
 from raysp.stages.gates import inner_densities
+from raysp.stages.student import grow_shallow_branches, refit_heads, start_branches, start_heads, start_student
 from raysp.store.keys import Config, added
 from raysp.store.stage import Stage, StageResult
 from raysp.training.batches import Batches
@@ -34,9 +31,6 @@ from raysp.training.task import Task
 
 MAX_BETA = 1e9
 """More is taken for a slip."""
-
-FIT_IMAGES = 2048
-"""Training images that a least-squares start is fitted to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +75,6 @@ class FinetuneConfig(Config):
     """How an auxiliary classifier starts: with random weights, or fitted to the student as it is (ours)."""
     ac_end: AcEnd = added("trained")
     """Whether auxiliary classifiers stay as they were trained, or are fitted anew behind the body of the chosen epoch (ours)."""
-    ac_kl_weight: float | None = added(None)
-    """λ of the auxiliary classifiers' loss, in [0, 1]; None takes `kl_weight`."""
-    ac_rho: float | None = added(None)
-    """ρ of the auxiliary classifiers' loss, above 0; None takes `rho`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,14 +83,12 @@ class FinetuneConfig(Config):
         check_gate_epochs(self.gate_epochs, self.recipe.epochs)
         if list(self.ac_after) != sorted(set(self.ac_after)):
             raise ValueError(f"ac_after is {self.ac_after}; expected rising stages, each once")
-        for name, weight in (("kl_weight", self.kl_weight), ("ac_kl_weight", self.ac_kl_weight)):
-            if weight is not None and not 0 <= weight <= 1:
-                raise ValueError(f"{name} is {weight:g}; expected a share from 0 to 1")
+        if not 0 <= self.kl_weight <= 1:
+            raise ValueError(f"kl_weight is {self.kl_weight:g}; expected a share from 0 to 1")
         if not 0 <= self.beta <= MAX_BETA:
             raise ValueError(f"beta is {self.beta:g}; expected 0 to {MAX_BETA:g}")
-        for name, temperature in (("rho", self.rho), ("ac_rho", self.ac_rho)):
-            if temperature is not None and temperature <= 0:
-                raise ValueError(f"{name} is {temperature:g}; expected a temperature above 0")
+        if self.rho <= 0:
+            raise ValueError(f"rho is {self.rho:g}; expected a temperature above 0")
         if self.budget is not None and self.budget < 1:
             raise ValueError(f"budget is {self.budget}; expected at least 1 ReLU")
 
@@ -190,9 +178,9 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
             {"layer": l.name, "kept": l.relu.kept, "size": l.relu.size, "eta_alpha": None} for l in student.relu_layers()
         ]
     if gated:
-        metrics |= _start_branches(config, student, batches)
+        metrics |= start_branches(config, student, batches)
     if config.ac_after and config.ac_init == "fit":
-        metrics |= _start_heads(config, student, teacher, batches)
+        metrics |= start_heads(config, student, teacher, batches)
     task = FinetuneTask(student, teacher, config, any_gated=bool(gated))
     trained = train(task, config.recipe, experiment.seed, batches, context)
     student.load_state_dict(trained.best_state)
@@ -200,7 +188,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     if config.ac_after and config.ac_end == "fit":
         # Training may hold its teacher in another precision.
         teacher = experiment.teacher(context.parents["baseline"].tensors(), context.device)
-        metrics["ac_end_fit"] = _fit_heads(config, deployed, teacher, batches)
+        metrics["ac_end_fit"] = refit_heads(config, deployed, teacher, batches)
         val_accuracy = accuracy(deployed, batches, "val", context.workers)
     experiment.save(deployed, context)
     costs = {name: count_costs(deployed, name) for name in val_accuracy}
@@ -223,86 +211,6 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     metrics["best_epoch"] = trained.best_epoch
     metrics["costs"] = {name: of_exit.by_layer() for name, of_exit in costs.items()}
     return StageResult(metrics=metrics, history=trained.history, rows=rows)
-
-
-def start_student(student: Network, config: FinetuneConfig, context: Context) -> dict[str, Any]:
-    """Give the student its mask, and the weights that it starts with; return what its rows say of the mask."""
-    layers = student.relu_layers()
-    ranking = context.parents.get("ranking")
-    source = ranking or context.parents["mask"]
-    found = source.tensors()
-    if ranking:
-        ranks = ranks_in(found, [layer.name for layer in layers])
-        found = {name: tensor for name, tensor in found.items() if not name.startswith(PREFIX)}
-        assert config.budget is not None
-        masks = ranked_masks(ranks, [layer.relu.shape for layer in layers], config.budget)
-    if not ranking or config.weights == "continue":
-        student.load_state_dict(found)
-    if not ranking:
-        masks = [layer.relu.mask.clone() for layer in layers]
-    if config.weights == "rewind":
-        student.load_state_dict(context.parents["baseline"].tensors())
-    for layer, mask in zip(layers, masks, strict=True):
-        layer.relu.set_mask(mask)
-    of_mask = source.record["config"]
-    return {
-        "mask_method": of_mask["method"],
-        "granularity": of_mask["granularity"],
-        "mask_start": of_mask.get("start", "teacher"),
-        "depth_price": of_mask.get("depth_price"),
-        "sensitivity": source.record["metrics"].get("sensitivity"),
-        "budget": of_mask.get("budget", config.budget),
-    }
-
-
-def grow_shallow_branches(model: Network, d_th: float | None, kernel_size: int) -> list[str]:
-    """Give every block whose inner ReLU has d ≤ d_th a shallow branch; return those blocks' names.
-
-    d is the share of the layer's positions that keep their ReLU (the paper's footnote 1). The ReLU after the stem and those after
-    an addition are never touched.
-    """
-    gated = []
-    for name, block in model.gated_blocks():
-        assert block.inner_relu is not None
-        if d_th is not None and block.inner_relu.kept / block.inner_relu.size <= d_th:
-            block.add_shallow_branch(kernel_size)
-            gated.append(name)
-    return gated
-
-
-def _start_branches(config: FinetuneConfig, student: Network, batches: Batches) -> dict[str, Any]:
-    """Start the shallow branches; report how well they fit and what they are worth before any training."""
-    found: dict[str, Any] = {}
-    if config.gb_init == "least-squares":
-        size = config.recipe.batch_size
-        first = islice(batches.train(size, config.experiment.seed, epoch=0), -(-FIT_IMAGES // size))
-        found["fit_r2"] = fit_shallow_branches(student, (images for images, *_ in first))
-    student.set_gates(1.0)
-    found["start_val_accuracy"] = accuracy(student, batches, "val")[FINAL]
-    return found
-
-
-def _start_heads(config: FinetuneConfig, student: Network, teacher: Network, batches: Batches) -> dict[str, Any]:
-    """Fit the auxiliary classifiers; report how well, and what every exit is worth before any training.
-
-    They are fitted with the gates as the first epoch has them: with shallow branches that start at random the network is as good
-    as it was only while its gates are closed. So a stage that goes on from a checkpoint computes the same fit again, and then
-    takes the checkpoint's weights.
-    """
-    student.set_gates(gamma_at(0, config.gate_epochs, config.gamma))
-    rewound = config.weights == "rewind"  # its statistics are of maps without a mask
-    found = _fit_heads(config, student, teacher, batches, measure_body=rewound)
-    student.set_gates(1.0)
-    return {"ac_fit": found, "start_val_by_exit": accuracy(student, batches, "val")}
-
-
-def _fit_heads(
-    config: FinetuneConfig, student: Network, teacher: Network, batches: Batches, *, measure_body: bool = False
-) -> dict[str, dict[str, Any]]:
-    """Fit the auxiliary classifiers to the training part; how that ended, by exit."""
-    seed = config.experiment.seed
-    fits = fit_heads(student, teacher, lambda most: batches.sample(most, seed), measure_body=measure_body)
-    return {name: asdict(fit) for name, fit in fits.items()}
 
 
 class FinetuneTask(Task):
@@ -344,19 +252,15 @@ class FinetuneTask(Task):
         return {name: count_costs(deployed, name).totals() for name in deployed.heads}
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """λ·KL + (1 − λ)·CE summed over the exits, each with its λ and ρ, + β·PRAM over the stages' outputs."""
+        """λ·KL + (1 − λ)·CE summed over the exits, + β·PRAM over the stages' outputs."""
         config = self._config
         with torch.no_grad():
             target = self._teacher(images)
         output = self.model(images)
         total = output.logits[FINAL].new_zeros(())
-        for name, logits_nk in output.logits.items():
-            kl_weight, rho = config.kl_weight, config.rho
-            if name != FINAL:
-                kl_weight = kl_weight if config.ac_kl_weight is None else config.ac_kl_weight
-                rho = rho if config.ac_rho is None else config.ac_rho
-            distilled = distillation_kl(logits_nk, target.logits[FINAL], rho)
-            total = total + kl_weight * distilled + (1.0 - kl_weight) * F.cross_entropy(logits_nk, labels)
+        for logits_nk in output.logits.values():
+            distilled = distillation_kl(logits_nk, target.logits[FINAL], config.rho)
+            total = total + config.kl_weight * distilled + (1.0 - config.kl_weight) * F.cross_entropy(logits_nk, labels)
         if config.beta:
             total = total + config.beta * PRAM_LOSSES[config.pram](output.features, target.features)
         return total

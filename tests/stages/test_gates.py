@@ -16,7 +16,8 @@ from raysp.methods.choices import Choice
 from raysp.methods.positions import layer_mask
 from raysp.methods.ranking import PREFIX
 from raysp.stages import gates
-from raysp.stages.finetune import comes_to, grow_shallow_branches, start_student
+from raysp.stages.finetune import comes_to
+from raysp.stages.student import grow_shallow_branches, start_student
 from raysp.store.records import SAME_AS, Store
 from raysp.store.tensor_files import load_tensors
 

@@ -7,8 +7,8 @@ from raysp.methods.budget import allocate_budget
 from raysp.methods.positions import top_positions
 from raysp.models import build_model
 from raysp.models.costs import count_costs
-from raysp.stages.finetune import grow_shallow_branches
 from raysp.stages.presets import PRESETS
+from raysp.stages.student import grow_shallow_branches
 from sweeps.paper import GRIDS, scaled_choice
 
 # The paper doesn't print its sensitivities. These curves (stem, then each block's two layers) were fitted to its tables: three

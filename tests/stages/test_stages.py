@@ -20,9 +20,9 @@ from raysp.models.relu import MaskedReLU
 from raysp.planning.plan import Plan
 from raysp.stages.baseline import baseline_stage
 from raysp.stages.chain import ChainBuilder
-from raysp.stages.finetune import grow_shallow_branches, start_student
 from raysp.stages.presets import PRESETS
 from raysp.stages.sensitivity import SparseTask
+from raysp.stages.student import grow_shallow_branches, start_student
 from raysp.store.records import Store
 from raysp.store.tensor_files import load_tensors
 
@@ -297,25 +297,25 @@ def test_heads_that_are_fitted_anew_in_the_end_are_what_rows_are_about(varied):
 
 @pytest.mark.parametrize(("gate_epochs", "fitted_at", "weights"), [(3, 0.0, "continue"), (0, 1.0, "rewind")])
 def test_heads_are_fitted_with_the_gates_and_statistics_that_training_starts_with(gate_epochs, fitted_at, weights, monkeypatch):
-    from raysp.stages import finetune
+    from raysp.stages import student as students
     from raysp.training.batches import Batches
 
     seen = []
-    fit = finetune.fit_heads
+    fit = students.fit_heads
 
     def watch(student, *others, measure_body):
         assert measure_body == (weights == "rewind"), "else the statistics are the mask's"
         seen.extend(block.gate for _, block in student.gated_blocks() if block.shallow is not None)
         return fit(student, *others, measure_body=measure_body)
 
-    monkeypatch.setattr(finetune, "fit_heads", watch)
+    monkeypatch.setattr(students, "fit_heads", watch)
     choice = Choice(budget=0.1, d_th=1.0, gate_epochs=gate_epochs, ac_after=(3,), ac_init="fit", weights=weights)
     config = builder().chain(choice).config
     student, teacher = config.experiment.build("test"), config.experiment.build("teacher")
     grow_shallow_branches(student, 1.0, 3)
     student.add_exit(3, "pool")
     source = open_source("digits", None, None)
-    finetune._start_heads(config, student, teacher, Batches(source.config, load_splits(source), torch.device("cpu")))
+    students.start_heads(config, student, teacher, Batches(source.config, load_splits(source), torch.device("cpu")))
     assert set(seen) == {fitted_at}
     assert {block.gate for _, block in student.gated_blocks()} == {1.0}, "what they are worth is asked of what is deployed"
 
@@ -421,7 +421,7 @@ def test_blocks_are_gated_up_to_and_with_the_threshold():
 
 @pytest.mark.parametrize("start", ["random", "least-squares"])
 def test_starts_are_judged_with_all_gates_at_1(start, monkeypatch):
-    from raysp.stages import finetune
+    from raysp.stages import student as students
     from raysp.training.batches import Batches
 
     seen = []
@@ -431,12 +431,12 @@ def test_starts_are_judged_with_all_gates_at_1(start, monkeypatch):
         seen.append(({block.gate for _, block in model.gated_blocks() if block.shallow is not None}, part))
         return measure(model, batches, part)
 
-    monkeypatch.setattr(finetune, "accuracy", watch)
+    monkeypatch.setattr(students, "accuracy", watch)
     config = builder().chain(Choice(budget=0.1, d_th=1.0, gb_init=start)).config
     student = config.experiment.build("test")
     grow_shallow_branches(student, 1.0, 3)
     source = open_source("digits", None, None)
-    found = finetune._start_branches(config, student, Batches(source.config, load_splits(source), torch.device("cpu")))
+    found = students.start_branches(config, student, Batches(source.config, load_splits(source), torch.device("cpu")))
     assert seen == [({1.0}, "val")]
     assert ("fit_r2" in found) == (start == "least-squares")
 

@@ -11,7 +11,8 @@ from raysp.data.config import DataConfig
 from raysp.data.sources import Part, Splits
 from raysp.models.network import Network
 from raysp.stages.experiment import Experiment
-from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches
+from raysp.stages.finetune import FinetuneConfig, FinetuneTask
+from raysp.stages.student import grow_shallow_branches
 from raysp.training.recipes import Recipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -17,7 +17,8 @@ from raysp.models import MODELS
 from raysp.models.collapse import fold_batchnorm
 from raysp.models.layout import hold_in_bfloat16
 from raysp.stages.experiment import Experiment
-from raysp.stages.finetune import FinetuneConfig, FinetuneTask, grow_shallow_branches
+from raysp.stages.finetune import FinetuneConfig, FinetuneTask
+from raysp.stages.student import grow_shallow_branches
 from raysp.training.batches import Batches
 from raysp.training.recipes import Recipe
 from raysp.training.step import Step

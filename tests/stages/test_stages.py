@@ -425,7 +425,7 @@ def test_starts_are_judged_with_all_gates_at_1(start, monkeypatch):
     from raysp.training.batches import Batches
 
     seen = []
-    measure = finetune.accuracy
+    measure = students.accuracy
 
     def watch(model, batches, part):
         seen.append(({block.gate for _, block in model.gated_blocks() if block.shallow is not None}, part))

@@ -5,15 +5,14 @@ it: one minimum, whatever one starts from, found in seconds on cached features, 
 epochs to bring a head from random weights to what it is worth, and pulls at the body meanwhile.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raysp.methods.measured import measure
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 
@@ -51,7 +50,7 @@ class HeadFit:
     """Times that loss and gradient were computed."""
 
 
-def fit_heads(student: Network, teacher: Network, images: Images, *, measure_body: bool = False) -> dict[str, HeadFit]:
+def fit_heads(student: Network, teacher: Network, images: Images) -> dict[str, HeadFit]:
     """Set the last linear layer of every auxiliary head to the fit, in the network as it is.
 
     Batch norms within heads get the images' statistics first, so that the heads compute the same in training mode. Everything
@@ -61,8 +60,6 @@ def fit_heads(student: Network, teacher: Network, images: Images, *, measure_bod
         student: with auxiliary heads, its gates and masks as they are to be.
         teacher: on the same device.
         images: see `Images`.
-        measure_body: give the images' statistics to all batch norms, where those of the body belong to other masks. Else the
-            first training step, which takes its own batch's, would show the heads other features than they were fitted to.
 
     Returns:
         How it ended, by exit.
@@ -74,12 +71,8 @@ def fit_heads(student: Network, teacher: Network, images: Images, *, measure_bod
     teacher.eval()
     layers = {name: _last_linear(head) for name, head in student.heads.items() if name != FINAL}
     most = most_images(layers.values())
-    measured = [student] if measure_body else [student.heads[name] for name in layers]
-    norms = [m for part in measured for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
-    if norms:
-        with _measuring(norms), torch.no_grad():
-            for batch, _ in images(most):
-                student(batch)
+    if norms := [m for name in layers for m in student.heads[name].modules() if isinstance(m, nn.BatchNorm2d)]:
+        measure(student, norms, (batch for batch, _ in images(most)))
     features, target = _cache(student, teacher, layers, images(most))
     return {name: _fit(layer, features.pop(name), target) for name, layer in layers.items()}  # the caches are large
 
@@ -95,26 +88,6 @@ def _last_linear(head: nn.Module) -> nn.Linear:
     layer = head[-1]
     assert isinstance(layer, nn.Linear)
     return layer
-
-
-@contextmanager
-def _measuring(norms: Iterable[nn.BatchNorm2d]) -> Iterator[None]:
-    """Let batch norms take the mean of all batches' statistics for the length of the block. What isn't computed in it (a branch
-    whose gate is closed) keeps its own.
-    """
-    before = [(norm, norm.momentum, {name: t.clone() for name, t in norm.state_dict().items()}) for norm in norms]
-    for norm, *_ in before:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    try:
-        yield
-    finally:
-        for norm, momentum, state in before:
-            if not int(cast(Tensor, norm.num_batches_tracked)):
-                norm.load_state_dict(state)
-            norm.momentum = momentum
-            norm.eval()
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.stages.experiment import Experiment, exit_rows
 from raysp.stages.gates import inner_densities
-from raysp.stages.student import grow_shallow_branches, refit_heads, start_branches, start_heads, start_student
+from raysp.stages.student import grow_shallow_branches, measure_body, refit_heads, start_branches, start_heads, start_student
 from raysp.store.keys import Config, added
 from raysp.store.stage import Stage, StageResult
 from raysp.training.batches import Batches
@@ -166,7 +166,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     batches = Batches(experiment.data, context.splits(experiment.data), context.device)
     teacher = experiment.teacher(context.parents["baseline"].tensors(), context.device)
     student = experiment.build("finetune")
-    facts = start_student(student, config, context)
+    facts = start_student(student, context, config.weights, config.budget)
     seed_torch(experiment.seed, "finetune branches")
     gated = grow_shallow_branches(student, config.d_th, config.kernel_size)
     for stage in config.ac_after:
@@ -177,10 +177,13 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
         metrics["layers"] = [
             {"layer": l.name, "kept": l.relu.kept, "size": l.relu.size, "eta_alpha": None} for l in student.relu_layers()
         ]
+    size, seed = config.recipe.batch_size, experiment.seed
+    if config.weights == "rewind":
+        measure_body(student, batches, size, seed)
     if gated:
-        metrics |= start_branches(config, student, batches)
+        metrics |= start_branches(student, batches, config.gb_init, size, seed)
     if config.ac_after and config.ac_init == "fit":
-        metrics |= start_heads(config, student, teacher, batches)
+        metrics |= start_heads(student, teacher, batches, gamma_at(0, config.gate_epochs, config.gamma), seed)
     task = FinetuneTask(student, teacher, config, any_gated=bool(gated))
     trained = train(task, config.recipe, experiment.seed, batches, context)
     student.load_state_dict(trained.best_state)
@@ -188,7 +191,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     if config.ac_after and config.ac_end == "fit":
         # Training may hold its teacher in another precision.
         teacher = experiment.teacher(context.parents["baseline"].tensors(), context.device)
-        metrics["ac_end_fit"] = refit_heads(config, deployed, teacher, batches)
+        metrics["ac_end_fit"] = refit_heads(deployed, teacher, batches, seed)
         val_accuracy = accuracy(deployed, batches, "val", context.workers)
     experiment.save(deployed, context)
     costs = {name: count_costs(deployed, name) for name in val_accuracy}

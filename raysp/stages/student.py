@@ -3,29 +3,40 @@
 Owns the order of these, and what is reported of each. Refuses to train (`raysp.stages.finetune`).
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor, nn
 
 from raysp.engine.context import Context
+from raysp.methods.choices import GateStart, Weights
 from raysp.methods.head_fit import fit_heads
 from raysp.methods.least_squares import fit_shallow_branches
+from raysp.methods.measured import measure
 from raysp.methods.ranking import PREFIX, ranked_masks, ranks_in
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.training.batches import Batches
 from raysp.training.loop import accuracy
-from raysp.training.recipes import gamma_at
-
-if TYPE_CHECKING:
-    from raysp.stages.finetune import FinetuneConfig
 
 FIT_IMAGES = 2048
-"""Training images that a least-squares start is fitted to."""
+"""Training images that batch norms are measured on, and a least-squares start is fitted to."""
 
 
-def start_student(student: Network, config: "FinetuneConfig", context: Context) -> dict[str, Any]:
-    """Give the student its mask, and the weights that it starts with; return what its rows say of the mask."""
+def start_student(student: Network, context: Context, weights: Weights, budget: int | None) -> dict[str, Any]:
+    """Give a student its mask, and the weights that it starts with.
+
+    Args:
+        student: as it was built.
+        context: the fine-tuning's.
+        weights: see `FinetuneConfig`.
+        budget: ReLUs to keep, where the mask comes from a ranking.
+
+    Returns:
+        What its rows say of the mask.
+    """
     layers = student.relu_layers()
     ranking = context.parents.get("ranking")
     source = ranking or context.parents["mask"]
@@ -33,13 +44,13 @@ def start_student(student: Network, config: "FinetuneConfig", context: Context) 
     if ranking:
         ranks = ranks_in(found, [layer.name for layer in layers])
         found = {name: tensor for name, tensor in found.items() if not name.startswith(PREFIX)}
-        assert config.budget is not None
-        masks = ranked_masks(ranks, [layer.relu.shape for layer in layers], config.budget)
-    if not ranking or config.weights == "continue":
+        assert budget is not None
+        masks = ranked_masks(ranks, [layer.relu.shape for layer in layers], budget)
+    if not ranking or weights == "continue":
         student.load_state_dict(found)
     if not ranking:
         masks = [layer.relu.mask.clone() for layer in layers]
-    if config.weights == "rewind":
+    if weights == "rewind":
         student.load_state_dict(context.parents["baseline"].tensors())
     for layer, mask in zip(layers, masks, strict=True):
         layer.relu.set_mask(mask)
@@ -50,7 +61,7 @@ def start_student(student: Network, config: "FinetuneConfig", context: Context) 
         "mask_start": of_mask.get("start", "teacher"),
         "depth_price": of_mask.get("depth_price"),
         "sensitivity": source.record["metrics"].get("sensitivity"),
-        "budget": of_mask.get("budget", config.budget),
+        "budget": of_mask.get("budget", budget),
     }
 
 
@@ -69,36 +80,41 @@ def grow_shallow_branches(model: Network, d_th: float | None, kernel_size: int) 
     return gated
 
 
-def start_branches(config: "FinetuneConfig", student: Network, batches: Batches) -> dict[str, Any]:
+def measure_body(student: Network, batches: Batches, batch_size: int, seed: int) -> None:
+    """Measure the batch norms of a rewound student: their statistics are the all-ReLU network's, of maps without a mask."""
+    norms = [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]
+    measure(student, norms, _some_images(batches, batch_size, seed))
+
+
+def start_branches(student: Network, batches: Batches, start: GateStart, batch_size: int, seed: int) -> dict[str, Any]:
     """Start the shallow branches; report how well they fit and what they are worth before any training."""
     found: dict[str, Any] = {}
-    if config.gb_init == "least-squares":
-        size = config.recipe.batch_size
-        first = islice(batches.train(size, config.experiment.seed, epoch=0), -(-FIT_IMAGES // size))
-        found["fit_r2"] = fit_shallow_branches(student, (images for images, *_ in first))
+    if start == "least-squares":
+        found["fit_r2"] = fit_shallow_branches(student, _some_images(batches, batch_size, seed))
     student.set_gates(1.0)
     found["start_val_accuracy"] = accuracy(student, batches, "val")[FINAL]
     return found
 
 
-def start_heads(config: "FinetuneConfig", student: Network, teacher: Network, batches: Batches) -> dict[str, Any]:
+def start_heads(student: Network, teacher: Network, batches: Batches, gamma: float, seed: int) -> dict[str, Any]:
     """Fit the auxiliary classifiers; report how well, and what every exit is worth before any training.
 
     They are fitted with the gates as the first epoch has them: with shallow branches that start at random the network is as good
     as it was only while its gates are closed. So a stage that goes on from a checkpoint computes the same fit again, and then
     takes the checkpoint's weights.
     """
-    student.set_gates(gamma_at(0, config.gate_epochs, config.gamma))
-    rewound = config.weights == "rewind"  # its statistics are of maps without a mask
-    found = refit_heads(config, student, teacher, batches, measure_body=rewound)
+    student.set_gates(gamma)
+    found = refit_heads(student, teacher, batches, seed)
     student.set_gates(1.0)
     return {"ac_fit": found, "start_val_by_exit": accuracy(student, batches, "val")}
 
 
-def refit_heads(
-    config: "FinetuneConfig", student: Network, teacher: Network, batches: Batches, *, measure_body: bool = False
-) -> dict[str, dict[str, Any]]:
+def refit_heads(student: Network, teacher: Network, batches: Batches, seed: int) -> dict[str, dict[str, Any]]:
     """Fit the auxiliary classifiers to the training part; how that ended, by exit."""
-    seed = config.experiment.seed
-    fits = fit_heads(student, teacher, lambda most: batches.sample(most, seed), measure_body=measure_body)
+    fits = fit_heads(student, teacher, lambda most: batches.sample(most, seed))
     return {name: asdict(fit) for name, fit in fits.items()}
+
+
+def _some_images(batches: Batches, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """The first `FIT_IMAGES` that the training will see."""
+    return (images for images, *_ in islice(batches.train(batch_size, seed, epoch=0), -(-FIT_IMAGES // batch_size)))

@@ -62,7 +62,7 @@ def config_of(**choices):
 def gated_by(config, parents):
     """The blocks that a fine-tuning would gate."""
     student = config.experiment.build("test")
-    start_student(student, config, SimpleNamespace(parents=parents))
+    start_student(student, SimpleNamespace(parents=parents), config.weights, config.budget)
     return grow_shallow_branches(student, config.d_th, config.kernel_size)
 
 

@@ -23,6 +23,7 @@ from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS
 from raysp.stages.sensitivity import SparseTask
 from raysp.stages.student import grow_shallow_branches, start_student
+from raysp.store.keys import key_of
 from raysp.store.records import Store
 from raysp.store.tensor_files import load_tensors
 
@@ -238,7 +239,7 @@ def test_a_fine_tuning_starts_with_the_weights_that_are_asked_for(ranked, index,
     store = Store(root=root)
     context = Context(stage=leaf, place=Place(store=store), parents=read_parents(leaf, store), report=print)
     student = leaf.config.experiment.build("test")
-    facts = start_student(student, leaf.config, context)
+    facts = start_student(student, context, leaf.config.weights, leaf.config.budget)
     state = {name: tensor for name, tensor in student.state_dict().items() if not name.endswith(".mask")}
     source = leaf.parents["baseline"] if leaf.config.weights == "rewind" else leaf.parents["ranking"]
     assert all(torch.equal(weights(root, source)[name], tensor) for name, tensor in state.items())
@@ -295,29 +296,55 @@ def test_heads_that_are_fitted_anew_in_the_end_are_what_rows_are_about(varied):
     assert "ac_end_fit" not in Store(root=root).read(leaves[1])["metrics"]
 
 
-@pytest.mark.parametrize(("gate_epochs", "fitted_at", "weights"), [(3, 0.0, "continue"), (0, 1.0, "rewind")])
-def test_heads_are_fitted_with_the_gates_and_statistics_that_training_starts_with(gate_epochs, fitted_at, weights, monkeypatch):
+@pytest.mark.parametrize("gamma", [0.0, 1.0])
+def test_heads_are_fitted_with_the_gates_that_training_starts_with(gamma, monkeypatch):
     from raysp.stages import student as students
     from raysp.training.batches import Batches
 
     seen = []
     fit = students.fit_heads
 
-    def watch(student, *others, measure_body):
-        assert measure_body == (weights == "rewind"), "else the statistics are the mask's"
+    def watch(student, *others):
         seen.extend(block.gate for _, block in student.gated_blocks() if block.shallow is not None)
-        return fit(student, *others, measure_body=measure_body)
+        return fit(student, *others)
 
     monkeypatch.setattr(students, "fit_heads", watch)
-    choice = Choice(budget=0.1, d_th=1.0, gate_epochs=gate_epochs, ac_after=(3,), ac_init="fit", weights=weights)
-    config = builder().chain(choice).config
+    config = builder().chain(Choice(budget=0.1, d_th=1.0, ac_after=(3,))).config
     student, teacher = config.experiment.build("test"), config.experiment.build("teacher")
     grow_shallow_branches(student, 1.0, 3)
     student.add_exit(3, "pool")
     source = open_source("digits", None, None)
-    students.start_heads(config, student, teacher, Batches(source.config, load_splits(source), torch.device("cpu")))
-    assert set(seen) == {fitted_at}
+    batches = Batches(source.config, load_splits(source), torch.device("cpu"))
+    students.start_heads(student, teacher, batches, gamma, 0)
+    assert set(seen) == {gamma}
     assert {block.gate for _, block in student.gated_blocks()} == {1.0}, "what they are worth is asked of what is deployed"
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_a_rewound_student_starts_with_its_own_statistics_and_another_with_its_masks(ranked, index, tmp_path, monkeypatch):
+    from raysp.stages import finetune
+
+    class Seen(Exception):
+        """The student's state before its first step."""
+
+    def look(task, *others):
+        raise Seen(task.model.state_dict())
+
+    root, leaves = ranked
+    leaf, store = leaves[index], Store(root=root)
+    monkeypatch.setattr(finetune, "train", look)
+    source = open_source("digits", None, None)
+    place = Place(store=store, splits={key_of(source.config): load_splits(source)})
+    with pytest.raises(Seen) as seen:
+        finetune.run(leaf.config, Context(stage=leaf, place=place, parents=read_parents(leaf, store), report=print))
+    (state,) = seen.value.args
+    rewound = leaf.config.weights == "rewind"
+    before = weights(root, leaf.parents["baseline" if rewound else "ranking"])
+    means = [name for name in before if name.endswith("running_mean")]
+    assert len(means) > 10 and all(torch.equal(state[name], before[name]) != rewound for name in means)
+    others = [name for name in state if not name.endswith((".mask", "running_mean", "running_var", "num_batches_tracked"))]
+    others = [name for name in others if name in before]
+    assert len(others) > 50 and all(torch.equal(state[name], before[name]) for name in others)
 
 
 def test_finished_stages_are_loaded_as_models(varied):
@@ -436,7 +463,8 @@ def test_starts_are_judged_with_all_gates_at_1(start, monkeypatch):
     student = config.experiment.build("test")
     grow_shallow_branches(student, 1.0, 3)
     source = open_source("digits", None, None)
-    found = students.start_branches(config, student, Batches(source.config, load_splits(source), torch.device("cpu")))
+    batches = Batches(source.config, load_splits(source), torch.device("cpu"))
+    found = students.start_branches(student, batches, config.gb_init, config.recipe.batch_size, 0)
     assert seen == [({1.0}, "val")]
     assert ("fit_r2" in found) == (start == "least-squares")
 

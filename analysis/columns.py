@@ -85,7 +85,7 @@ RECORD: Mapping[str, str] = {
     "version": "The stage's version, raised when its code starts to give other results for the same configuration.",
     "key": "The stage's identity: sha256 over name, version, configuration and the parents' keys.",
     "config": "The stage's configuration: all that its result depends on, except its parents.",
-    "comes_to": "A key that stages with different configurations share if they train the same; elsewhere the stage's own.",
+    "canonical": "A key that stages with different configurations share if they train the same; elsewhere the stage's own.",
     "parents": "The stages whose results it read: kind and key by role.",
     "metrics": "What the stage found out: the chosen epoch, sensitivities, layers, costs per exit. In a copy, `same_as` is the "
     "key of the stage that trained.",

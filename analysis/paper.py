@@ -21,8 +21,20 @@ NETWORK = ["dataset", "selection", "model", "width", "image_size", "precision"]
 GATING = ["d_th", "gamma", "gate_epochs", "gb_init", "kernel_size"]
 """What a model without gated branching lacks."""
 TRAINING = ["pram", "beta", "epochs"]
-MASK = ["mask_method", "granularity", "mask_start", "sensitivity", "budget", "baseline"]
-MORE = ("mask_start", "sensitivity", "gate_epochs", "ac_after", "ac_head", "ac_init", "ac_end", *TRAINING, "precision")
+MASK = ["mask_method", "granularity", "mask_start", "depth_price", "sensitivity", "budget", "weights", "baseline"]
+MORE = (
+    "mask_start",
+    "depth_price",
+    "sensitivity",
+    "weights",
+    "gate_epochs",
+    "ac_after",
+    "ac_head",
+    "ac_init",
+    "ac_end",
+    *TRAINING,
+    "precision",
+)
 """Choices that a table shows where its rows differ in them."""
 
 TABLE_COLUMNS = (
@@ -225,6 +237,7 @@ def _papers(row: PublishedRow) -> dict[str, Any]:
         "selection": preset.selection,
         "epochs": preset.finetune.epochs,
         "sensitivity": f"density {usual.density:g}",
+        "weights": "continue",
         "beta": preset.beta,
         "gate_epochs": preset.gate_epochs,
         "precision": preset.finetune.precision,

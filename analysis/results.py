@@ -91,14 +91,16 @@ def results_table(
         }
         for row in record["rows"]:
             # Records from before there was a choice have no selection part, no precision, and a number for their one placement;
-            # they went on with their mask's weights, and their heads started at random and ended as they
-            # were trained.
+            # their students went on with their mask's weights, their heads started at random and stayed as they were trained.
             old = {"selection": row.get("selection", "val"), "precision": row.get("precision", "fp32")}
             if "mask" in parents:
                 old["weights"] = row.get("weights", "continue")
             if row.get("ac_after") is not None:
-                old |= {"ac_after": str(row["ac_after"])}
-                old |= {"ac_init": row.get("ac_init") or "random", "ac_end": row.get("ac_end") or "trained"}
+                old |= {
+                    "ac_after": str(row["ac_after"]),
+                    "ac_init": row.get("ac_init") or "random",
+                    "ac_end": row.get("ac_end") or "trained",
+                }
             rows.append(row | known | old | _estimates(record, row) | measured.get((record["key"], row.get("exit")), {}))
     more = [name for name in MEASURED_PI if any(row.get(name) is not None for row in rows)]
     table = pd.DataFrame(rows, columns=[*COLUMNS, *more])
@@ -149,7 +151,7 @@ def layers_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
             # A ranking gives every budget its mask; what a budget's mask is, stands where it was used first.
             ranking = by_key.get(key)
             known = {name: record["rows"][0].get(name) for name in MASK_COLUMNS}
-            known |= {"mask_key": key, "epochs": ranking and ranking["config"]["recipe"]["epochs"]}
+            known |= {"mask_key": key, "epochs": ranking and ranking["config"].get("recipe", {}).get("epochs")}
         else:
             continue
         layers = record["metrics"].get("layers", [])

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from raysp.methods.choices import GLOBAL, Choice
+from raysp.methods.choices import GLOBAL_METHODS, Choice
 from raysp.planning.proposals import STOPPED_SEARCH
 from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS, Preset
@@ -46,10 +46,13 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
     values = axis_values(flags, defaults, preset, builder.num_stages)
     search = read_search(flags.search, flags.trials, flags.between, values, builder)
     combinations = [Choice(**dict(zip(values, combination, strict=True))) for combination in product(*values.values())]
-    if flags.sensitivity is not None and all(choice.mask_method in GLOBAL for choice in combinations):
+    if flags.sensitivity is not None and all(choice.mask_method in GLOBAL_METHODS for choice in combinations):
         raise ValueError(
-            f"--sensitivity with no mask method but {', '.join(GLOBAL)}, which share the budget out themselves; leave it out"
+            f"--sensitivity with no mask method but {', '.join(GLOBAL_METHODS)}, which share the budget out themselves; expected "
+            "another method too, or no --sensitivity"
         )
+    if flags.depth_price is not NOT_GIVEN and not {"taylor", "frozen"} & {choice.mask_method for choice in combinations}:
+        raise ValueError("--depth-price with no mask method that knows of it; expected taylor or frozen, or leave it out")
     if search is not None:
         if flags.run.stopping != "none":
             raise ValueError(STOPPED_SEARCH)

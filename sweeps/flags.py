@@ -130,7 +130,7 @@ class SweepFlags:
     `senet` (the paper's), `counterfactual`, `snl`, or `random` as a control, train a mask for each."""
     weights: Annotated[tuple[Weights, ...], _several("rewind|continue")] = NOT_GIVEN
     """Where fine-tuning starts: `rewind` takes the all-ReLU network's weights and leaves only the mask of what went before,
-    `continue` goes on with those that the mask was found with. By default the preset's; where ReLUs are ranked `rewind`."""
+    `continue` goes on with those that the mask was found with. By default `continue`; where ReLUs are ranked `rewind`."""
     granularity: Annotated[tuple[Granularity, ...], _several("pixel|channel", "pixel")] = NOT_GIVEN
     """What a mask keeps or drops: single positions, or whole channels."""
     mask_start: Annotated[tuple[MaskStart, ...], _several("teacher|scratch", "teacher")] = NOT_GIVEN

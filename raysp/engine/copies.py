@@ -1,10 +1,10 @@
 """Stages that train the same: finding it out, and finishing one from another's directory.
 
-Owns the copy. Refuses to decide who trains (`raysp.planning.twins`). Contract: a copied stage has the weights and the figures
+Owns the copy. Refuses to decide who trains (`raysp.planning.equals`). Contract: a copied stage has the weights and the figures
 that it would have got by training, bit for bit; it has taken no time, and its metrics say whose they are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -13,11 +13,11 @@ from typing import Any
 
 from raysp.engine.context import Parent, Place, read_parent
 from raysp.engine.progress import Progress
+from raysp.planning.equals import Equals
 from raysp.planning.plan import JobQueue
 from raysp.planning.proposals import set_aside
-from raysp.planning.twins import Twins
 from raysp.store.keys import SHORT_KEY_DIGITS
-from raysp.store.location import Location
+from raysp.store.location import Location, Unreachable
 from raysp.store.records import READERS, RECORD, RUNGS, SAME_AS, Store, entries, read_record, read_rungs
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import DamagedFile, fingerprint, read_listed
@@ -26,22 +26,22 @@ PARENTS_KEPT = 512
 """Records of parents that are kept in memory: many stages have the same ones."""
 
 
-def twins_in(store: Store) -> Twins:
+def equals_in(store: Store) -> Equals:
     """Who trains for whom in a results root. Reads there when it is asked, writes nothing."""
 
     @lru_cache(PARENTS_KEPT)  # a stage is itself alone
     def parent_of(stage: Stage) -> Parent:
         return read_parent(stage, store)
 
-    def comes_to(stage: Stage) -> str | None:
-        if stage.comes_to is None:
+    def canonical(stage: Stage) -> str | None:
+        if stage.canonical is None:
             return None
         try:
-            return stage.settled_key({role: parent_of(parent) for role, parent in stage.parents.items()})
+            return stage.canonical_key({role: parent_of(parent) for role, parent in stage.parents.items()})
         except DamagedFile:
             return None  # the stage itself will say so
 
-    return Twins(comes_to, lambda name: _done(store, name))
+    return Equals(canonical, lambda name: _done(store, name))
 
 
 def _done(store: Store, name: str) -> dict[str, str]:
@@ -53,13 +53,15 @@ def _done(store: Store, name: str) -> dict[str, str]:
     def read(number: int) -> Mapping[str, Any]:
         try:
             return read_record(directories[number] / RECORD) or {}
-        except DamagedFile:
+        except Unreachable:
+            raise
+        except (DamagedFile, OSError):  # nobody's whose results are needed
             return {}
 
     with ThreadPoolExecutor(READERS) as pool:
-        records = [record for record in pool.map(read, range(len(directories))) if isinstance(record.get("comes_to"), str)]
+        records = [record for record in pool.map(read, range(len(directories))) if isinstance(record.get("canonical"), str)]
     records.sort(key=lambda record: (SAME_AS not in record["metrics"], record["key"]))
-    return {record["comes_to"]: record["key"] for record in records}
+    return {record["canonical"]: record["key"] for record in records}
 
 
 def next_to_train(queue: JobQueue, place: Place, progress: Progress) -> Stage | None:
@@ -93,15 +95,19 @@ def settle(queue: JobQueue, place: Place, progress: Progress) -> None:
         NoLongerOwner: another run has taken the results root over.
         OSError: a copy can't be made.
     """
-    store = place.store
     stopped = queue.settle()
+    copy_rungs(queue, place.store, stopped)
+    progress.stopped(stopped)
+
+
+def copy_rungs(queue: JobQueue, store: Store, stopped: Iterable[Stage]) -> None:
+    """Give those of the given-up stages that follow another what that one was worth at its rungs. Raises what `settle` raises."""
     for stage in stopped:
         if first := queue.same_as(stage):
             with suppress(DamagedFile):  # nothing depends on it
                 rungs = read_rungs(_directory(store, stage, first) / RUNGS, first)
                 for epoch, rung in rungs.items():
                     store.save_rung(stage, epoch, {**rung, "time_s": 0.0, SAME_AS: first})
-    progress.stopped(stopped)
 
 
 def copy_results(stage: Stage, first: str, place: Place) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def run_job(
             "version": stage.version,
             "key": stage.key,
             "config": stage.config.to_json(),
-            "comes_to": stage.settled_key(parents),
+            "canonical": stage.canonical_key(parents),
             "parents": {role: {"stage": p.name, "key": p.key} for role, p in stage.parents.items()},
             "metrics": result.metrics,
             "history": result.history,

@@ -20,7 +20,7 @@ from rich.markup import escape
 from raysp.data.sources import Source, load_splits
 from raysp.engine.compiling import check_compiler
 from raysp.engine.context import Place
-from raysp.engine.copies import twins_in
+from raysp.engine.copies import copy_rungs, equals_in
 from raysp.engine.crowd import Trial
 from raysp.engine.forecast import print_plan
 from raysp.engine.inline import run_inline
@@ -101,8 +101,9 @@ def run_sweep(
     for stage in found.found:
         console.print(f"[green]found[/]    {_told(stage, names)}", highlight=False, soft_wrap=True)
     halving = start_halving(plan, found, reader) if options.stopping == "pareto" else None
-    queue = JobQueue(found.missing, halving, twins_in(reader))
-    for stage in queue.settle():
+    queue = JobQueue(found.missing, halving, equals_in(reader))
+    given_up = queue.settle()
+    for stage in given_up:
         console.print(f"[yellow]stopped[/]  {_told(stage, names)}", highlight=False, soft_wrap=True)
     algorithm = make_algorithm(search, earlier) if search else None
     if queue.exhausted and (search is None or len(earlier) >= search.trials):
@@ -127,6 +128,7 @@ def run_sweep(
         if leaves:
             write_manifest(store, manifest_of(list(plan.leaves.values()), labels.get("preset", ""), command))
         _tidy(found, queue, store, console, names)
+        copy_rungs(queue, store, given_up)
         place = Place(
             store=store,
             num_threads=options.threads_per_stage,
@@ -149,7 +151,7 @@ def run_sweep(
             bound="at least" if search else "about" if halving is None else "at most",
         )
         if search and algorithm:
-            queue = SearchQueue(search, algorithm, earlier, store, twins_in(store), at_once=runner.at_once, progress=shown)
+            queue = SearchQueue(search, algorithm, earlier, store, equals_in(store), at_once=runner.at_once, progress=shown)
         with shown.show() as progress:
             try:
                 outcome = runner.run(queue, place, progress)

@@ -93,7 +93,8 @@ class Workers:
         Args:
             model: what `loss` trains; all workers take rank 0's parameters.
             loss: from images and labels to a scalar.
-                Parameters that no worker's loss depends on get no gradient, as with one worker.
+                Parameters that no worker's loss depends on get no gradient, as with one worker. A model without any that are
+                trained gets its loss back as it is.
         """
         if self.size == 1 or not any(parameter.requires_grad for parameter in model.parameters()):
             return loss

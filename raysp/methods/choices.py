@@ -16,7 +16,7 @@ RankingMethod = Literal["taylor", "frozen", "snl-walk"]
 """How a ranking is found, from which the masks of all budgets follow."""
 MaskMethod = Literal[OwnMaskMethod, RankingMethod]
 """How a mask is found."""
-GLOBAL: tuple[MaskMethod, ...] = ("snl", *get_args(RankingMethod))
+GLOBAL_METHODS: tuple[MaskMethod, ...] = ("snl", *get_args(RankingMethod))
 """Methods that choose over the whole network at once; the others share a budget out over layers by their sensitivities."""
 Weights = Literal["continue", "rewind"]
 """Where the fine-tuning's weights start: those that the mask stage ended with, or the all-ReLU network's."""

@@ -1,4 +1,4 @@
-"""Starting auxiliary classifiers as convex fits to the student as it is (ours).
+"""Auxiliary classifiers as convex fits to the student as it is: before its fine-tuning, or after it (ours).
 
 Of a head all but the last linear layer is taken as it is. The layer's weights are then a multinomial regression on what reaches
 it: one minimum, whatever one starts from, found in seconds on cached features, where gradient descent on the whole network takes
@@ -33,6 +33,9 @@ CHUNK = 8192
 
 MOST_STEPS = 100
 """Of L-BFGS."""
+
+HISTORY = 20
+"""Steps that it remembers, each with two tensors of the weights' size."""
 
 Images = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
 """Gives up to so many training images in batches: normalised images (n, c, h, w) and labels (n,), the same each time."""
@@ -127,7 +130,12 @@ def _fit(layer: nn.Linear, x_nd: Tensor, target_nk: Tensor) -> HeadFit:
     weight = torch.zeros_like(layer.weight).requires_grad_()
     bias = torch.zeros_like(layer.bias).requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=MOST_STEPS, max_eval=2 * MOST_STEPS, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+        [weight, bias],
+        max_iter=MOST_STEPS,
+        max_eval=2 * MOST_STEPS,
+        tolerance_grad=1e-6,
+        history_size=HISTORY,
+        line_search_fn="strong_wolfe",
     )
     counted = 0
 

@@ -1,7 +1,7 @@
 """The order in which ReLUs can go: one number per position, from which the mask of every budget follows.
 
 Owns what an order is and how a mask is read from it. Refuses to find one (`raysp.methods.walk`). Contract: masks of one ranking
-are nested, the smaller budget's inside the larger's.
+are nested by the pixel, the smaller budget's inside the larger's.
 """
 
 from collections.abc import Mapping, Sequence

@@ -124,7 +124,8 @@ class SnlTask(TaughtTask):
 
 
 class SnlWalkTask(SnlTask):
-    """SNL's search down to few ReLUs as a walk past every budget: who held out longer, and higher, ranks before (ours).
+    """SNL's search down to few ReLUs as a walk past every budget: first those that it kept, then who held out longer, and higher
+    (ours).
 
     Args:
         See `SnlTask`; the budget is where the walk ends.
@@ -145,7 +146,12 @@ class SnlWalkTask(SnlTask):
     def ranks(self) -> list[Tensor]:
         """The ranking, once all is searched; see `raysp.methods.ranking.rank_units`."""
         areas = list(self._area.values())
-        return rank_units([torch.zeros_like(area, dtype=torch.int32) for area in areas], areas)
+        # Those that the search kept in the end come first: the weights at its end belong to them.
+        left = [
+            ~layer.relu.mask if area.shape == layer.relu.shape else ~layer.relu.mask[:, :1, :1]
+            for area, layer in zip(areas, self._layers, strict=True)
+        ]
+        return rank_units([gone.int() for gone in left], areas)
 
     def extra_state(self) -> dict[str, Tensor]:
         """The sums too."""

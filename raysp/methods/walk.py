@@ -75,7 +75,9 @@ class WalkTask(StudentTask):
             student.requires_grad_(False)
         device = self._layers[0].relu.mask.device
         self._fresh = [_like_maps(shape, device) for shape in self._shapes]
-        """The score since the last round or the last epoch's end, of this worker alone."""
+        """The score of a step, of this worker alone."""
+        self._pending = [torch.zeros_like(fresh) for fresh in self._fresh]
+        """This worker's part of the score since the last round or the last epoch's end."""
         units = [(shape[0], 1, 1) if self._channels else shape for shape in self._shapes]
         self._unit_sizes = [shape[1] * shape[2] if self._channels else 1 for shape in self._shapes]
         self._score = [torch.zeros(shape, device=device) for shape in units]
@@ -105,13 +107,16 @@ class WalkTask(StudentTask):
         if not self._trains:
             images = images.detach().requires_grad_()  # else no gradient would reach the maps
         for layer in self._layers:  # the same images however many workers share the batch
-            layer.relu.scored = slice(-self.first % self._every, None, self._every)
+            layer.relu.scored = slice(-self.first_image % self._every, None, self._every)
         return super().loss(images, labels)
 
     def between_steps(self, made: int, workers: Workers) -> None:
         """Choose new masks where a round ends, and let the count fall."""
         if not self.walking:
             return
+        # Each worker's gradients are so weighted that their mean is the whole batch's.
+        torch._foreach_add_(self._pending, self._fresh, alpha=1.0 / workers.size)
+        torch._foreach_zero_(self._fresh)
         steps, now = self._falling_epochs * self._steps_per_epoch, self._epoch * self._steps_per_epoch + made
         ended = now * self._rounds // steps
         if ended > self._round or made == self._steps_per_epoch:
@@ -135,7 +140,7 @@ class WalkTask(StudentTask):
 
     def epoch_sums(self) -> dict[str, Tensor]:
         """The score since the last round; at an epoch's end it has been added up, and is 0."""
-        return {f"fresh.{layer.name}": fresh for layer, fresh in zip(self._layers, self._fresh, strict=True)}
+        return {f"pending.{layer.name}": pending for layer, pending in zip(self._layers, self._pending, strict=True)}
 
     def extra_state(self) -> dict[str, Tensor]:
         """Scores, who left when, and the round."""
@@ -153,11 +158,11 @@ class WalkTask(StudentTask):
 
     @torch.no_grad()
     def _add_up(self, workers: Workers) -> None:
-        """Bring the fresh scores of all workers into the score, where all have the same."""
-        workers.mean_(*self._fresh)  # each worker's gradients are so weighted that their mean is the whole batch's
-        for score, fresh in zip(self._score, self._fresh, strict=True):
-            score += fresh.mean(dim=(1, 2), keepdim=True) if self._channels else fresh
-            fresh.zero_()
+        """Bring the pending parts of all workers into the score, where all have the same."""
+        workers.sum_(*self._pending)
+        for score, pending in zip(self._score, self._pending, strict=True):
+            score += pending.mean(dim=(1, 2), keepdim=True) if self._channels else pending
+            pending.zero_()
 
     @torch.no_grad()
     def _choose(self) -> None:

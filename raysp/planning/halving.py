@@ -91,12 +91,16 @@ class Halving:
             race.dropped(key)
 
     def follows(self, key: str, first: str) -> None:
-        """Note that a stage takes over what comes of another: where that one competes, it does so for both."""
-        if first in self._race_of:
-            self.dropped(key)
+        """Note that a stage doesn't train, but takes over what comes of another.
+
+        Where all seeds of a configuration follow those of one other, that one competes for both. Where some do, their
+        configuration competes with the other's figures for them, and the other trains on as long as either is left.
+        """
+        if (race := self._race_of.get(key)) and race is self._race_of.get(first):
+            race.follows(key, first)
 
     def rejoined(self, key: str) -> None:
-        """Note that a stage that was dropped trains by itself after all."""
+        """Note that a stage that followed another trains by itself after all."""
         if race := self._race_of.get(key):
             race.rejoined(key)
 
@@ -124,6 +128,9 @@ class _Race:
         self._epochs: dict[str, int] = {}
         self._figures: dict[tuple[str, int], Rows] = {}
         """By stage and epoch."""
+        self._first_of: dict[str, str] = {}
+        """Whose figures count for a stage that follows another."""
+        self._followers: dict[str, list[str]] = {}
         self._rung = 0
         """The one that is to be decided next, from 0."""
 
@@ -152,11 +159,22 @@ class _Race:
 
     def waits(self, key: str) -> bool:
         epoch = self.until(key)
-        return epoch is not None and (key, epoch) in self._figures
+        return epoch is not None and self._known(key, epoch) is not None
 
     def stopped_at(self, key: str) -> int | None:
-        rung = self._unit_of[key].stopped_at
-        return None if rung is None else self.rungs_of[key][rung]
+        needed_by = [self._competing(other) for other in (key, *self._followers.get(key, ()))]
+        rungs = [unit.stopped_at for unit in needed_by if unit.stopped_at is not None]
+        return self.rungs_of[key][max(rungs)] if len(rungs) == len(needed_by) else None
+
+    def _competing(self, key: str) -> "_Unit":
+        """The configuration that competes for a stage: its own, or the one that all of its seeds follow."""
+        unit = self._unit_of[key]
+        followed = [self._unit_of[self._first_of[other]] for other in unit.stages if other in self._first_of]
+        whole = len(followed) == len(unit.stages) and all(other is followed[0] for other in followed)
+        return followed[0] if followed and whole else unit
+
+    def _known(self, key: str, epoch: int) -> Rows | None:
+        return self._figures.get((self._first_of.get(key, key), epoch))
 
     def unknown(self, key: str) -> list[int]:
         return [epoch for epoch in self.rungs_of[key] if (key, epoch) not in self._figures]
@@ -168,15 +186,19 @@ class _Race:
         unit = self._unit_of[key]
         unit.stages = [other for other in unit.stages if other != key]
 
+    def follows(self, key: str, first: str) -> None:
+        self._first_of[key] = first
+        self._followers.setdefault(first, []).append(key)
+
     def rejoined(self, key: str) -> None:
-        unit = self._unit_of[key]
-        present = {*unit.stages, key}
-        unit.stages = [other for other in self._unit_of if other in present]  # in the order in which they entered
+        if first := self._first_of.pop(key, None):
+            self._followers[first].remove(key)
 
     def settle(self) -> None:
         last = max(map(len, self.rungs_of.values()))
         while self._rung < last:
-            alive = [unit for unit in self._units.values() if unit.stopped_at is None and unit.stages]
+            units = [unit for unit in self._units.values() if unit.stages and self._competing(unit.stages[0]) is unit]
+            alive = [unit for unit in units if unit.stopped_at is None]
             here = [unit for unit in alive if all(self.until(key) is not None for key in unit.stages)]
             if not all(self.waits(key) for unit in here for key in unit.stages):
                 return
@@ -189,7 +211,8 @@ class _Race:
 
     def _points(self, unit: _Unit) -> npt.NDArray[np.float64]:
         """One point per exit, (exits, 4), all to be small; the mean over the seeds."""
-        seeds = [self._figures[key, self.rungs_of[key][self._rung]] for key in unit.stages]
+        known = [self._known(key, self.rungs_of[key][self._rung]) for key in unit.stages]
+        seeds = [rows for rows in known if rows is not None]
         return np.mean([[[-row["val_accuracy"], *(row[cost] for cost in COSTS)] for row in rows] for rows in seeds], axis=0)
 
 

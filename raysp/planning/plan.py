@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any
 
+from raysp.planning.equals import Equals
 from raysp.planning.halving import Halving
-from raysp.planning.twins import Twins
 from raysp.store.figures import Rows
 from raysp.store.location import is_remote
 from raysp.store.records import READERS, RECORD, Store
@@ -140,15 +140,15 @@ class JobQueue:
     Args:
         missing: stages to run.
         halving: which of them pause where, and which go on; None trains all to their end.
-        twins: which of them train the same; None trains each by itself.
+        equals: which of them train the same; None trains each by itself.
 
     Stages not among `missing` count as done.
     """
 
-    def __init__(self, missing: Sequence[Stage], halving: Halving | None = None, twins: Twins | None = None) -> None:
+    def __init__(self, missing: Sequence[Stage], halving: Halving | None = None, equals: Equals | None = None) -> None:
         self.outcome = Outcome()
         self._halving = halving or Halving(())
-        self._twins = twins or Twins()
+        self._equals = equals or Equals()
         self._copies: list[Stage] = []
         """Followers whose first is done."""
         self._held: dict[str, Stage] = {}
@@ -198,23 +198,23 @@ class JobQueue:
 
     def same_as(self, stage: Stage) -> str | None:
         """The key of the stage whose results another takes over; None if it trains."""
-        return self._twins.first_of(stage)
+        return self._equals.first_of(stage)
 
     @property
     def following(self) -> Container[str]:
         """Keys of the stages that don't train, as far as is known, at any time."""
-        return self._twins.following
+        return self._equals.following
 
     def trains_itself(self, stage: Stage) -> None:
         """Note that there is nothing to copy a stage from: it, or another that trains the same, is to train."""
-        self._twins.leave(stage)
+        self._equals.leave(stage)
         self._halving.rejoined(stage.key)
         self._make_ready(stage)
 
     @property
     def exhausted(self) -> bool:
         """Whether every stage has been handed out to its end, stopped or skipped; some may still run."""
-        if self._ready or self._copies or self._blocked or self._held or self._twins.any_waits:
+        if self._ready or self._copies or self._blocked or self._held or self._equals.any_waits:
             return False
         # The waiting ones run, and those that run to a rung may have to be handed out again.
         return all(self.until(stage) is None for stage in self._waiting.values())
@@ -229,7 +229,7 @@ class JobQueue:
         self._halving.finished(stage.key, record["history"], record["rows"])
         self._waiting.pop(stage.key)
         self.outcome.done.append(stage.key)
-        self._copies += self._twins.done(stage)
+        self._copies += self._equals.done(stage)
         for child in self._children.get(stage.key, ()):
             self._blockers[child.key] -= 1
             if not self._blockers[child.key] and child.key in self._waiting:
@@ -256,15 +256,19 @@ class JobQueue:
         stopped = []
         for stage in list(self._held.values()):
             if self._halving.stopped_at(stage.key) is not None:
-                for given_up in (stage, *self._twins.lost(stage)):
-                    stopped.append(given_up)
-                    self._waiting.pop(given_up.key)
-                    self.outcome.stopped.append(given_up.key)
+                stopped += [stage, *self._equals.lost(stage)]
             elif self._halving.waits(stage.key):
                 continue
             else:
                 heappush(self._ready, self._ranked(stage))
             del self._held[stage.key]
+        for follower in self._equals.waiting:  # its own seeds may be given up while what it follows is needed for others
+            if self._halving.stopped_at(follower.key) is not None:
+                self._equals.no_longer(follower)
+                stopped.append(follower)
+        for stage in stopped:
+            self._waiting.pop(stage.key)
+            self.outcome.stopped.append(stage.key)
         return stopped
 
     def failed(self, stage: Stage, message: str) -> list[Stage]:
@@ -281,14 +285,14 @@ class JobQueue:
                     self.outcome.skipped[child.key] = f"{stage.label} failed"
                     skipped.append(child)
                     frontier.append(child)
-        for follower in self._twins.lost(stage):
+        for follower in self._equals.lost(stage):
             self.trains_itself(follower)
         return skipped
 
     def _make_ready(self, stage: Stage) -> None:
-        if first := self._twins.meet(stage):
+        if first := self._equals.meet(stage):
             self._halving.follows(stage.key, first)
-            if self._twins.is_done(first):
+            if self._equals.is_done(first):
                 self._copies.append(stage)
         elif self._halving.waits(stage.key) or self._halving.stopped_at(stage.key) is not None:
             self._held[stage.key] = stage

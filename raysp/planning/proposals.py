@@ -17,9 +17,9 @@ from typing import Any, Protocol
 from rich.markup import escape
 
 from raysp.models.costs import Costs
+from raysp.planning.equals import Equals
 from raysp.planning.halving import BEYOND
 from raysp.planning.plan import JobQueue, inspect
-from raysp.planning.twins import Twins
 from raysp.store.figures import COSTS as COST_NAMES
 from raysp.store.keys import SHORT_KEY_DIGITS, key_of
 from raysp.store.location import Location, exists
@@ -155,7 +155,7 @@ class SearchQueue(JobQueue):
         algorithm: makes the proposals, earlier ones first.
         earlier: from `read_proposals`.
         store: as its owner sees it.
-        twins: see `JobQueue`.
+        equals: see `JobQueue`.
         at_once: so many proposals are open at once, at least one.
         progress: told of a proposal's stages.
     """
@@ -166,12 +166,12 @@ class SearchQueue(JobQueue):
         algorithm: Algorithm,
         earlier: Sequence[Values],
         store: Store,
-        twins: Twins | None = None,
+        equals: Equals | None = None,
         *,
         at_once: Callable[[], int],
         progress: Listener,
     ) -> None:
-        super().__init__([], twins=twins)
+        super().__init__([], equals=equals)
         self._search, self._algorithm, self._store = search, algorithm, store
         self._at_once, self._progress = at_once, progress
         self._proposed = list(earlier)
@@ -185,7 +185,7 @@ class SearchQueue(JobQueue):
 
     def next(self) -> Stage | None:
         """See `JobQueue`; asks for proposals while nothing is ready and few enough are open."""
-        while (stage := super().next()) is None and len(self._open) < max(self._at_once(), 1) and not self._is_over():
+        while (stage := super().next()) is None and self._occupied() < max(self._at_once(), 1) and not self._is_over():
             if not self._propose() and self._open:
                 return None  # what it waits for may be told to it
         return stage
@@ -194,6 +194,10 @@ class SearchQueue(JobQueue):
     def exhausted(self) -> bool:
         """See `JobQueue`."""
         return super().exhausted and not self._open and self._is_over()
+
+    def _occupied(self) -> int:
+        """Open proposals that wait for more than what another trains for them."""
+        return sum(any(key not in self.following for key in proposal.waiting) for proposal in self._open.values())
 
     def _is_over(self) -> bool:
         return self._number >= self._search.trials or self._asked_in_vain >= ASKED_IN_VAIN

@@ -107,7 +107,7 @@ def without_gates(config: FinetuneConfig) -> FinetuneConfig:
     return replace(config, d_th=None, gamma="linear", gate_epochs=0, gb_init="random", kernel_size=3)
 
 
-def comes_to(config: FinetuneConfig, parents: Mapping[str, Parent]) -> FinetuneConfig:
+def canonical(config: FinetuneConfig, parents: Mapping[str, Parent]) -> FinetuneConfig:
     """Of all configurations that gate the same blocks, the one with the lowest threshold; without gates, if it gates none."""
     if config.d_th is None:
         return config
@@ -154,7 +154,7 @@ def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage) -> S
         parents=parents,
         note=note,
         stoppable=True,
-        comes_to=comes_to,
+        canonical=canonical,
         columns=gate_columns,
         stands_for=max(1, len(config.ac_after)),
     )

@@ -1,7 +1,7 @@
 """Stage 2, another way: one order of all ReLUs, from which the mask of every budget follows without training.
 
-Owns the walk's numbers. Contract: the ranking depends on no budget, so that all sweeps over one network share it; where a walk
-ends at a budget of its own, its weights are those of that mask.
+Owns the walk's numbers. Contract: a ranking that ends at the usual floor depends on no budget, so that all sweeps over one
+network share it; where a walk ends at a budget, its weights are those of that mask.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,8 @@ class RankingConfig(Config):
     granularity: Granularity = "pixel"
     """What goes as one."""
     floor: int
-    """ReLUs at which the walk ends, at least 1; positions below are ordered by their last score."""
+    """ReLUs at which the walk ends, at least 1; those that are left are ordered by their last score, in `snl-walk` by their sums
+    of α."""
     rounds: int = 40
     """How often a new mask is chosen on the way, at least 1."""
     carry: float = 0.25

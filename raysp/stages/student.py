@@ -42,16 +42,13 @@ def start_student(student: Network, context: Context, weights: Weights, budget: 
     source = ranking or context.parents["mask"]
     found = source.tensors()
     if ranking:
-        ranks = ranks_in(found, [layer.name for layer in layers])
-        found = {name: tensor for name, tensor in found.items() if not name.startswith(PREFIX)}
         assert budget is not None
-        masks = ranked_masks(ranks, [layer.relu.shape for layer in layers], budget)
-    if not ranking or weights == "continue":
-        student.load_state_dict(found)
-    if not ranking:
-        masks = [layer.relu.mask.clone() for layer in layers]
+        masks = ranked_masks(ranks_in(found, [l.name for l in layers]), [l.relu.shape for l in layers], budget)
+    else:
+        masks = [found[f"{layer.name}.mask"] for layer in layers]
     if weights == "rewind":
-        student.load_state_dict(context.parents["baseline"].tensors())
+        found = context.parents["baseline"].tensors()
+    student.load_state_dict({name: tensor for name, tensor in found.items() if not name.startswith(PREFIX)})
     for layer, mask in zip(layers, masks, strict=True):
         layer.relu.set_mask(mask)
     of_mask = source.record["config"]

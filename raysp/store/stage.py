@@ -55,7 +55,7 @@ class Stage:
     stands_for: int = 1
     """Trainings in one: a network with several auxiliary classifiers takes the place of one network for each. Not part of the
     key."""
-    comes_to: Callable[[Any, Mapping[str, "Parent"]], Config] | None = None
+    canonical: Callable[[Any, Mapping[str, "Parent"]], Config] | None = None
     """Of the configurations that train the same, the one that stands for them all, from a stage's configuration and its finished
     parents by role. Training it must give the same weights and figures, bit for bit. A module-level function; not part of the
     key."""
@@ -80,15 +80,15 @@ class Stage:
         """The stage's directory name, `<name>-<12 hex digits>`; what messages about files call it."""
         return f"{self.name}-{self.key[:SHORT_KEY_DIGITS]}"
 
-    def settled_key(self, parents: Mapping[str, "Parent"]) -> str:
+    def canonical_key(self, parents: Mapping[str, "Parent"]) -> str:
         """The key of what the stage comes to, which stages that train the same share; its own, where it can come to nothing else.
 
         Args:
             parents: finished, by role.
         """
-        if self.comes_to is None:
+        if self.canonical is None:
             return self.key
-        return dataclasses.replace(self, config=self.comes_to(self.config, parents)).key
+        return dataclasses.replace(self, config=self.canonical(self.config, parents)).key
 
     def lineage(self) -> Iterator["Stage"]:
         """All ancestors, each before its children, then the stage itself; each key once."""

@@ -158,7 +158,7 @@ class _Loop:
     def one(self, pick: Pick) -> None:
         """A whole step, from the images to the sum of losses."""
         images, labels = self.batches.take(pick)
-        self.task.first = pick.first
+        self.task.first_image = pick.first
         self.state.loss_sum.add_(pick.share * self.step(images, labels, pick.share))
 
     def save(self) -> None:

@@ -25,7 +25,7 @@ class Task:
         self.model = model
         self.share = 1.0
         """Of the whole batch, in [0, 1]: what `loss` gets of it. Where it is 0, another worker counts these images."""
-        self.first = 0
+        self.first_image = 0
         """Place in the whole batch of the first image that `loss` gets, from 0."""
 
     def networks(self) -> list[Network]:

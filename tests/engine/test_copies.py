@@ -50,7 +50,7 @@ def result(root, stage):
     store = Store(root=root)
     record = store.read(stage)
     kept = {
-        name: record[name] for name in ("key", "config", "history", "rows", "parents", "comes_to", "version") if name in record
+        name: record[name] for name in ("key", "config", "history", "rows", "parents", "canonical", "version") if name in record
     }
     metrics = {name: value for name, value in record["metrics"].items() if name != SAME_AS}
     tensors = load_tensors(store.directory(stage) / "weights.safetensors", record["files"]["weights.safetensors"])
@@ -151,7 +151,7 @@ def test_on_ray_too(tmp_path, monkeypatch):
     run([first], tmp_path)
     monkeypatch.setattr(copies, "_copy", full)
     with Store(root=tmp_path).lock() as store:
-        queue = JobQueue([second], twins=copies.twins_in(store))
+        queue = JobQueue([second], equals=copies.equals_in(store))
         slots = Slots(Request(num_threads=1, gpus=0), most=1)
         monkeypatch.setattr(slots, "to_hand_out", lambda: 1)
         progress = Progress(stages, lambda: 1, Console(quiet=True))

@@ -99,13 +99,15 @@ def test_several_workers_go_on_from_a_checkpoint_bit_for_bit(trained, size):
         ]
 
 
+@pytest.mark.parametrize("case", ["senet", "walk"])
 @pytest.mark.parametrize("size", [2, 3])
-def test_several_workers_go_on_from_the_middle_of_one_workers_epoch(trained, size):
-    directory, stores = trained
-    one = stores[1].read(parallel.stage("senet"))["history"]
-    several = json.loads((directory / f"rank-{size}-0.json").read_text())["other number"]
-    assert [h["loss"] for h in several] == pytest.approx([h["loss"] for h in one], rel=1e-4)
-    assert [h["mask_changed"] for h in several] == [h["mask_changed"] for h in one]
+def test_several_workers_go_on_from_the_middle_of_one_workers_epoch(trained, size, case, tmp_path):
+    directory, _ = trained
+    one = run_job(parallel.stage(case), parallel.place_for(owned(tmp_path, 1)), lambda figures: None)["history"]
+    found = json.loads((directory / f"rank-{size}-0.json").read_text())[f"{case}, other number"]
+    assert [h["loss"] for h in found["history"]] == pytest.approx([h["loss"] for h in one], rel=1e-4)
+    assert [h.get("mask_changed") for h in found["history"]] == [h.get("mask_changed") for h in one]
+    assert found["scores"] == pytest.approx(parallel.scores(), rel=1e-3)
 
 
 def test_masks_move_and_gates_pass_through_every_state_in_these_cases(trained):

@@ -41,6 +41,7 @@ from raysp.training import loop
 from raysp.training.batches import Batches
 from raysp.training.loop import accuracy, train
 from raysp.training.recipes import Recipe
+from raysp.training.task import Task
 
 DATA = DataConfig(name="digits", num_classes=4, channels=1, image_size=8, crop_padding=1)
 EXPERIMENT = Experiment(data=DATA, model="resnet18", width=4, seed=3)
@@ -155,6 +156,11 @@ def digest():
     return whole.hexdigest()
 
 
+def scores():
+    """Of the last training, if it was a walk: what its positions' scores add up to, by layer."""
+    return {name: float(tensor.sum()) for name, tensor in LAST["extra"].items() if name.startswith("score.")}
+
+
 def failing(config, context):
     """Rank 1 is gone; what do the others find?"""
     if context.workers.rank == 1:
@@ -173,13 +179,13 @@ def stop_after_two(figures):
 
 def tell_to_end(figures):
     """Before the second step after the first epoch, as SIGTERM would."""
-    after_step = ScoreTask.after_step
+    after_step = Task.after_step
 
     def told(task, optimizer):
-        ScoreTask.after_step = after_step
+        Task.after_step = after_step
         termination._running.given = True
 
-    ScoreTask.after_step = told
+    Task.after_step = told
 
 
 def nobody(figures):
@@ -210,11 +216,13 @@ def work(directory, rank, size):
         run_job(stage(case), place_for(again), stop_after_two, Workers(rank, size))
         found[f"{case} resumed"] = digest()
     # One worker is told to end in the middle of an epoch, and all go on.
-    if rank == 0:
-        with suppress(Terminated):
-            run_job(stage("senet"), place_for(again), tell_to_end)
-    dist.barrier()
-    found["other number"] = run_job(stage("senet"), place_for(again), nobody, Workers(rank, size))["history"]
+    for case in ("senet", "walk"):
+        if rank == 0:
+            with suppress(Terminated):
+                run_job(stage(case), place_for(again), tell_to_end)
+        dist.barrier()
+        history = run_job(stage(case), place_for(again), nobody, Workers(rank, size))["history"]
+        found[f"{case}, other number"] = {"history": history, "scores": scores()}
     (directory / f"rank-{size}-{rank}.json").write_text(json.dumps({**found, "written": written}))
     dist.barrier()
     if size == 3:

@@ -69,7 +69,7 @@ def diamond(epochs=3, leaves=3, **middle):
     return [toy("leaf", {"left": left, "right": right}, number=10 + n, epochs=epochs) for n in range(leaves)]
 
 
-def toy_comes_to(config, parents):
+def toy_canonical(config, parents):
     """What toy stages come to that differ in their behaviour alone."""
     return dataclasses.replace(config, behaviour="")
 
@@ -81,4 +81,4 @@ def toy_columns(config):
 def twins(*behaviours, name="twin", parents=None, **config):
     """Stages that train the same, one per behaviour."""
     stages = [toy(name, parents, behaviour=behaviour, **config) for behaviour in behaviours]
-    return [dataclasses.replace(stage, comes_to=toy_comes_to, columns=toy_columns) for stage in stages]
+    return [dataclasses.replace(stage, canonical=toy_canonical, columns=toy_columns) for stage in stages]

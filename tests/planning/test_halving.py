@@ -163,6 +163,30 @@ def test_seeds_of_a_configuration_go_on_together():
     assert gone == {(0.1, 0), (0.1, 1)}
 
 
+def test_a_seed_that_takes_over_anothers_results_counts_in_its_configuration_and_keeps_the_other_training():
+    """Of two thresholds that gate the same blocks under one seed's mask, not under the other's."""
+    build = builder()
+    chains = {(b, seed): build.chain(Choice(budget=b, seed=seed)) for b in (0.1, 0.2, 0.3, 0.4) for seed in (0, 1)}
+    accuracy = {(0.1, 0): 10, (0.1, 1): 10, (0.2, 1): 95, (0.3, 0): 50, (0.3, 1): 50, (0.4, 0): 60, (0.4, 1): 60}
+    halving = Halving(chains.values(), rungs=(0.25, 0.5))
+    first, follower = chains[0.1, 0], chains[0.2, 0]
+    halving.follows(follower.key, first.key)
+
+    def arrive(keys):
+        for which in keys:
+            row = {"exit": "final", "val_accuracy": float(accuracy[which]), "relus": 5, "macs": 5, "depth": 5}
+            halving.arrived(chains[which].key, halving.until(chains[which].key), [row])
+        halving.settle()
+        return {which for which, stage in chains.items() if halving.stopped_at(stage.key) is not None}
+
+    # 0.2 is worth (10 + 95) / 2, and is left with 0.4; so the first seed of 0.1 trains on for it, and the second doesn't.
+    assert arrive(accuracy) == {(0.1, 1), (0.3, 0), (0.3, 1)}
+    assert not halving.waits(first.key)
+    assert arrive([(0.1, 0), (0.2, 1), (0.4, 0), (0.4, 1)]) == set(chains) - {(0.4, 0), (0.4, 1)}, "now nobody needs it"
+    halving.rejoined(follower.key)
+    assert halving.stopped_at(first.key) is not None
+
+
 def test_stages_on_other_data_do_not_compete():
     second = ChainBuilder(PRESETS["quick"], open_source("digits", 16, None).config, width=4, epochs_scale=0.34)
     stages: list[Stage] = [b.chain(Choice(budget=budget)) for b in (builder(), second) for budget in (0.1, 0.2)]

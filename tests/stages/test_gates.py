@@ -16,7 +16,7 @@ from raysp.methods.choices import Choice
 from raysp.methods.positions import layer_mask
 from raysp.methods.ranking import PREFIX
 from raysp.stages import gates
-from raysp.stages.finetune import comes_to
+from raysp.stages.finetune import canonical
 from raysp.stages.student import grow_shallow_branches, start_student
 from raysp.store.records import SAME_AS, Store
 from raysp.store.tensor_files import load_tensors
@@ -77,21 +77,21 @@ def test_configurations_come_to_the_same_where_they_gate_the_same_blocks(of):
         parents = {"ranking": ranked(of)[0]}
         configs = [config_of(d_th=d_th, mask_method="taylor", weights="continue", granularity=of) for d_th in THRESHOLDS]
     gated = [tuple(gated_by(config, parents)) for config in configs]
-    settled = [comes_to(config, parents) for config in configs]
+    settled = [canonical(config, parents) for config in configs]
     assert 1 < len(set(gated)) < len(gated)
     for one, first in zip(gated, settled, strict=True):
         for other, second in zip(gated, settled, strict=True):
             assert (one == other) == (first == second)
-        assert tuple(gated_by(first, parents)) == one and comes_to(first, parents) == first
+        assert tuple(gated_by(first, parents)) == one and canonical(first, parents) == first
 
 
-def test_where_none_is_gated_it_comes_to_the_one_without_gates():
+def test_where_none_is_gated_it_canonical_the_one_without_gates():
     parents = {"mask": masked((0.5,))}
     some = {"gb_init": "least-squares", "kernel_size": 5, "gamma": "cosine", "gate_epochs": 3, "ac_after": (3,)}
     build = builder(1.0)
     gated, plain = (build.chain(Choice(budget=0.2, d_th=d_th, **some)).config for d_th in (0.1, None))
-    assert gated != plain and comes_to(gated, parents) == plain == comes_to(plain, {})
-    assert comes_to(dataclasses.replace(gated, d_th=0.5), parents).gb_init == "least-squares"
+    assert gated != plain and canonical(gated, parents) == plain == canonical(plain, {})
+    assert canonical(dataclasses.replace(gated, d_th=0.5), parents).gb_init == "least-squares"
 
 
 def test_a_ranking_is_read_once_for_all_its_budgets_and_its_masks_are_counted_once(monkeypatch):
@@ -102,7 +102,7 @@ def test_a_ranking_is_read_once_for_all_its_budgets_and_its_masks_are_counted_on
     monkeypatch.setattr(gates, "ranked_counts", lambda *given: counted.append(given[-1]) or real(*given))
     for budget in (100, 200):
         for d_th in THRESHOLDS:
-            comes_to(dataclasses.replace(config, d_th=d_th, budget=budget), {"ranking": ranking})
+            canonical(dataclasses.replace(config, d_th=d_th, budget=budget), {"ranking": ranking})
     assert len(read) == 1 and counted == [100, 200]
 
 
@@ -118,7 +118,7 @@ def weights(root, stage):
 def without_times(record):
     epochs = [{name: value for name, value in epoch.items() if name != "time_s"} for epoch in record["history"]]
     metrics = {name: value for name, value in record["metrics"].items() if name != SAME_AS}
-    return epochs, metrics, record["rows"], record["config"], record["comes_to"]
+    return epochs, metrics, record["rows"], record["config"], record["canonical"]
 
 
 @pytest.mark.slow

@@ -259,7 +259,7 @@ class GraphSearcher(Searcher):
                 return None
         except DamagedFile as damaged:
             return f"{stage.label}: whether it is done can't be told: {damaged}"
-        cause = f"its worker died {_times(self._retries + 1)}" if error else "it ended without a record"
+        cause = f"its worker died {_times(self._losses[stage.key] + 1)}" if error else "it ended without a record"
         return f"{stage.label}: {cause}; run the same command again to go on from its checkpoint"
 
     def _say_if_stuck(self) -> None:

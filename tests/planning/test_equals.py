@@ -5,23 +5,23 @@ import dataclasses
 import pytest
 from toy import toy, twins
 
+from raysp.planning.equals import Equals
 from raysp.planning.halving import Halving
 from raysp.planning.plan import JobQueue
-from raysp.planning.twins import Twins
 
 EMPTY = {"history": [{"val_by_exit": {}}] * 16, "rows": []}
 """Of a record, what a queue looks at."""
 
 
 def told(done=None):
-    """Twins whose stages say themselves what they come to."""
-    return Twins(lambda stage: stage.settled_key({}), lambda name: done or {})
+    """Equals whose stages say themselves what they come to."""
+    return Equals(lambda stage: stage.canonical_key({}), lambda name: done or {})
 
 
 def test_the_first_trains_and_the_others_are_copied_when_it_is_done():
     first, second, third = stages = twins("", "b", "c")
     child = toy("child", {"p": third})
-    queue = JobQueue([*stages, child], twins=told())
+    queue = JobQueue([*stages, child], equals=told())
     assert queue.next() is first and queue.same_as(first) is None
     assert queue.next() is None and not queue.exhausted, "they train if the first fails"
     assert second.key in queue.following and first.key not in queue.following
@@ -35,13 +35,13 @@ def test_the_first_trains_and_the_others_are_copied_when_it_is_done():
 
 def test_what_differs_in_more_trains_itself():
     stages = [*twins("b"), *twins("b", number=1), *twins("b", name="other"), *twins("b", parents={"p": toy()})]
-    queue = JobQueue(stages, twins=told())
+    queue = JobQueue(stages, equals=told())
     assert {queue.next().key for _ in stages} == {stage.key for stage in stages}
 
 
 def test_when_the_first_fails_the_next_is_first():
     _, second, third = stages = twins("a", "b", "c")
-    queue = JobQueue(stages, twins=told())
+    queue = JobQueue(stages, equals=told())
     queue.failed(queue.next(), "told to")
     assert queue.next() is second and queue.same_as(second) is None and queue.next() is None
     queue.done(second, EMPTY)
@@ -50,7 +50,7 @@ def test_when_the_first_fails_the_next_is_first():
 
 def test_after_all_have_failed_a_later_one_trains():
     first, later = twins("a", "b")
-    queue = JobQueue([first], twins=told())
+    queue = JobQueue([first], equals=told())
     queue.failed(queue.next(), "told to")
     queue.add([later])
     assert queue.next() is later and queue.same_as(later) is None
@@ -58,14 +58,14 @@ def test_after_all_have_failed_a_later_one_trains():
 
 def test_one_that_is_done_is_the_first():
     done, second, third = twins("a", "b", "c")
-    queue = JobQueue([second, third], twins=told({done.settled_key({}): done.key}))
+    queue = JobQueue([second, third], equals=told({done.canonical_key({}): done.key}))
     assert not queue.exhausted
     assert [queue.same_as(queue.next()) for _ in range(2)] == [done.key] * 2
 
 
 def test_of_those_whose_first_is_no_use_one_trains():
     done, second, third = twins("a", "b", "c")
-    queue = JobQueue([second, third], twins=told({done.settled_key({}): done.key}))
+    queue = JobQueue([second, third], equals=told({done.canonical_key({}): done.key}))
     for stage in (queue.next(), queue.next()):
         queue.trains_itself(stage)
     assert queue.next() is second and queue.same_as(second) is None and queue.next() is None
@@ -130,7 +130,7 @@ def test_a_copy_of_what_another_sweep_trained_competes():
     """Nobody else competes for it."""
     mine, other = racing(4)[1], racing(1)[0]
     key = toy("twin", number=4, epochs=16).key
-    race = Race([mine, other], done={mine.settled_key({}): key})
+    race = Race([mine, other], done={mine.canonical_key({}): key})
     history = [{"val_by_exit": {"final": 90.0}}] * 16
     copy = race.queue.next()
     row = {"exit": "final", "val_accuracy": 90.0, "relus": 5, "macs": 5, "depth": 5}

@@ -1,8 +1,8 @@
 """Stages that train the same though their configurations differ: the first trains, the others follow it.
 
-Owns who is first and who follows. Refuses to know when two come to the same (`Stage.comes_to`), and to copy anything
+Owns who is first and who follows. Refuses to know when two come to the same (`Stage.canonical`), and to copy anything
 (`raysp.engine.copies`). Contract: such stages have the same parents, so they are ready together, and the plan's first is the
-first, unless another is done.
+first, unless another is done; where it fails, the next one is.
 """
 
 from collections.abc import Callable, Container, Mapping
@@ -10,21 +10,21 @@ from collections.abc import Callable, Container, Mapping
 from raysp.store.stage import Stage
 
 
-class Twins:
+class Equals:
     """Who trains for whom, among the stages of a run.
 
     Args:
-        comes_to: of a stage whose parents are done, the key that it shares with those that train the same; None where it has
+        canonical: of a stage whose parents are done, the key that it shares with those that train the same; None where it has
             none.
         done: of one kind of stage, by its name, what was done before the run: keys of stages by the key that they share.
     """
 
     def __init__(
         self,
-        comes_to: Callable[[Stage], str | None] = lambda stage: None,
+        canonical: Callable[[Stage], str | None] = lambda stage: None,
         done: Callable[[str], Mapping[str, str]] = lambda name: {},
     ) -> None:
-        self._comes_to, self._done = comes_to, done
+        self._canonical, self._done = canonical, done
         self._kinds: set[str] = set()
         """Names of stages whose finished ones are known."""
         self._shared: dict[str, str] = {}
@@ -38,7 +38,7 @@ class Twins:
 
     def meet(self, stage: Stage) -> str | None:
         """Take on a stage whose parents are done; return the key of the one that it follows, None if it is to train."""
-        shared = self._comes_to(stage)
+        shared = self._canonical(stage)
         if shared is None:
             return None
         if stage.name not in self._kinds:
@@ -68,6 +68,11 @@ class Twins:
         return first not in self._followers
 
     @property
+    def waiting(self) -> list[Stage]:
+        """Followers whose first isn't done."""
+        return [stage for followers in self._followers.values() for stage in followers]
+
+    @property
     def any_waits(self) -> bool:
         """Whether any stage follows one that isn't done."""
         return any(self._followers.values())
@@ -80,6 +85,10 @@ class Twins:
         """Note that a stage failed or was given up; return its followers."""
         self._forget(stage.key, stage.key)
         return self._followers.pop(stage.key, [])
+
+    def no_longer(self, stage: Stage) -> None:
+        """Note that a follower needs no results any more."""
+        self._followers[self._follows[stage.key]].remove(stage)
 
     def leave(self, stage: Stage) -> None:
         """Note that a follower's first is no use; it may `meet` again."""

@@ -190,7 +190,7 @@ def shortened(stage: Stage, images: int, known: dict[str, Stage], epochs: int = 
         if getattr(config, "gate_epochs", 0):
             changes["gate_epochs"] = epochs - 2
         if getattr(config, "snl", None):
-            changes["frozen_share"] = 2 / epochs
+            changes |= {"frozen_share": 2 / epochs} if stage.name == "mask" else {"falling_share": 1 - 2 / epochs}
         parents = {role: shortened(parent, images, known) for role, parent in stage.parents.items()}
         config = dataclasses.replace(config, **changes)
         known[stage.key] = dataclasses.replace(stage, config=config, epochs=epochs, parents=parents)

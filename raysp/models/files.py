@@ -89,7 +89,10 @@ def load_model(directory: str | Path, exit: str | None = None) -> Network:  # no
     except (safetensors.SafetensorError, ValueError, OSError) as error:
         raise ValueError(f"{path}: not readable as safetensors ({error})") from error
     if METADATA not in metadata:
-        raise ValueError(f"{path}: says nothing about its network; expected weights that raysp saved")
+        raise ValueError(
+            f"{path}: says nothing about its network; expected the weights of a stage that ends with one (a ranking doesn't), or "
+            "what save_model wrote"
+        )
     try:
         model = build_shape(NetworkShape(**json.loads(metadata[METADATA])))
         model.load_state_dict(tensors)

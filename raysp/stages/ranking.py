@@ -83,6 +83,11 @@ class RankingConfig(Config):
         """Epochs, from the first, in which the count falls."""
         return max(1, round(self.falling_share * self.recipe.epochs))
 
+    @property
+    def updated_epochs(self) -> int:
+        """Epochs, from the first, after which the mask may change, as a mask stage's; SNL's last epoch never changes it."""
+        return min(self.falling_epochs, self.recipe.epochs - 1) if self.snl else self.falling_epochs
+
 
 def ranking_stage(config: RankingConfig, *, baseline: Stage) -> Stage:
     """The stage that ranks a network's ReLUs.
@@ -136,7 +141,7 @@ def _task(config: RankingConfig, student: Network, teacher: Network, steps_per_e
             budget=config.floor,
             granularity=config.granularity,
             rho=config.rho,
-            max_epochs=min(config.falling_epochs, config.recipe.epochs - 1),
+            max_epochs=config.updated_epochs,
         )
     return WalkTask(
         student,

@@ -70,6 +70,8 @@ def test_figure_2_is_of_the_blocks_layers():
         "precision": "fp32",
         "granularity": "pixel",
         "mask_start": None,
+        "depth_price": None,
+        "weights": "continue",
         "sensitivity": None,
         "epochs": 1,
     }

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from raysp.data.sources import load_splits, open_source, part_sizes
 from raysp.engine import calibration
-from raysp.engine.calibration import Calibration, Rate, calibrate
+from raysp.engine.calibration import EPOCHS, Calibration, Rate, calibrate, shortened
 from raysp.engine.forecast import print_seconds
 from raysp.engine.options import RunOptions
 from raysp.methods.choices import Choice
@@ -81,6 +81,12 @@ def test_a_trial_has_two_epochs_of_every_kind_of_step(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("gpus", "first", "images"), [(0, 16, 150), (1, 2048, 2048)])
+def test_so_has_one_of_snls_walk(tmp_path):
+    stage = builder(1.0).mask(Choice(budget=0.1, mask_method="snl-walk"))
+    short = shortened(stage, 16, {})
+    assert (short.config.updated_epochs, stage.config.updated_epochs) == (EPOCHS - 2, stage.epochs - 1)
+
+
 def test_on_a_gpu_a_trial_is_long_enough_to_record_a_step(gpus, first, images, monkeypatch):
     tried = []
 
@@ -97,10 +103,9 @@ def test_on_a_gpu_a_trial_is_long_enough_to_record_a_step(gpus, first, images, m
 
 def test_every_mask_method_can_be_tried():
     build = builder(1.0)
-    leaves = [
-        build.mask(Choice(budget=0.1, mask_method=method, granularity=granularity))
-        for method, granularity in (("snl", "pixel"), ("random", "channel"), ("counterfactual", "pixel"))
-    ]
+    methods = [("snl", "pixel"), ("random", "channel"), ("counterfactual", "pixel")]
+    methods += [("taylor", "channel"), ("frozen", "pixel"), ("snl-walk", "pixel")]
+    leaves = [build.mask(Choice(budget=0.1, mask_method=method, granularity=granularity)) for method, granularity in methods]
     found = calibrate(Plan(leaves), [open_source("digits", None, None)], num_threads=1, gpus=0)
     assert min(found.seconds.values()) > 0
 

@@ -187,8 +187,8 @@ FILES = (
     ),
     File(
         name="stages/NAME-KEY/weights.safetensors",
-        what="The stage's weights, with a description of the network that they belong to. `raysp.load_model` reads it. A ranking's "
-        "holds ranks too, and no description.",
+        what="The stage's weights, with a description of the network that they belong to. `raysp.load_model` reads it. A "
+        "ranking's holds ranks too, and no description.",
     ),
     File(
         name="stages/NAME-KEY/checkpoint.safetensors",

@@ -139,6 +139,7 @@ class SnlWalkTask(SnlTask):
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Add α up."""
+        super().after_step(optimizer)
         if self.searching:
             for name, alpha in self._alphas.items():
                 self._area[name] += alpha.clamp_min(0.0)

@@ -137,7 +137,7 @@ class SweepFlags:
     """The student's weights when its mask is first learned: the all-ReLU network's, or new ones."""
     depth_price: Annotated[tuple[float, ...], _several("PRICE", "0")] = NOT_GIVEN
     """Of `taylor` and `frozen`: empty a block's inner ReLU layer if it is worth less than so many times the average of such
-    layers, so that the block can be gated; 0 looks at ReLUs alone, 1 empties about half of them."""
+    layers, so that the block can be gated; 0 looks at ReLUs alone, more empties more of them."""
     density: Annotated[tuple[float, ...], _several("SHARE", "0.1")] = NOT_GIVEN
     """Share of the sparse twin's weights that are non-zero; a layer's sensitivity is 1 minus its own share."""
     sensitivity: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the sensitivity stage is trained)")] = (

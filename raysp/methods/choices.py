@@ -50,7 +50,7 @@ class Choice:
     granularity: Granularity = "pixel"
     mask_start: MaskStart = "teacher"
     weights: Weights | None = None
-    """None takes the preset's, and `rewind` where the mask comes from a ranking."""
+    """None takes `rewind` where the mask comes from a ranking, else `continue`."""
     depth_price: float = 0.0
     """How readily a ranking empties inner layers, so that their blocks can be gated."""
     d_th: float | None = None

@@ -32,6 +32,12 @@ from raysp.training.recipes import Precision
 EQ2_BETA_SHARE = 0.01
 """β of PRAM's `eq2` form as a share of `attention`'s: at one β its value is about a hundred times as large."""
 
+WALK_FLOOR = 0.02
+"""Share of the network's ReLUs at which a ranking's walk ends."""
+
+OWN_WALK_SHARE = 0.6
+"""Share of the epochs in which the count falls, where a walk ends at a budget of its own and its weights are gone on with."""
+
 WALK_SCORES_EVERY = 4
 """Of a walk that trains, one of so many images is scored: a step then costs 1.12 times one that scores none, instead of 1.35."""
 
@@ -185,7 +191,7 @@ class ChainBuilder:
         """
         preset, snl = self._preset, method == "snl-walk"
         own = self._weights(choice) == "continue"
-        shared = max(1, round(preset.walk_floor * self._num_relus))
+        shared = max(1, round(WALK_FLOOR * self._num_relus))
         config = RankingConfig(
             experiment=self._experiment(choice.seed),
             recipe=self._recipes[RECIPES[method]],
@@ -194,7 +200,7 @@ class ChainBuilder:
             every=WALK_SCORES_EVERY if method == "taylor" else 1,
             granularity=choice.granularity,
             floor=self.budget(choice) if own else shared,
-            falling_share=1.0 if not own else 1.0 - preset.snl_frozen_share if snl else preset.own_walk_share,
+            falling_share=1.0 if not own else 1.0 - preset.snl_frozen_share if snl else OWN_WALK_SHARE,
             depth_price=0.0 if snl else choice.depth_price,
         )
         return ranking_stage(config, baseline=self.baseline(choice.seed))
@@ -202,7 +208,7 @@ class ChainBuilder:
     def _weights(self, choice: Choice) -> Weights:
         if choice.mask_method == "frozen":  # it has no others
             return "rewind"
-        return choice.weights or ("rewind" if choice.mask_method in RECIPES else self._preset.weights)
+        return choice.weights or ("rewind" if choice.mask_method in RECIPES else "continue")
 
     def chain(self, choice: Choice) -> Stage:
         """The fine-tuning of one configuration, with its ancestors.

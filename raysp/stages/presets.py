@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raysp.data.config import Selection
-from raysp.methods.choices import SnlConfig, Weights
+from raysp.methods.choices import SnlConfig
 from raysp.training.recipes import GammaSchedule, Recipe
 
 PresetName = Literal[
@@ -56,12 +56,6 @@ class Preset:
     beta: float
     """Weight of the PRAM loss in its `attention` form; the paper's 1000 drowns the other terms in short runs and on small
     maps."""
-    walk_floor: float = 0.02
-    """Where a ranking's walk ends, as a share of the network's ReLUs."""
-    own_walk_share: float = 0.6
-    """Share of the epochs in which the count falls, where a walk ends at a budget of its own and goes on with its weights."""
-    weights: Weights = "continue"
-    """Where fine-tunings start, unless the mask comes from a ranking."""
     budgets: tuple[float, ...]
     """ReLU units, or shares of the network's ReLUs when below 1."""
     d_th: tuple[float | None, ...]

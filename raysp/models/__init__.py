@@ -1,45 +1,16 @@
 """The networks, by name; their masks, gates and exits, and what they cost."""
 
-from raysp.models.network import Architecture, Network
-from raysp.models.residual import BasicBlock, WideBlock
-from raysp.models.vgg import PairBlock
+import torch
+from torch import nn
 
-MODELS: dict[str, Architecture] = {
-    architecture.name: architecture
-    for architecture in (
-        Architecture(
-            name="resnet18",
-            block=BasicBlock,
-            convs_per_stage=(4, 4, 4, 4),
-            width_multiples=(1, 2, 4, 8),
-            default_width=64,
-        ),
-        Architecture(
-            name="resnet34",
-            block=BasicBlock,
-            convs_per_stage=(6, 8, 12, 6),
-            width_multiples=(1, 2, 4, 8),
-            default_width=64,
-        ),
-        Architecture(
-            name="wrn22-8",
-            block=WideBlock,
-            convs_per_stage=(6, 6, 6),
-            width_multiples=(1, 2, 4),
-            default_width=128,
-            stem_width=16,
-        ),
-        # The first of the original's thirteen convolutions is the stem.
-        Architecture(
-            name="vgg16",
-            block=PairBlock,
-            convs_per_stage=(1, 2, 3, 3, 3),
-            width_multiples=(1, 2, 4, 8, 8),
-            default_width=64,
-        ),
-    )
-}
-"""Architectures by name; adding an entry adds a model."""
+from raysp.models.builtin import MODELS, Architecture, SmallImageNetwork
+from raysp.models.gates import find_chains
+from raysp.models.graph import Graph
+from raysp.models.network import Network, Origin
+from raysp.models.structure import find_stages
+from raysp.models.tracing import Untraceable, trace
+
+__all__ = ["MODELS", "architecture", "build_model", "network_of"]
 
 
 def architecture(name: str) -> Architecture:
@@ -66,4 +37,53 @@ def build_model(name: str, *, num_classes: int, image_size: int = 32, in_channel
     Raises:
         ValueError: unknown name, or an argument out of range.
     """
-    return Network(architecture(name), num_classes=num_classes, image_size=image_size, in_channels=in_channels, width=width)
+    plain = SmallImageNetwork(
+        architecture(name), num_classes=num_classes, image_size=image_size, in_channels=in_channels, width=width
+    )
+    return network_of(plain, name=name, num_classes=num_classes, image_size=image_size, in_channels=in_channels)
+
+
+def network_of(
+    module: nn.Module, *, name: str, num_classes: int, image_size: int, in_channels: int = 3, relu6: bool = False
+) -> Network:
+    """Make a network of any plain convolutional one: its ReLUs get masks, its gates and exits can be placed.
+
+    Args:
+        module: maps images (n, in_channels, image_size, image_size) to logits (n, num_classes). The network shares its weights.
+        name: what to call it.
+        num_classes: classes, 2 or more.
+        image_size: height and width of the images in pixels.
+        in_channels: channels of the images.
+        relu6: take ReLUs for min(max(x, 0), 6).
+
+    Raises:
+        ValueError: something in the module isn't known; the message says what, and where it stands.
+    """
+    traced = trace(module, in_channels=in_channels, image_size=image_size, relu6=relu6)
+    origin = Origin(name=name, num_classes=num_classes, image_size=image_size, in_channels=in_channels, points=())
+    with torch.device("meta"):
+        shapes = Network(traced.graph, {path: _on_meta(part) for path, part in traced.modules.items()}, origin).shapes()
+    logits = shapes[traced.graph.exits["final"]]
+    if logits != (num_classes,):
+        raise Untraceable(f"the network gives {logits[0]} logits; expected one for each of {num_classes} classes")
+    stages = find_stages(traced.graph, traced.modules, shapes)
+    if not stages:
+        raise Untraceable("the network has no second convolution that all data pass through; expected a convolutional network")
+    graph = Graph(nodes=traced.graph.nodes, exits=traced.graph.exits, features=tuple(s.feature for s in stages))
+    origin = Origin(
+        name=name,
+        num_classes=num_classes,
+        image_size=image_size,
+        in_channels=in_channels,
+        points=tuple(stage.node for stage in stages),
+    )
+    network = Network(graph, traced.modules, origin, find_chains(graph, traced.modules))
+    if not network.relu_layers():
+        raise Untraceable("the network has no ReLU; expected one with ReLUs to choose among")
+    return network
+
+
+def _on_meta(module: nn.Module) -> nn.Module:
+    import copy
+
+    return copy.deepcopy(module).to("meta")

@@ -1,12 +1,15 @@
 """The network as it would be deployed: main branches of gated blocks, and all that lies after an exit, physically gone."""
 
 import copy
+import dataclasses
+from collections.abc import Container, Iterable
 from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from raysp.models.exits import FINAL, stage_of
+from raysp.models.exits import FINAL
+from raysp.models.graph import Graph
 from raysp.models.network import Network
 
 
@@ -20,28 +23,48 @@ def collapse(model: Network, exit: str = FINAL) -> Network:  # noqa: A002 (the f
     Raises:
         ValueError: the model has no such exit.
     """
-    if exit not in model.heads:
-        raise ValueError(f"no exit {exit!r}; the model has {', '.join(model.heads)}: name one of them as exit")
-    plain = drop_main_branches(model)
-    for name in list(plain.heads):
-        if name != exit:
-            del plain.heads[name]
-            plain.ac_heads.pop(name, None)
-    if exit != FINAL:
-        plain.stages = plain.stages[: stage_of(exit)]
-    return plain
+    if exit not in model.exit_names:
+        raise ValueError(f"no exit {exit!r}; the model has {', '.join(model.exit_names)}: name one of them as exit")
+    return _without_main_branches(model, (exit,))
 
 
 def drop_main_branches(model: Network) -> Network:
     """Return a copy of a network, in evaluation mode, whose gated blocks have only their shallow branch; all exits stay."""
+    return _without_main_branches(model, model.exit_names)
+
+
+def _without_main_branches(model: Network, exits: Iterable[str]) -> Network:
     plain = copy.deepcopy(model).eval()
-    for _, block in plain.gated_blocks():
-        if block.shallow is not None:
-            block.drop_main_branch()
+    stand_in = {chain.gate: plain.graph[chain.gate].inputs[0] for chain in plain.chains if chain.gate}
+    stand_in |= {node.name: node.inputs[0] for node in plain.graph.nodes if isinstance(_of(plain, node.module), nn.Dropout)}
+    _keep(plain, plain.graph.without(stand_in).pruned(exits))
     return plain
 
 
-def fold_batchnorm(model: Network) -> Network:
+def _of(model: Network, path: str | None) -> nn.Module | None:
+    return model.module_at(path) if path else None
+
+
+def _keep(network: Network, graph: Graph) -> None:
+    """Leave a network nothing but what a graph says."""
+    names, paths = {node.name for node in graph.nodes}, {node.module for node in graph.nodes}
+
+    def drop(module: nn.Module, prefix: str) -> None:
+        for name, child in list(module._modules.items()):
+            path = f"{prefix}{name}"
+            if path in paths:
+                continue
+            drop(cast(nn.Module, child), f"{path}.")
+            if not cast(nn.Module, child)._modules:
+                del module._modules[name]
+
+    drop(network, "")
+    network.chains = [c for c in network.chains if {c.first, c.inner, c.second, c.last} <= names and not c.gate]
+    network.ac_heads = {exit: head for exit, head in network.ac_heads.items() if exit in graph.exits}  # noqa: A001
+    network.set_graph(graph)
+
+
+def fold_batchnorm(model: Network, spared: Container[str] = ()) -> Network:
     """Return a copy of a network, in evaluation mode, with every batch norm that directly follows a convolution folded into it.
 
     Outputs stay the same to float rounding. A pre-activated network keeps those that follow an addition: the ReLU behind them
@@ -49,18 +72,26 @@ def fold_batchnorm(model: Network) -> Network:
 
     Args:
         model: left as it is; usually a collapsed one.
+        spared: nodes of batch norms that stay.
     """
     folded = copy.deepcopy(model).eval()
-    for module in list(folded.modules()):
-        pairs = list(getattr(module, "foldable", ()))
-        if isinstance(module, nn.Sequential):
-            pairs += [(str(i), str(i + 1)) for i in range(len(module) - 1)]
-        for conv_name, norm_name in pairs:
-            conv, norm = module._modules.get(conv_name), module._modules.get(norm_name)
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                module._modules[conv_name] = fuse_conv_bn_eval(conv, norm)
-                module._modules[norm_name] = nn.Identity()
-    folded.folded = True
+    readers, modules = folded.graph.readers(), folded.called()
+    calls = [node.module for node in folded.graph.nodes]
+    gone = {}
+    for node in folded.graph.nodes:
+        norm, conv = modules.get(node.module or ""), modules.get(node.inputs[0])
+        if (
+            isinstance(norm, nn.BatchNorm2d)
+            and node.name not in spared
+            and isinstance(conv, nn.Conv2d)
+            and readers[node.inputs[0]] == [node.name]
+            and calls.count(node.module) == calls.count(node.inputs[0]) == 1
+        ):
+            folded.hold(node.inputs[0], fuse_conv_bn_eval(conv, norm))
+            gone[node.name] = node.inputs[0]
+    points = tuple(gone.get(point, point) for point in folded.origin.points)
+    folded.origin = dataclasses.replace(folded.origin, points=points)
+    _keep(folded, folded.graph.without(gone))
     return folded
 
 
@@ -70,7 +101,7 @@ class Logits(nn.Module):
     def __init__(self, model: Network) -> None:
         super().__init__()
         self.model = model
-        (self.exit,) = model.heads
+        (self.exit,) = model.exit_names
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits, (n, classes), of images (n, channels, height, width)."""

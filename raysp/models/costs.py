@@ -4,17 +4,18 @@ Owns the counting and the constants. Contract: counts are of the network as it w
 input image; what is estimated is named `est_...` and never mixed with what was measured.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from raysp.models.collapse import collapse
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
+from raysp.models.operations import comparisons
 from raysp.models.relu import MaskedReLU
+from raysp.models.structure import Paths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +35,8 @@ class LayerCosts:
     macs: int = 0
     depth: int = 0
     params: int = 0
+    comparisons: int = 0
+    """Of a maximum, which private inference pays for like ReLUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +48,12 @@ class Costs:
     macs: int
     """Multiply-accumulates of convolutions (1x1 shortcuts too) and linear layers."""
     depth: int
-    """Convolutions of the blocks on the main path (3x3, or 5x5 where a shallow one is so); a gated block counts one, an auxiliary
-    head none."""
+    """Convolutions on the longest way from the image to the logits, without the network's first; a gated block counts one, an
+    auxiliary head none."""
     params: int
     """Trainable parameters."""
+    comparisons: int = 0
+    """Of maxima: k - 1 for one of k values."""
     layers: tuple[LayerCosts, ...] = field(default=(), repr=False)
     """The same per layer, in forward order."""
 
@@ -78,26 +83,22 @@ def count_costs(model: Network, exit: str = FINAL) -> Costs:  # noqa: A002 (the 
         ValueError: the model has no such exit.
     """
     plain = collapse(model, exit).to("meta")
-    deep = {f"{name}.{conv}" for name, block in plain.blocks() for conv, _ in block.main_path()}
-    relu_names = {layer.relu: layer.name for layer in plain.relu_layers()}
+    modules, shapes = plain.called(), plain.shapes()
+    body = Paths(plain.graph, modules).convolutions(plain.graph.exits[exit])
+    deep = {name for name in body[1:] if not plain.in_ac_head(name)}
     layers: list[LayerCosts] = []
-
-    def counter(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            layers.append(_layer_costs(name, module, output, depth=int(name in deep)))
-
-        return count
-
-    for name, module in plain.named_modules():
-        if not list(module.children()):
-            module.register_forward_hook(counter(relu_names.get(module, name)))
-    with torch.inference_mode():
-        plain(plain.example_input().to("meta"))
-    counted = tuple(layer for layer in layers if layer.macs or layer.params or layer.relu_positions)
+    seen: set[str] = set()
+    for node in plain.graph.nodes:
+        if node.module:
+            of_call = _layer_costs(node.name, modules[node.module], shapes[node.name], depth=int(node.name in deep))
+            layers.append(replace(of_call, params=0) if node.module in seen else of_call)
+            seen.add(node.module)
+    counted = tuple(layer for layer in layers if layer.macs or layer.params or layer.relu_positions or layer.comparisons)
     return Costs(
         relus=sum(layer.relus for layer in counted),
         macs=sum(layer.macs for layer in counted),
         depth=sum(layer.depth for layer in counted),
+        comparisons=sum(layer.comparisons for layer in counted),
         params=sum(layer.params for layer in counted),
         layers=counted,
     )
@@ -152,13 +153,14 @@ def _over_wan(num_bytes: int) -> float:
     return 8 * num_bytes / WAN_BITS_PER_S
 
 
-def _layer_costs(name: str, module: nn.Module, output: Tensor, depth: int) -> LayerCosts:
-    params = sum(p.numel() for p in module.parameters())
+def _layer_costs(name: str, module: nn.Module, shape: tuple[int, ...], depth: int) -> LayerCosts:
+    params, outputs = sum(p.numel() for p in module.parameters()), math.prod(shape)
     if isinstance(module, MaskedReLU):
         return LayerCosts(layer=name, kind="ReLU", relus=module.kept, relu_positions=module.size)
     if isinstance(module, nn.Conv2d):
         kind = f"conv {module.kernel_size[0]}x{module.kernel_size[1]}, stride {module.stride[0]}"
-        return LayerCosts(layer=name, kind=kind, macs=output[0].numel() * module.weight[0].numel(), depth=depth, params=params)
+        return LayerCosts(layer=name, kind=kind, macs=outputs * module.weight[0].numel(), depth=depth, params=params)
     if isinstance(module, nn.Linear):
         return LayerCosts(layer=name, kind="linear", macs=module.weight.numel(), params=params)
-    return LayerCosts(layer=name, kind="norm" if params else type(module).__name__, params=params)
+    kind = "norm" if params else type(module).__name__
+    return LayerCosts(layer=name, kind=kind, params=params, comparisons=comparisons(module, outputs))

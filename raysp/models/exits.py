@@ -66,16 +66,6 @@ def grid_head(shape: HeadShape) -> nn.Sequential:
     return nn.Sequential(*norm, *pool, nn.Flatten(), nn.Linear(shape.channels * grid**2, shape.num_classes))
 
 
-def final_head(shape: HeadShape) -> nn.Sequential:
-    """The network's own classifier: pool and linear, behind the batch norm and ReLU that a pre-activated network still owes."""
-    owed = (
-        [nn.BatchNorm2d(shape.channels), MaskedReLU((shape.channels, shape.size, shape.size), inplace=True)]
-        if shape.preactivated
-        else []
-    )
-    return nn.Sequential(*owed, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape.channels, shape.num_classes))
-
-
 def bottleneck_head(shape: HeadShape) -> nn.Sequential:
     """1x1, strided kxk and 1x1 convolution down to the shape of the network's last map, then pool and linear.
 
@@ -84,13 +74,14 @@ def bottleneck_head(shape: HeadShape) -> nn.Sequential:
     32x32.
     """
     middle = max(1, shape.last_channels // 4)
-    stride = shape.size // shape.last_size
+    stride = max(1, shape.size // shape.last_size)
+    kernel = shape.size - (shape.last_size - 1) * stride
     norm = [nn.BatchNorm2d(shape.channels)] if shape.preactivated else []
     return nn.Sequential(
         *norm,
         nn.Conv2d(shape.channels, middle, 1, bias=False),
         nn.BatchNorm2d(middle),
-        nn.Conv2d(middle, middle, stride, stride=stride, bias=False),
+        nn.Conv2d(middle, middle, kernel, stride=stride, bias=False),
         nn.BatchNorm2d(middle),
         MaskedReLU((middle, shape.last_size, shape.last_size), inplace=True),
         nn.Conv2d(middle, shape.last_channels, 1, bias=False),

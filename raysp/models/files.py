@@ -14,7 +14,8 @@ import safetensors
 import safetensors.torch
 
 from raysp.models.collapse import collapse
-from raysp.models.description import NetworkShape, build_shape, shape_of
+from raysp.models.description import build, describe
+from raysp.models.named import NetworkShape
 from raysp.models.network import Network
 from raysp.store.location import Location, locate, write_atomically
 from raysp.store.records import RECORD, WEIGHTS, read_record
@@ -26,7 +27,7 @@ METADATA = "network"
 
 def metadata_of(model: Network) -> dict[str, str]:
     """What a weights file says about its network."""
-    return {METADATA: json.dumps(shape_of(model).to_json())}
+    return {METADATA: json.dumps(describe(model))}
 
 
 def save_model(model: Network, directory: str | Path) -> Path:
@@ -94,9 +95,10 @@ def load_model(directory: str | Path, exit: str | None = None) -> Network:  # no
             "what save_model wrote"
         )
     try:
-        model = build_shape(NetworkShape(**json.loads(metadata[METADATA])))
+        description = json.loads(metadata[METADATA])
+        model = build(description) if "format" in description else NetworkShape(**description).build()
         model.load_state_dict(tensors)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: its weights and its description don't make a network ({first_line:.200})") from error
     return model if exit is None else collapse(model, exit)

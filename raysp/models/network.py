@@ -1,43 +1,36 @@
-"""The network that all stages share: a stem, stages of blocks, a final classifier and any auxiliary ones.
+"""The network that all stages share: a graph of operations with masked ReLUs, gates and exits.
 
-Owns the forward pass, the list of ReLU layers and the exits. Refuses to know about training. Contract: `relu_layers()` is in
-forward order and the same for teacher and student, so that layer l means the same in both.
+Owns the forward pass, the list of ReLU layers, the gated blocks and the exits. Refuses to know about training, and who wrote the
+network. Contract: `relu_layers()` is in forward order and the same for teacher and student, so that layer l means the same in
+both.
 """
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from raysp.models.blocks import Block, GatedBlock, ReLULayer, conv3x3
-from raysp.models.exits import AC_HEADS, FINAL, HeadShape, exit_name, final_head
+from raysp.models.exits import AC_HEADS, FINAL, HeadShape, exit_name
+from raysp.models.blocks import GatedBlock
+from raysp.models.gates import Chain, Gate
+from raysp.models.graph import IMAGE, Graph, Node
+from raysp.models.program import plan
 from raysp.models.relu import MaskedReLU
-from raysp.models.residual import BasicBlock, WideBlock
-from raysp.models.vgg import PairBlock, SingleBlock
-
-MAX_WIDTH = 4096
-"""More channels in the first stage than this are taken for a slip."""
+from raysp.models.structure import Paths
 
 
 @dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """One family member, for any width."""
+class ReLULayer:
+    """A ReLU layer of a network and what feeds it."""
 
     name: str
-    block: type[BasicBlock] | type[WideBlock] | type[PairBlock]
-    """Of two convolutions each; an odd convolution of a stage becomes a `SingleBlock`."""
-    convs_per_stage: tuple[int, ...]
-    """Convolutions on the main path, without the stem's. Each stage but the first halves the resolution."""
-    width_multiples: tuple[int, ...]
-    """Channels of each stage, as multiples of the width."""
-    default_width: int
-    """Channels of the first stage."""
-    stem_width: int | None = None
-    """Channels of the stem, where they don't follow the width."""
-
-    def __post_init__(self) -> None:
-        # A stage's resolution is halved by its first pair.
-        assert min(self.convs_per_stage[1:], default=2) >= 2, "a later stage needs two convolutions or more"
+    relu: MaskedReLU
+    conv: nn.Conv2d | nn.Linear
+    """The convolution before it on the longest path; its share of non-zero weights is η_θ of equation 1. Behind a linear layer,
+    that layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,99 +44,157 @@ class Outputs:
     the next stage's first block or in the final classifier, and its map is missing where those were cut off."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a network is called, and what it reads and tells apart."""
+
+    name: str
+    """Of the model, as users name it."""
+    num_classes: int
+    image_size: int
+    """Height and width of the images in pixels."""
+    in_channels: int
+    points: tuple[str, ...]
+    """Nodes at which the stages end."""
+
+
 class Network(nn.Module):
-    """A network for small images (CIFAR stem: one 3x3 convolution, no pooling).
+    """A network as its graph says.
 
     Args:
-        architecture: block kind and counts.
-        num_classes: classes, 2 or more.
-        image_size: height and width of the images in pixels; a multiple of the network's total stride.
-        in_channels: channels of the images.
-        width: channels of the first stage; None takes the architecture's own.
-
-    Raises:
-        ValueError: an argument is out of range.
+        graph: its operations.
+        modules: what they call, by path.
+        origin: its name and sizes.
+        chains: what can be gated.
     """
 
-    foldable = (("stem_conv", "stem_bn"),)
-
-    def __init__(
-        self, architecture: Architecture, *, num_classes: int, image_size: int, in_channels: int, width: int | None = None
-    ) -> None:
+    def __init__(self, graph: Graph, modules: Mapping[str, nn.Module], origin: Origin, chains: Sequence[Chain] = ()) -> None:
         super().__init__()
-        width = architecture.default_width if width is None else width
-        num_stages = len(architecture.convs_per_stage)
-        total_stride = 2 ** (num_stages - 1)
-        if not 1 <= width <= MAX_WIDTH:
-            raise ValueError(f"width {width}; expected 1 to {MAX_WIDTH} channels in the first stage")
-        if in_channels < 1:
-            raise ValueError(f"images of {in_channels} channels; expected at least 1")
-        if num_classes < 2:
-            raise ValueError(f"{num_classes} classes; expected at least 2")
-        if image_size < total_stride or image_size % total_stride:
-            raise ValueError(
-                f"image size {image_size}; expected a multiple of {total_stride}, the total stride of {architecture.name}"
-            )
-        self.name, self.width = architecture.name, width
-        self.in_channels, self.image_size, self.num_classes = in_channels, image_size, num_classes
-        self.input_mean, self.input_std = [0.0] * in_channels, [1.0] * in_channels
+        self.origin, self.chains, self.graph = origin, list(chains), graph
+        self.input_mean, self.input_std = [0.0] * origin.in_channels, [1.0] * origin.in_channels
         """What images in [0, 1] are normalised by before they come in, per channel; kept for whoever deploys the network."""
-        self.folded = False
-        """Whether its batch norms were folded into convolutions."""
-        self.stage_sizes = [image_size // 2**s for s in range(num_stages)]
-        self.stage_channels = [width * m for m in architecture.width_multiples]
-        stem_width = architecture.stem_width or width
-        self.preactivated = preactivated = architecture.block.preactivated
-        self.stem_conv = conv3x3(in_channels, stem_width)
-        self.stem_bn: nn.Module | None = None if preactivated else nn.BatchNorm2d(stem_width)
-        self.stem_relu = None if preactivated else MaskedReLU((stem_width, image_size, image_size), inplace=True)
-        self.stages = nn.ModuleList()
-        channels = stem_width
-        for index, num_convs in enumerate(architecture.convs_per_stage):
-            num_out, size = self.stage_channels[index], self.stage_sizes[index]
-            blocks: list[Block] = []
-            for number in range(num_convs // 2):
-                stride = 2 if index and not number else 1
-                blocks.append(architecture.block(channels, num_out, stride, size))
-                channels = num_out
-            if num_convs % 2:
-                blocks.append(SingleBlock(channels, num_out, size))
-                channels = num_out
-            self.stages.append(nn.Sequential(*blocks))
-        self.heads = nn.ModuleDict({FINAL: final_head(self._head_shape(num_stages))})
         self.ac_heads: dict[str, str] = {}
         """Kind of each auxiliary head, by its exit."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # on "meta" torch would import its compiler first
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for path, module in modules.items():
+            self.hold(path, module)
+        self.set_graph(graph)
 
-    def blocks(self) -> list[tuple[str, Block]]:
-        """All blocks with their names, in forward order."""
-        found = []
-        for s, stage in enumerate(self.stages):
-            assert isinstance(stage, nn.Sequential)
-            for b, block in enumerate(stage):
-                assert isinstance(block, Block)
-                found.append((f"stages.{s}.{b}", block))
+    def hold(self, path: str, module: nn.Module) -> None:
+        """Take a module in, at a path."""
+        holder: nn.Module = self
+        *parents, name = path.split(".")
+        for parent in parents:
+            if parent not in holder._modules:
+                holder._modules[parent] = nn.Sequential()  # so that a branch or a head of two can be called by itself
+            holder = cast(nn.Module, holder._modules[parent])
+        if holder is self and name in self.__dict__:
+            raise ValueError(f"a module named {name!r} at the top of the network; that name is taken: call it something else")
+        holder._modules[name] = module
+
+    def module_at(self, path: str) -> nn.Module:
+        """The module at a path."""
+        holder: nn.Module = self
+        for name in path.split("."):
+            holder = cast(nn.Module, holder._modules[name])
+        return holder
+
+    def called(self) -> dict[str, nn.Module]:
+        """The modules that the graph calls, by path."""
+        return {node.module: self.module_at(node.module) for node in self.graph.nodes if node.module}
+
+    def set_graph(self, graph: Graph) -> None:
+        """Compute another graph of the modules from now on."""
+        self.graph = graph
+        self.plan()
+
+    def plan(self) -> None:
+        """Lay out anew what is computed; needed where a gate was set by hand."""
+        self._steps, graph = plan(self.graph, self.called(), self)
+        self._exits, self._features = dict(graph.exits), graph.features
+
+    def forward(self, x_nchw: Tensor) -> Outputs:
+        """Map normalised images (n, in_channels, image_size, image_size) to logits and stage outputs."""
+        found = self.results(x_nchw)
+        logits = {name: _in_full(found[node]) for name, node in self._exits.items()}
+        return Outputs(logits=logits, features=[found[node] for node in self._features])
+
+    def results(self, x_nchw: Tensor, tell: Callable[[str, Tensor], None] | None = None) -> dict[str, Tensor]:
+        """Compute all results, and return those that are exits' or stages', by their nodes.
+
+        Args:
+            x_nchw: see `forward`.
+            tell: told each result's node and the result, as soon as it is there.
+        """
+        values = {IMAGE: x_nchw}
+        for step in self._steps:
+            inputs = [values[name] for name in step.inputs]
+            values[step.name] = value = step.holder[step.key](*inputs)
+            if tell is not None:
+                tell(step.name, value)
+            for name in step.done:
+                del values[name]
+        return values
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each result that is computed for an image, by its node; found without computing. The network must be on
+        "meta".
+        """
+        found: dict[str, tuple[int, ...]] = {IMAGE: (self.in_channels, self.image_size, self.image_size)}
+
+        def keep(name: str, value: Tensor) -> None:
+            found[name] = tuple(value.shape[1:])
+
+        with torch.inference_mode():
+            self.results(self.example_input().to("meta"), keep)
         return found
 
+    @property
+    def name(self) -> str:
+        """The model's, as users name it."""
+        return self.origin.name
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that it tells apart."""
+        return self.origin.num_classes
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of its images in pixels."""
+        return self.origin.image_size
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of its images."""
+        return self.origin.in_channels
+
+    @property
+    def num_stages(self) -> int:
+        """Stages, whether they are still there or were cut off."""
+        return len(self.origin.points)
+
+    @property
+    def exit_names(self) -> tuple[str, ...]:
+        """Its exits, the auxiliary ones first."""
+        return tuple(self.graph.exits)
+
     def gated_blocks(self) -> list[tuple[str, GatedBlock]]:
-        """The blocks of two convolutions, which can be gated, whether they are or not."""
-        return [(name, block) for name, block in self.blocks() if isinstance(block, GatedBlock)]
+        """The pairs of convolutions that can be gated, whether they are or not, with their names, in forward order."""
+        return [(chain.name, GatedBlock(self, index)) for index, chain in enumerate(self.chains)]
 
     def relu_layers(self) -> list[ReLULayer]:
         """Every ReLU layer that the network has, auxiliary heads left out, in forward order."""
-        layers = []
-        if self.stem_relu is not None:
-            layers.append(ReLULayer(name="stem_relu", relu=self.stem_relu, conv=self.stem_conv))
-        before = self.stem_conv
-        for name, block in self.blocks():
-            layers += block.relu_layers(name, before)
-            before = block.main_path()[-1][1]
-        for module in self.heads[FINAL].modules() if FINAL in self.heads else ():
-            if isinstance(module, MaskedReLU):
-                layers.append(ReLULayer(name="heads.final.relu", relu=module, conv=before))
-        return layers
+        modules = self.called()
+        paths = Paths(self.graph, modules)
+        return [
+            ReLULayer(name=node.name, relu=relu, conv=paths.fed_by(node.name))
+            for node in self.graph.nodes
+            if isinstance(relu := modules.get(node.module or ""), MaskedReLU) and not self.in_ac_head(node.name)
+        ]
+
+    def in_ac_head(self, name: str) -> bool:
+        """Whether a node belongs to an auxiliary head."""
+        return any(name.startswith(f"{head_path(exit)}.") for exit in self.ac_heads)  # noqa: A001
 
     def num_relus(self) -> int:
         """Positions of `relu_layers` that could hold a ReLU, whether they do or not; `raysp.count_costs` counts those that do."""
@@ -159,69 +210,66 @@ class Network(nn.Module):
         Raises:
             ValueError: no such stage or head.
         """
-        if not 1 <= after_stage < len(self.stage_sizes):
+        if not 1 <= after_stage < self.num_stages:
             raise ValueError(
-                f"auxiliary classifier after stage {after_stage}; expected a stage from 1 to {len(self.stage_sizes) - 1} "
-                f"of {self.name}'s {len(self.stage_sizes)} (behind the last stands the final classifier)"
+                f"auxiliary classifier after stage {after_stage}; expected a stage from 1 to {self.num_stages - 1} of {self.name}'s "
+                f"{self.num_stages} (behind the last stands the final classifier)"
             )
         if head not in AC_HEADS:
             raise ValueError(f"unknown head {head!r}; expected one of {', '.join(AC_HEADS)}")
-        self.heads[exit_name(after_stage)] = AC_HEADS[head](self._head_shape(after_stage))
-        self.ac_heads[exit_name(after_stage)] = head
+        name, point = exit_name(after_stage), self.now(self.origin.points[after_stage - 1])
+        module, nodes = AC_HEADS[head](self._head_shape(point)), [point]
+        added = []
+        for number, part in enumerate(module):
+            path = f"{head_path(name)}.{number}"
+            added.append(Node(name=path, inputs=(nodes[-1],), module=path))
+            nodes.append(path)
+        holder = cast(nn.Module, self._modules.get("heads") or nn.Module())
+        holder._modules[name] = module
+        self._modules["heads"] = holder
+        self.ac_heads[name] = head
+        exits = {**self.graph.exits, name: nodes[-1]}
+        order = sorted(exits, key=lambda exit: (exit == FINAL, exit))  # noqa: A006
+        self.set_graph(replace(self.graph.followed_by(point, added), exits={key: exits[key] for key in order}))
 
-    def _head_shape(self, after_stage: int) -> HeadShape:
+    def now(self, node: str) -> str:
+        """What stands for a node: the gate of the block that it ends, if there is one."""
+        return next((chain.gate for chain in self.chains if chain.gate and chain.last == node), node)
+
+    def _head_shape(self, point: str) -> HeadShape:
+        shapes = copy.deepcopy(self).to("meta").shapes()
+        (channels, size, width), (last_channels, last_size, _) = shapes[point], shapes[self.now(self.origin.points[-1])]
+        if size != width:
+            raise ValueError(f"a map of {size}x{width} at {point}; expected a square one for an auxiliary classifier")
+        module = self.called().get(self.graph[point].module or "")
         return HeadShape(
-            channels=self.stage_channels[after_stage - 1],
-            size=self.stage_sizes[after_stage - 1],
-            last_channels=self.stage_channels[-1],
-            last_size=self.stage_sizes[-1],
+            channels=channels,
+            size=size,
+            last_channels=last_channels,
+            last_size=last_size,
             num_classes=self.num_classes,
-            preactivated=self.preactivated,
+            preactivated=not isinstance(module, MaskedReLU),
         )
 
     def set_gates(self, gamma: float) -> None:
         """Set γ ∈ [0, 1] of every block that has a shallow branch."""
-        for _, block in self.gated_blocks():
-            if block.shallow is not None:
-                block.gate = gamma
-
-    def forward(self, x_nchw: Tensor) -> Outputs:
-        """Map normalised images (n, in_channels, image_size, image_size) to logits and stage outputs."""
-        x = self.stem_conv(x_nchw)
-        if self.stem_bn is not None and self.stem_relu is not None:
-            x = self.stem_relu(self.stem_bn(x))
-        features, logits = [], {}
-        for number, stage in enumerate(self.stages, start=1):
-            assert isinstance(stage, nn.Sequential)
-            first = stage[0]
-            if isinstance(first, WideBlock):
-                active = first.activate(x)
-                if number > 1:
-                    features.append(active)
-                x = stage[1:](first.after(x, active))
-            else:
-                x = stage(x)
-                features.append(x)
-            name = exit_name(number)
-            if name in self.heads:
-                logits[name] = _in_full(self.heads[name](x))
-        if FINAL in self.heads:
-            head = self.heads[FINAL]
-            assert isinstance(head, nn.Sequential)
-            if self.preactivated:
-                x = head[:2](x)  # the batch norm and ReLU that the last stage still owes
-                features.append(x)
-                head = head[2:]
-            logits[FINAL] = _in_full(head(x))
-        return Outputs(logits=logits, features=features)
+        for chain in self.chains:
+            if chain.gate:
+                cast(Gate, self.module_at(chain.gate)).gamma = gamma
+        self.plan()
 
     def decided(self) -> tuple[str, ...]:
         """What Python decides in a forward pass, by masks and gates. As long as it is the same, so are the operations."""
-        return tuple(module.decided for module in self.modules() if isinstance(module, MaskedReLU | GatedBlock))
+        return tuple(module.decided for module in self.modules() if isinstance(module, MaskedReLU | Gate))
 
     def example_input(self) -> Tensor:
         """One black image, (1, in_channels, image_size, image_size), on the CPU."""
         return torch.zeros(1, self.in_channels, self.image_size, self.image_size)
+
+
+def head_path(exit: str) -> str:  # noqa: A002 (the field's word)
+    """Where an exit's auxiliary head lies."""
+    return f"heads.{exit}"
 
 
 def _in_full(logits_nk: Tensor) -> Tensor:

@@ -59,8 +59,8 @@ class MaskedReLU(nn.Module):
     zeros nothing.
 
     Args:
-        shape: (channels, height, width) of one image's map.
-        inplace: overwrite the input, which must not be a leaf then; a third faster.
+        shape: (channels, height, width) of one image's map; (features, 1, 1) for vectors.
+        inplace: overwrite the input, which must be no leaf then, nor a vector; a third faster.
     """
 
     mask: Tensor
@@ -131,7 +131,9 @@ class MaskedReLU(nn.Module):
         self._refresh()
 
     def forward(self, x_nchw: Tensor) -> Tensor:
-        """Apply to a batch (n, c, h, w); the shape is kept."""
+        """Apply to a batch (n, c, h, w), or to vectors (n, c); the shape is kept."""
+        if x_nchw.dim() == 2:
+            return self.forward(x_nchw[:, :, None, None]).flatten(1)
         if self.alpha is not None:
             return x_nchw + self.alpha * (F.relu(x_nchw) - x_nchw)
         if self.score is not None:

@@ -1,0 +1,72 @@
+"""Which modules a network may be made of, and each as data.
+
+Owns the list, and what a pass over a graph must know of each. Refuses to know how they are found in a user's network
+(`raysp.models.tracing`).
+"""
+
+from typing import Any
+
+from torch import nn
+
+from raysp.models.gates import Gate
+from raysp.models.relu import MaskedReLU
+
+FIELDS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Conv2d: ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "bias", "padding_mode"),
+    nn.Linear: ("in_features", "out_features", "bias"),
+    nn.BatchNorm2d: ("num_features", "eps", "momentum", "affine"),
+    nn.BatchNorm1d: ("num_features", "eps", "momentum", "affine"),
+    nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
+    nn.AvgPool2d: ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad"),
+    nn.AdaptiveAvgPool2d: ("output_size",),
+    nn.Flatten: (),
+    nn.Dropout: ("p",),
+    MaskedReLU: ("shape",),
+    Gate: (),
+}
+"""What builds each again; `bias` stands for whether it has one."""
+
+KINDS = {kind.__name__: kind for kind in FIELDS}
+
+Json = list[Any]
+
+
+def described(module: nn.Module) -> Json:
+    """A module as data: its kind, and what builds it again."""
+    kind = type(module)
+    fields = {name: getattr(module, name) for name in FIELDS[kind]}
+    if "bias" in fields:
+        fields["bias"] = module.bias is not None
+    return [kind.__name__, {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}]
+
+
+def built(description: Json) -> nn.Module:
+    """The module of a description, with weights of no meaning.
+
+    Raises:
+        ValueError, TypeError: it isn't one.
+    """
+    name, fields = description
+    if name not in KINDS or set(fields) != set(FIELDS[KINDS[name]]):
+        raise ValueError(f"{name!r:.40} with {sorted(fields)!r:.200}; expected one of {', '.join(KINDS)}, with its fields")
+    return KINDS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+def gives_new_map(module: nn.Module) -> bool:
+    """Whether a result is a tensor of its own that the module's backward pass doesn't need: whoever alone reads it may overwrite
+    it.
+    """
+    return isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.BatchNorm1d | Gate)
+
+
+def comparisons(module: nn.Module, outputs: int) -> int:
+    """Comparisons of one image that are no ReLUs: a maximum of k values takes k − 1.
+
+    Args:
+        module: any of a network's.
+        outputs: values that it gives for one image.
+    """
+    if not isinstance(module, nn.MaxPool2d):
+        return 0
+    size = module.kernel_size
+    return outputs * ((size * size if isinstance(size, int) else size[0] * size[1]) - 1)

@@ -64,7 +64,7 @@ def _run(flags: ExportFlags) -> int:
     from raysp.store.tensor_files import DamagedFile
 
     try:
-        name = exit_of(load_model(flags.model).heads, flags.exit)
+        name = exit_of(load_model(flags.model).exit_names, flags.exit)
         out = locate(flags.out or f"{locate(flags.model).name}-{name}-{flags.format}")
         if not isinstance(out, Path):
             raise ValueError(f"{flags.out} is a URL; expected a directory of this machine")

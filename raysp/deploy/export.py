@@ -84,7 +84,7 @@ def export(
         if missing:
             raise ValueError(f"ONNX needs {', '.join(missing)}: pip install -e '.[export]' where raysp lies")
     model = load_model(directory)
-    name = exit_of(model.heads, exit)
+    name = exit_of(model.exit_names, exit)
     plain = fold_batchnorm(collapse(model, name))
     card = card_of(model, name, place, data_licence=data_licence)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def _to_onnx(fixed: nn.Module, images: Tensor, batch: Any, path: Path) -> Callab
 
 def _fix_masks(model: Network) -> Network:
     """A copy whose masked ReLUs are constants."""
-    fixed = collapse(model, next(iter(model.heads)))
+    fixed = collapse(model, model.exit_names[0])
     for parent in list(fixed.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, MaskedReLU):

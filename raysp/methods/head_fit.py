@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from raysp.methods.measured import measure
 from raysp.models.exits import FINAL
-from raysp.models.network import Network
+from raysp.models.network import Network, head_path
 
 TEACHER_SHARE = 0.5
 """Of what is fitted to: the teacher's probabilities at temperature 1; the labels have the rest. Labels alone are overfitted."""
@@ -72,9 +72,10 @@ def fit_heads(student: Network, teacher: Network, images: Images) -> dict[str, H
     """
     student.eval()
     teacher.eval()
-    layers = {name: _last_linear(head) for name, head in student.heads.items() if name != FINAL}
+    heads = {name: student.module_at(head_path(name)) for name in student.ac_heads}
+    layers = {name: _last_linear(head) for name, head in heads.items()}
     most = most_images(layers.values())
-    if norms := [m for name in layers for m in student.heads[name].modules() if isinstance(m, nn.BatchNorm2d)]:
+    if norms := [m for head in heads.values() for m in head.modules() if isinstance(m, nn.BatchNorm2d)]:
         measure(student, norms, (batch for batch, _ in images(most)))
     features, target = _cache(student, teacher, layers, images(most))
     return {name: _fit(layer, features.pop(name), target) for name, layer in layers.items()}  # the caches are large

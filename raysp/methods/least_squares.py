@@ -70,8 +70,8 @@ def _collect(block: GatedBlock, sums: _Sums) -> list[Any]:
     first, last = block.main_ends()
     assert block.shallow is not None
     conv = block.shallow[0]
-    assert isinstance(conv, nn.Conv2d)
-    size, padding, stride = conv.kernel_size[0], conv.kernel_size[0] // 2, conv.stride[0]
+    assert isinstance(conv, nn.Conv2d) and not isinstance(conv.padding, str)
+    size, padding, stride = conv.kernel_size, conv.padding, conv.stride
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         sums.block_input = inputs[0]
@@ -108,15 +108,22 @@ def _solve(block: GatedBlock, sums: _Sums) -> float:
     var_y = yy / sums.rows - mean_y.square()
     ridge = RIDGE * cov_xx.diagonal().mean().clamp_min(1e-12)
     cov_xx.diagonal().add_(ridge)
-    weights_dc = torch.linalg.solve(cov_xx, cov_xy)
+    weights_dc = torch.zeros_like(cov_xy)
+    for rows, outs in zip(_shares(len(cov_xx), conv.groups), _shares(cov_xy.shape[1], conv.groups), strict=True):
+        weights_dc[rows, outs] = torch.linalg.solve(cov_xx[rows, rows], cov_xy[rows, outs])
+        conv.weight[outs].copy_(weights_dc[rows, outs].T.reshape(conv.weight[outs].shape))
     cov_xx.diagonal().sub_(ridge)
     mean_fit = mean_x @ weights_dc
     var_fit = (weights_dc * (cov_xx @ weights_dc)).sum(dim=0).clamp_min(0.0)
     residual = var_y - 2.0 * (weights_dc * cov_xy).sum(dim=0) + var_fit
-    conv.weight.copy_(weights_dc.T.reshape(conv.weight.shape))
     assert norm.running_mean is not None and norm.running_var is not None
     norm.running_mean.copy_(mean_fit)
     norm.running_var.copy_(var_fit)
     norm.weight.copy_((var_fit + norm.eps).sqrt())
     norm.bias.copy_(mean_y)
     return float(1.0 - residual.sum() / var_y.sum().clamp_min(1e-12))
+
+
+def _shares(whole: int, groups: int) -> list[slice]:
+    """What belongs to each group of a convolution."""
+    return [slice(start, start + whole // groups) for start in range(0, whole, whole // groups)]

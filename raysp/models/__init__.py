@@ -1,13 +1,12 @@
 """The networks, by name; their masks, gates and exits, and what they cost."""
 
-import torch
 from torch import nn
 
 from raysp.models.builtin import MODELS, Architecture, SmallImageNetwork
 from raysp.models.gates import find_chains
 from raysp.models.graph import Graph
 from raysp.models.network import Network, Origin
-from raysp.models.structure import find_stages
+from raysp.models.structure import find_stages, shapes_of
 from raysp.models.tracing import Untraceable, trace
 
 __all__ = ["MODELS", "architecture", "build_model", "network_of"]
@@ -37,14 +36,21 @@ def build_model(name: str, *, num_classes: int, image_size: int = 32, in_channel
     Raises:
         ValueError: unknown name, or an argument out of range.
     """
-    plain = SmallImageNetwork(
-        architecture(name), num_classes=num_classes, image_size=image_size, in_channels=in_channels, width=width
-    )
-    return network_of(plain, name=name, num_classes=num_classes, image_size=image_size, in_channels=in_channels)
+    known = architecture(name)
+    width = known.default_width if width is None else width
+    plain = SmallImageNetwork(known, num_classes=num_classes, image_size=image_size, in_channels=in_channels, width=width)
+    return network_of(plain, name=name, num_classes=num_classes, image_size=image_size, in_channels=in_channels, width=width)
 
 
 def network_of(
-    module: nn.Module, *, name: str, num_classes: int, image_size: int, in_channels: int = 3, relu6: bool = False
+    module: nn.Module,
+    *,
+    name: str,
+    num_classes: int,
+    image_size: int,
+    in_channels: int = 3,
+    relu6: bool = False,
+    width: int | None = None,
 ) -> Network:
     """Make a network of any plain convolutional one: its ReLUs get masks, its gates and exits can be placed.
 
@@ -55,14 +61,14 @@ def network_of(
         image_size: height and width of the images in pixels.
         in_channels: channels of the images.
         relu6: take ReLUs for min(max(x, 0), 6).
+        width: of a built-in network.
 
     Raises:
         ValueError: something in the module isn't known; the message says what, and where it stands.
     """
+    trains = module.training
     traced = trace(module, in_channels=in_channels, image_size=image_size, relu6=relu6)
-    origin = Origin(name=name, num_classes=num_classes, image_size=image_size, in_channels=in_channels, points=())
-    with torch.device("meta"):
-        shapes = Network(traced.graph, {path: _on_meta(part) for path, part in traced.modules.items()}, origin).shapes()
+    shapes = shapes_of(traced.graph, traced.modules, (in_channels, image_size, image_size))
     logits = shapes[traced.graph.exits["final"]]
     if logits != (num_classes,):
         raise Untraceable(f"the network gives {logits[0]} logits; expected one for each of {num_classes} classes")
@@ -76,14 +82,9 @@ def network_of(
         image_size=image_size,
         in_channels=in_channels,
         points=tuple(stage.node for stage in stages),
+        width=width,
     )
     network = Network(graph, traced.modules, origin, find_chains(graph, traced.modules))
     if not network.relu_layers():
         raise Untraceable("the network has no ReLU; expected one with ReLUs to choose among")
-    return network
-
-
-def _on_meta(module: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(module).to("meta")
+    return network.train(trains)

@@ -50,7 +50,7 @@ class GatedBlock:
         self._network.plan()
 
     def main_ends(self) -> tuple[nn.Module, nn.Module]:
-        """The main branch's first module, which reads what the shallow branch reads, and its last, whose output the gate mixes."""
+        """The main branch's first module, which reads what the shallow one reads, and its last, whose output the gate mixes."""
         return self._module(self.chain.first), self._module(self.chain.last)
 
     def add_shallow_branch(self, kernel_size: int) -> None:

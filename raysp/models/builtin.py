@@ -34,7 +34,7 @@ class BasicBlock(nn.Module):
     def forward(self, x_nchw: Tensor) -> Tensor:
         """Map (n, num_in, h, w) to (n, num_out, h/stride, w/stride)."""
         main = self.bn2(self.conv2(self.inner_relu(self.bn1(self.conv1(x_nchw)))))
-        return self.outer_relu(main + self.shortcut(x_nchw))  # type: ignore[no-any-return]
+        return self.outer_relu(main + self.shortcut(x_nchw))
 
 
 class WideBlock(nn.Module):
@@ -56,7 +56,7 @@ class WideBlock(nn.Module):
         """Map (n, num_in, h, w) to (n, num_out, h/stride, w/stride)."""
         active = self.outer_relu(self.bn0(x_nchw))
         skip = self.shortcut(active) if self.changes else x_nchw
-        return self.conv2(self.inner_relu(self.bn1(self.conv1(active)))) + skip  # type: ignore[no-any-return]
+        return self.conv2(self.inner_relu(self.bn1(self.conv1(active)))) + skip
 
 
 class PairBlock(nn.Module):
@@ -79,7 +79,7 @@ class PairBlock(nn.Module):
     def forward(self, x_nchw: Tensor) -> Tensor:
         """Map (n, num_in, h, w) to (n, num_out, h/stride, w/stride)."""
         inner = self.inner_relu(self.bn1(self.conv1(self.pool(x_nchw))))
-        return self.outer_relu(self.bn2(self.conv2(inner)))  # type: ignore[no-any-return]
+        return self.outer_relu(self.bn2(self.conv2(inner)))
 
 
 class SingleBlock(nn.Module):
@@ -91,7 +91,7 @@ class SingleBlock(nn.Module):
 
     def forward(self, x_nchw: Tensor) -> Tensor:
         """Map (n, num_in, h, w) to (n, num_out, h, w)."""
-        return self.relu(self.bn(self.conv(x_nchw)))  # type: ignore[no-any-return]
+        return self.relu(self.bn(self.conv(x_nchw)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,17 +123,14 @@ class SmallImageNetwork(nn.Module):
         num_classes: classes, 2 or more.
         image_size: height and width of the images in pixels; a multiple of the network's total stride.
         in_channels: channels of the images.
-        width: channels of the first stage; None takes the architecture's own.
+        width: channels of the first stage.
 
     Raises:
         ValueError: an argument is out of range.
     """
 
-    def __init__(
-        self, architecture: Architecture, *, num_classes: int, image_size: int, in_channels: int, width: int | None = None
-    ) -> None:
+    def __init__(self, architecture: Architecture, *, num_classes: int, image_size: int, in_channels: int, width: int) -> None:
         super().__init__()
-        width = architecture.default_width if width is None else width
         total_stride = 2 ** (len(architecture.convs_per_stage) - 1)
         if not 1 <= width <= MAX_WIDTH:
             raise ValueError(f"width {width}; expected 1 to {MAX_WIDTH} channels in the first stage")
@@ -171,7 +168,7 @@ class SmallImageNetwork(nn.Module):
     def forward(self, x_nchw: Tensor) -> Tensor:
         """Map normalised images (n, in_channels, image_size, image_size) to logits (n, classes)."""
         x = self.stages(self.stem_relu(self.stem_bn(self.stem_conv(x_nchw))))
-        return self.heads["final"](x)  # type: ignore[no-any-return]
+        return self.heads["final"](x)
 
 
 MODELS: dict[str, Architecture] = {
@@ -203,7 +200,7 @@ MODELS: dict[str, Architecture] = {
 def draw_weights(network: nn.Module) -> None:
     """Draw a network's weights from torch's generator as torch does, and convolutions as He et al. do for ReLUs."""
     for module in network.modules():
-        if hasattr(module, "reset_parameters"):
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.BatchNorm1d):
             module.reset_parameters()
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and not module.weight.is_meta:

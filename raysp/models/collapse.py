@@ -59,7 +59,7 @@ def _keep(network: Network, graph: Graph) -> None:
                 del module._modules[name]
 
     drop(network, "")
-    network.chains = [c for c in network.chains if {c.first, c.inner, c.second, c.last} <= names and not c.gate]
+    network.chains = [c for c in network.chains if {c.first, c.inner, c.second, c.last} <= names]
     network.ac_heads = {exit: head for exit, head in network.ac_heads.items() if exit in graph.exits}  # noqa: A001
     network.set_graph(graph)
 
@@ -91,6 +91,7 @@ def fold_batchnorm(model: Network, spared: Container[str] = ()) -> Network:
             gone[node.name] = node.inputs[0]
     points = tuple(gone.get(point, point) for point in folded.origin.points)
     folded.origin = dataclasses.replace(folded.origin, points=points)
+    folded.chains = [dataclasses.replace(chain, last=gone.get(chain.last, chain.last)) for chain in folded.chains]
     _keep(folded, folded.graph.without(gone))
     return folded
 

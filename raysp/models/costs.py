@@ -82,7 +82,7 @@ def count_costs(model: Network, exit: str = FINAL) -> Costs:  # noqa: A002 (the 
     Raises:
         ValueError: the model has no such exit.
     """
-    plain = collapse(model, exit).to("meta")
+    plain = collapse(model, exit)
     modules, shapes = plain.called(), plain.shapes()
     body = Paths(plain.graph, modules).convolutions(plain.graph.exits[exit])
     deep = {name for name in body[1:] if not plain.in_ac_head(name)}

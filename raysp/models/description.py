@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from raysp.models.gates import Chain, Gate
 from raysp.models.exits import AC_HEADS
+from raysp.models.gates import Chain, Gate
 from raysp.models.graph import FUNCTIONS, IMAGE, Graph, Node
 from raysp.models.network import Network, Origin
 from raysp.models.operations import built, described

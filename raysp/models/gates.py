@@ -137,8 +137,8 @@ def shallow_branch(first: nn.Conv2d, second: nn.Conv2d, kernel_size: int) -> nn.
     exact = exact_kernel(first, second)
     kernel = (min(kernel_size, exact[0]), min(kernel_size, exact[1]))
     padding = tuple(
-        int(p1) + s1 * int(p2) - (whole - k) // 2
-        for p1, s1, p2, whole, k in zip(first.padding, first.stride, second.padding, exact, kernel, strict=True)
+        p1 + s1 * p2 - (whole - k) // 2
+        for p1, s1, p2, whole, k in zip(_padding(first), first.stride, _padding(second), exact, kernel, strict=True)
     )
     conv = nn.Conv2d(
         first.in_channels,
@@ -152,3 +152,8 @@ def shallow_branch(first: nn.Conv2d, second: nn.Conv2d, kernel_size: int) -> nn.
     if not conv.weight.is_meta:
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="linear")
     return nn.Sequential(conv, nn.BatchNorm2d(second.out_channels))
+
+
+def _padding(conv: nn.Conv2d) -> tuple[int, ...]:
+    assert not isinstance(conv.padding, str)
+    return conv.padding

@@ -106,7 +106,7 @@ class Graph:
 
     def cuts(self) -> list[str]:
         """Nodes at which one result alone is alive: all that comes later depends on nothing else that came before."""
-        last = {name: -1 for name in (IMAGE, *(node.name for node in self.nodes))}
+        last = dict.fromkeys((IMAGE, *(node.name for node in self.nodes)), -1)
         for index, node in enumerate(self.nodes):
             for name in node.inputs:
                 last[name] = index

@@ -5,21 +5,20 @@ network. Contract: `relu_layers()` is in forward order and the same for teacher 
 both.
 """
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from raysp.models.exits import AC_HEADS, FINAL, HeadShape, exit_name
 from raysp.models.blocks import GatedBlock
+from raysp.models.exits import AC_HEADS, FINAL, HeadShape, exit_name
 from raysp.models.gates import Chain, Gate
 from raysp.models.graph import IMAGE, Graph, Node
 from raysp.models.program import plan
 from raysp.models.relu import MaskedReLU
-from raysp.models.structure import Paths
+from raysp.models.structure import Paths, shapes_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +55,8 @@ class Origin:
     in_channels: int
     points: tuple[str, ...]
     """Nodes at which the stages end."""
+    width: int | None = None
+    """Channels of the first stage, of a built-in network."""
 
 
 class Network(nn.Module):
@@ -114,44 +115,28 @@ class Network(nn.Module):
 
     def forward(self, x_nchw: Tensor) -> Outputs:
         """Map normalised images (n, in_channels, image_size, image_size) to logits and stage outputs."""
-        found = self.results(x_nchw)
+        found = {IMAGE: x_nchw}
+        for step in self._steps:
+            inputs = [found[name] for name in step.inputs]
+            found[step.name] = step.holder[step.key](*inputs)
+            for name in step.done:
+                del found[name]
         logits = {name: _in_full(found[node]) for name, node in self._exits.items()}
         return Outputs(logits=logits, features=[found[node] for node in self._features])
 
-    def results(self, x_nchw: Tensor, tell: Callable[[str, Tensor], None] | None = None) -> dict[str, Tensor]:
-        """Compute all results, and return those that are exits' or stages', by their nodes.
-
-        Args:
-            x_nchw: see `forward`.
-            tell: told each result's node and the result, as soon as it is there.
-        """
-        values = {IMAGE: x_nchw}
-        for step in self._steps:
-            inputs = [values[name] for name in step.inputs]
-            values[step.name] = value = step.holder[step.key](*inputs)
-            if tell is not None:
-                tell(step.name, value)
-            for name in step.done:
-                del values[name]
-        return values
-
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each result that is computed for an image, by its node; found without computing. The network must be on
-        "meta".
-        """
-        found: dict[str, tuple[int, ...]] = {IMAGE: (self.in_channels, self.image_size, self.image_size)}
-
-        def keep(name: str, value: Tensor) -> None:
-            found[name] = tuple(value.shape[1:])
-
-        with torch.inference_mode():
-            self.results(self.example_input().to("meta"), keep)
-        return found
+        """The shape of each result for one image, by its node; nothing is computed."""
+        return shapes_of(self.graph, self.called(), (self.in_channels, self.image_size, self.image_size))
 
     @property
     def name(self) -> str:
         """The model's, as users name it."""
         return self.origin.name
+
+    @property
+    def width(self) -> int | None:
+        """Channels of the first stage, of a built-in network."""
+        return self.origin.width
 
     @property
     def num_classes(self) -> int:
@@ -212,21 +197,21 @@ class Network(nn.Module):
         """
         if not 1 <= after_stage < self.num_stages:
             raise ValueError(
-                f"auxiliary classifier after stage {after_stage}; expected a stage from 1 to {self.num_stages - 1} of {self.name}'s "
-                f"{self.num_stages} (behind the last stands the final classifier)"
+                f"auxiliary classifier after stage {after_stage}; expected a stage from 1 to {self.num_stages - 1} of "
+                f"{self.name}'s {self.num_stages} (behind the last stands the final classifier)"
             )
         if head not in AC_HEADS:
             raise ValueError(f"unknown head {head!r}; expected one of {', '.join(AC_HEADS)}")
+        if exit_name(after_stage) in self.graph.exits:
+            raise ValueError(f"there is an auxiliary classifier after stage {after_stage} already; expected one for each stage")
         name, point = exit_name(after_stage), self.now(self.origin.points[after_stage - 1])
         module, nodes = AC_HEADS[head](self._head_shape(point)), [point]
         added = []
-        for number, part in enumerate(module):
+        for number in range(len(module)):
             path = f"{head_path(name)}.{number}"
             added.append(Node(name=path, inputs=(nodes[-1],), module=path))
             nodes.append(path)
-        holder = cast(nn.Module, self._modules.get("heads") or nn.Module())
-        holder._modules[name] = module
-        self._modules["heads"] = holder
+        self.hold(head_path(name), module)
         self.ac_heads[name] = head
         exits = {**self.graph.exits, name: nodes[-1]}
         order = sorted(exits, key=lambda exit: (exit == FINAL, exit))  # noqa: A006
@@ -237,7 +222,7 @@ class Network(nn.Module):
         return next((chain.gate for chain in self.chains if chain.gate and chain.last == node), node)
 
     def _head_shape(self, point: str) -> HeadShape:
-        shapes = copy.deepcopy(self).to("meta").shapes()
+        shapes = self.shapes()
         (channels, size, width), (last_channels, last_size, _) = shapes[point], shapes[self.now(self.origin.points[-1])]
         if size != width:
             raise ValueError(f"a map of {size}x{width} at {point}; expected a square one for an auxiliary classifier")

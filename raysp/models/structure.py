@@ -6,14 +6,41 @@ Owns the rules. Contract: for the networks of the paper they give the paper's st
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
-from raysp.models.graph import IMAGE, Graph, Node
+from raysp.models.graph import FUNCTIONS, IMAGE, Graph, Node
+from raysp.models.operations import result_shape
 from raysp.models.relu import MaskedReLU
 
 Modules = Mapping[str, nn.Module]
 Shapes = Mapping[str, tuple[int, ...]]
 """Of each result for one image, by its node's name: (channels, height, width), or (features,)."""
+
+
+def shapes_of(graph: Graph, modules: Modules, image: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
+    """The shape of each result for one image, by its node's name; nothing is computed.
+
+    Args:
+        graph: any.
+        modules: by path.
+        image: channels, height and width.
+
+    Raises:
+        ValueError: a node can't read what it is given.
+    """
+    found: dict[str, tuple[int, ...]] = {IMAGE: image}
+    for node in graph.nodes:
+        read = [found[name] for name in node.inputs]
+        if node.module:
+            found[node.name] = result_shape(modules[node.module], read[0])
+        elif node.function == "cat":
+            found[node.name] = (sum(shape[0] for shape in read), *read[0][1:])
+        elif node.function == "add":
+            found[node.name] = read[0]
+        else:  # little to compute
+            found[node.name] = tuple(FUNCTIONS[str(node.function)](torch.empty(1, *read[0]), *node.options).shape[1:])
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

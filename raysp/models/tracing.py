@@ -4,23 +4,25 @@ Owns the translation (torch.fx), and naming what stands in its way, each with it
 graph computes with all ReLUs kept is what the module computes in evaluation mode.
 """
 
-import copy
 import operator
-import re
+import os
+import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from raysp.models.graph import IMAGE, Graph, Node, Options
-from raysp.models.operations import FIELDS
+from raysp.models.operations import FIELDS, result_shape
 from raysp.models.relu import MaskedReLU
 
-TORCH = str(Path(torch.__file__).parent)
+TORCH = str(Path(torch.__file__).parent) + os.sep
 IMAGES = 2
 """Images that shapes are found with: with one, a batch would look like any other axis of one."""
 
@@ -50,14 +52,12 @@ def trace(module: nn.Module, *, in_channels: int, image_size: int, relu6: bool =
         Untraceable: something in it isn't known, or depends on more than the images' size.
     """
     module.eval()
-    tracer = fx.Tracer(autowrap_functions=(), param_shapes_constant=True)
-    tracer.record_stack_traces = True
     try:
-        traced = tracer.trace(module)
+        traced = _Tracer(autowrap_functions=(), param_shapes_constant=True).trace(module)
     except Exception as error:  # the user's code runs in here
         raise Untraceable(
-            f"{_message(error)}{_place_of(error)}; expected a forward that takes images alone and decides nothing by their values "
-            "or sizes"
+            f"{_message(error)}{_place_of(error)}; expected a forward that takes images alone and decides nothing by "
+            "their values or sizes"
         ) from error
     shapes = _shapes(module, traced, (IMAGES, in_channels, image_size, image_size))
     return _Translation(dict(module.named_modules()), traced, shapes, relu6).result()
@@ -74,14 +74,25 @@ def _place_of(error: BaseException) -> str:
 
 
 def _is_ours(filename: str) -> bool:
-    return filename.startswith((TORCH, str(Path(__file__).parent))) or filename.startswith("<")
+    return filename.startswith((TORCH, "<")) or filename == __file__
+
+
+class _Tracer(fx.Tracer):
+    """Notes where each operation stands. (Torch's own way to do so imports its compiler.)"""
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and _is_ours(frame.f_code.co_filename):
+            frame = frame.f_back
+        if frame is not None:
+            node.meta["place"] = f" ({frame.f_code.co_filename}:{frame.f_lineno})"
+        return node
 
 
 def place_of(node: fx.Node) -> str:
     """Where in the user's source an operation stands, as " (file:line)"; empty where that isn't known."""
-    found = re.findall(r'File "([^"]+)", line (\d+)', node.stack_trace or "")
-    places = [f" ({name}:{line})" for name, line in found if not _is_ours(name)]
-    return places[-1] if places else ""
+    return str(node.meta.get("place", ""))
 
 
 def _shapes(module: nn.Module, graph: fx.Graph, size: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -91,18 +102,35 @@ def _shapes(module: nn.Module, graph: fx.Graph, size: tuple[int, ...]) -> dict[s
     class Shapes(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             try:
-                value = super().run_node(n)
-            except Exception as error:
+                value = self._known(n)
+                if value is None:
+                    value = super().run_node(n)
+            except ValueError as error:
                 raise Untraceable(
-                    f"images of {size[2]}x{size[3]} don't pass {n.name}{place_of(n)}: {str(error).splitlines()[0]:.200}; give another "
-                    "--image-size"
+                    f"images of {size[2]}x{size[3]} don't pass {n.target}{place_of(n)}: {error}; give others with --image-size"
                 ) from error
+            except Exception as error:
+                raise Untraceable(f"{_called(n)} isn't known{place_of(n)}: {KNOWN}") from error
             if isinstance(value, Tensor):
                 found[n.name] = tuple(value.shape)
             return value
 
+        def _known(self, n: fx.Node) -> Tensor | None:
+            """By rule: on "meta" torch would import its compiler for most of these."""
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            if not args or not isinstance(args[0], Tensor):
+                return None
+            called = modules.get(str(n.target)) if n.op == "call_module" else _module_for(n.target, args[1:], kwargs)
+            same = isinstance(called, nn.ReLU | nn.ReLU6 | nn.Dropout2d | nn.Identity) or n.target in RELUS + RELU6S
+            if same or (n.target in ADDITIONS and isinstance(args[1], Tensor) and args[0].shape == args[1].shape):
+                return torch.empty_like(args[0])
+            if called is None or type(called) not in FIELDS or isinstance(called, nn.Flatten):
+                return None
+            return torch.empty(IMAGES, *result_shape(called, tuple(args[0].shape[1:])), device="meta")
+
+    modules = dict(module.named_modules())
     with torch.inference_mode(), torch.device("meta"):
-        Shapes(fx.GraphModule(copy.deepcopy(module).to("meta"), graph)).run(torch.empty(size, device="meta"))
+        Shapes(fx.GraphModule(module, graph)).run(torch.empty(size, device="meta"))
     return found
 
 
@@ -112,12 +140,17 @@ RELUS = (F.relu, torch.relu, torch.relu_, F.relu_, "relu", "relu_")
 RELU6S = (F.relu6, torch.nn.functional.hardtanh)
 FLATTENINGS = (torch.flatten, "flatten", "view", "reshape", torch.reshape, "squeeze", torch.squeeze)
 SAME = ("contiguous", "clone", torch.clone)
+KNOWN = "raysp knows convolutions, linear layers, batch norms, ReLUs, pools, sums and concatenations"
 WAYS_OUT = {
     "ReLU6": "--relu6 relu takes plain ReLUs in its place",
     "relu6": "--relu6 relu takes plain ReLUs in its place",
     "SiLU": "use ReLUs", "GELU": "use ReLUs", "Hardswish": "use ReLUs", "LeakyReLU": "use ReLUs", "ELU": "use ReLUs",
     "Sigmoid": "it isn't linear: leave it out", "Softmax": "give the logits", "LogSoftmax": "give the logits",
 }  # fmt: skip
+
+
+def _called(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
 @dataclass
@@ -142,15 +175,14 @@ class _Translation:
                 self.names[node] = IMAGE
             elif node.op == "output":
                 self._output(node)
-            elif node.name in self.shapes:
-                if not self._known(node):
-                    self._refuse(node)
+            elif node.name in self.shapes and not self._known(node):
+                self._refuse(node)
         if self.troubles:
             raise Untraceable("\n".join(dict.fromkeys(self.troubles)))
         graph = Graph(nodes=tuple(self.nodes), exits={"final": self.logits}).pruned()
-        called = [node.module for node in graph.nodes]
+        reached = {node.module for node in graph.nodes}
         # In the order of the user's own, so that the weights' order is theirs too; made ones follow.
-        order = [path for path in (*self.theirs, *self.modules) if path in called]
+        order = [path for path in (*self.theirs, *self.modules) if path in reached]
         return Traced(graph=graph, modules={path: self.modules[path] for path in dict.fromkeys(order)})
 
     def _output(self, node: fx.Node) -> None:
@@ -170,9 +202,9 @@ class _Translation:
             name = type(self.theirs[str(node.target)]).__name__
             what = f"{node.target} ({name})"
         else:
-            name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+            name = _called(node)
             what = name
-        way = WAYS_OUT.get(name, "raysp knows convolutions, linear layers, batch norms, ReLUs, pools, sums and concatenations")
+        way = WAYS_OUT.get(name, KNOWN)
         self.troubles.append(f"{what} isn't known{place_of(node)}: {way}")
 
     def _known(self, node: fx.Node) -> bool:
@@ -204,7 +236,7 @@ class _Translation:
         if target is F.pad:
             widths = node.args[1] if len(node.args) > 1 else given.get("pad")
             zeros = not given.get("value") and given.get("mode", "constant") == "constant" and len(node.args) == 2
-            return zeros and isinstance(widths, list | tuple) and self._function(node, "pad", [x], tuple(widths))  # type: ignore[arg-type]
+            return bool(zeros) and isinstance(widths, list | tuple) and self._function(node, "pad", [x], tuple(widths))
         if target is operator.getitem:
             return self._slice(node, x)
         made = _module_for(target, node.args[1:], given, shape)
@@ -234,7 +266,7 @@ class _Translation:
         if self.names[x] == IMAGE:
             return False
         shape = self.shapes[node.name][1:]
-        return self._add(node, MaskedReLU((*shape, *(1,) * (3 - len(shape)))), path, x)
+        return self._add(node, MaskedReLU(cast(tuple[int, int, int], (*shape, *(1,) * (3 - len(shape))))), path, x)
 
     def _flattened(self, node: fx.Node, x: fx.Node, path: str = "") -> bool:
         """Flattening, however it is written; what changes no shape is nothing."""
@@ -247,7 +279,7 @@ class _Translation:
 
     def _mean(self, node: fx.Node, x: fx.Node) -> bool:
         axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        if not isinstance(axes, list | tuple) or sorted(a % 4 for a in axes) != [2, 3]:  # type: ignore[operator,type-var]
+        if not isinstance(axes, list | tuple) or sorted(a % 4 for a in axes) != [2, 3]:
             return False
         self._add(node, nn.AdaptiveAvgPool2d(1), node.name, x)
         if len(self.shapes[node.name]) == 2:
@@ -290,8 +322,8 @@ class _Translation:
         return True
 
 
-def _module_for(target: Any, args: tuple[Any, ...], given: dict[str, Any], shape: tuple[int, ...]) -> nn.Module | None:
-    """The module that does what a function does."""
+def _module_for(target: Any, args: tuple[Any, ...], given: Mapping[str, Any], shape: tuple[int, ...] = ()) -> nn.Module | None:
+    """The module that does what a function does, if there is one."""
     kinds: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
         F.max_pool2d: (nn.MaxPool2d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),
         torch.max_pool2d: (nn.MaxPool2d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),

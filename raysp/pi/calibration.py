@@ -142,7 +142,7 @@ def family(
             block.add_shallow_branch(kernel)
         members.append(collapse(shallow, FINAL))
     for head in heads:
-        for stage in range(1, len(members[0].stages)):
+        for stage in range(1, members[0].num_stages):
             early = build()
             early.add_exit(stage, head)
             members.append(collapse(early, exit_name(stage)))

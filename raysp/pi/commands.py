@@ -110,7 +110,7 @@ def _predict(flags: Predict, console: Console) -> None:
         links.append(("yours", Link(bits_per_s=flags.bandwidth_mbit * 1e6, round_trip_s=flags.round_trip_ms / 1e3)))
     calibration = read_calibration(locate(flags.calibration))
     model = load_model(flags.model)
-    found = predict(model, exit_of(model.heads, flags.exit), calibration, links)
+    found = predict(model, exit_of(model.exit_names, flags.exit), calibration, links)
     console.print(f"{calibration.protocol} ({MEANING[calibration.protocol]}), one warm image on the calibration's machine:")
     console.print(f"{found.time_s:.3g} s, {found.bytes / 1e6:.4g} MB, {found.messages:.0f} messages")
     for name, seconds in found.modelled_s.items():

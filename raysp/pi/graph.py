@@ -1,20 +1,20 @@
-"""A collapsed, folded network as a list of plain operations, in the order in which they are computed.
+"""A collapsed, folded network as the operations that cost something under private inference, in the order in which they are
+computed.
 
-Owns the walk (torch.fx). Refuses to compute anything, and to know an engine. Contract: what the list computes is what the network
-computes; an operation that isn't known raises.
+Owns which of a network's operations an engine can run. Refuses to compute anything, and to know an engine. Contract: what the
+list computes is what the network computes; an operation that can't be run raises.
 """
 
-import operator
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import nn
 
-from raysp.models.collapse import Logits
 from raysp.models.exits import FINAL
+from raysp.models.graph import IMAGE
 from raysp.models.network import Network
 from raysp.models.relu import MaskedReLU
+
+KNOWN = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, MaskedReLU, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,9 @@ class Operation:
     name: str
     inputs: tuple[str, ...]
     module: nn.Module | None
-    """A convolution, linear layer, batch norm, masked ReLU, pool or flattening; None for a sum of two maps."""
+    """A convolution, linear layer, batch norm, masked ReLU, pool or flattening; None for a sum or a concatenation of maps."""
     layer: str
-    """The module's name in the network; "add" for a sum."""
+    """The module's name in the network; "add" for a sum, "cat" for a concatenation."""
     shape: tuple[int, ...]
     """Of its result for one image: (channels, height, width), or (features,)."""
     in_shape: tuple[int, ...]
@@ -44,78 +44,52 @@ class Graph:
     """The last one's result is the logits."""
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, MaskedReLU) or super().is_leaf_module(m, module_qualified_name)
-
-    def path_of_module(self, mod: nn.Module) -> str:
-        try:
-            return super().path_of_module(mod)
-        except NameError:  # a part of a stage, cut out by an index, has no name; its modules have
-            return ""
-
-
 def graph_of(model: Network) -> Graph:
-    """Walk through a network.
+    """List a network's operations.
 
     Args:
         model: collapsed to one exit (`raysp.collapse`), its batch norms folded (`raysp.fold_batchnorm`).
 
     Raises:
-        ValueError: it has several exits, gated blocks with both branches, or an operation that isn't known.
+        ValueError: it has several exits, gated blocks with both branches, or an operation that can't be run.
     """
-    if len(model.heads) != 1 or any(block.shallow is not None and block.conv1 is not None for _, block in model.gated_blocks()):
+    if len(model.exit_names) != 1 or any(chain.gate for chain in model.chains):
         raise ValueError(
-            f"a network with exits {', '.join(model.heads)}; expected a collapsed one: raysp.collapse(model, {FINAL!r})"
+            f"a network with exits {', '.join(model.exit_names)}; expected a collapsed one: raysp.collapse(model, {FINAL!r})"
         )
-    wrapped = Logits(model)
-    traced = _Tracer().trace(wrapped)
-    modules = dict(wrapped.named_modules())
-    shapes = _shapes(wrapped, traced, model.example_input())
-    names: dict[str, str] = {}  # of a node's value; nodes that change nothing have their input's
-    operations: list[Operation] = []
-    input_name = ""
-    for node in traced.nodes:
-        if node.op == "placeholder":
-            names[node.name] = input_name = node.name
-            continue
-        if node.op == "output" or node.name not in shapes:
-            continue
-        inputs = tuple(names[arg.name] for arg in node.args if isinstance(arg, fx.Node))
-        module = modules[str(node.target)] if node.op == "call_module" else None
-        if isinstance(module, nn.Identity) or (isinstance(module, MaskedReLU) and module.kept == 0):
-            names[node.name] = inputs[0]
-            continue
-        known = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, MaskedReLU, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten)
-        if not (isinstance(module, known) or (module is None and node.target in ("add_", operator.add) and len(inputs) == 2)):
-            raise ValueError(f"{node.op} {node.target} ({type(module).__name__}) can't be run under private inference; expected "
-                             f"{', '.join(kind.__name__ for kind in known)} or a sum")  # fmt: skip
-        names[node.name] = node.name
-        layer = str(node.target).removeprefix("model.") if module is not None else "add"
+    modules, shapes = model.called(), model.shapes()
+    # An identity is no operation.
+    nothing = {
+        node.name: node.inputs[0]
+        for node in model.graph.nodes
+        if isinstance(relu := modules.get(node.module or ""), MaskedReLU) and relu.kept == 0
+    }
+    operations = []
+    for node in model.graph.without(nothing).nodes:
+        module = modules[node.module] if node.module else None
+        if not (isinstance(module, KNOWN) if node.module else node.function in ("add", "cat")) or _unusual(module):
+            what = node.function or f"{node.name} ({type(module).__name__})"
+            raise ValueError(
+                f"{what} can't be run under private inference; expected {', '.join(kind.__name__ for kind in KNOWN)} (pools "
+                "without padding, over whole cells), a sum or a concatenation"
+            )
         operations.append(
             Operation(
                 name=node.name,
-                inputs=inputs,
+                inputs=node.inputs,
                 module=module,
-                layer=layer,
+                layer=node.name if node.module else str(node.function),
                 shape=shapes[node.name],
-                in_shape=shapes[node.args[0].name],
+                in_shape=shapes[node.inputs[0]],
             )
         )
-    return Graph(input_name=input_name, input_shape=shapes[input_name], operations=tuple(operations))
+    return Graph(input_name=IMAGE, input_shape=shapes[IMAGE], operations=tuple(operations))
 
 
-def _shapes(wrapped: nn.Module, traced: fx.Graph, image: Tensor) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor-valued node for one image, by name."""
-    found: dict[str, tuple[int, ...]] = {}
-
-    class Shapes(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            if isinstance(value, Tensor):
-                found[n.name] = tuple(value.shape[1:])
-            return value
-
-    with torch.inference_mode():
-        Shapes(fx.GraphModule(wrapped, traced)).run(image)
-    return found
+def _unusual(module: nn.Module | None) -> bool:
+    """Whether a pool is one that no engine's form is known for."""
+    if isinstance(module, nn.AvgPool2d):
+        return bool(module.padding) or module.stride != module.kernel_size or module.ceil_mode
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        return module.output_size not in (1, (1, 1))
+    return isinstance(module, nn.MaxPool2d) and (module.dilation != 1 or module.ceil_mode)

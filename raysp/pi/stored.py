@@ -71,7 +71,7 @@ def measure_stored(
         place = place.resolve()  # by whatever way it was reached, it lies in its results root
     model = load_model(str(place))
     weights = checked_weights(place)
-    name = exit_of(model.heads, exit)
+    name = exit_of(model.exit_names, exit)
     picture = None if image is None else read_image(image, model)
     root = _root_of(place)
     expected = None

@@ -93,7 +93,7 @@ class ChainBuilder:
                 width=self._width,
             )
         layers = network.relu_layers()
-        self._num_relus, self.num_stages = network.num_relus(), len(network.stages)
+        self._num_relus, self.num_stages = network.num_relus(), network.num_stages
         self._smallest_channel = min(layer.relu.shape[1] * layer.relu.shape[2] for layer in layers)
         names = [layer.name for layer in layers]
         if isinstance(sensitivity, Mapping):

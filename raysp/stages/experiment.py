@@ -3,6 +3,7 @@
 Owns the data-model-seed part of every stage's configuration, and the columns of results.csv that a stage knows.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,10 @@ class Experiment(Config):
             self.model, num_classes=data.num_classes, image_size=data.image_size, in_channels=data.channels, width=self.width
         )
 
+    def inner_relus(self) -> frozenset[str]:
+        """Names of the ReLU layers inside blocks that can be gated."""
+        return _inner_relus(self)
+
     def teacher(self, state: Mapping[str, Tensor], device: torch.device) -> Network:
         """The finished baseline, frozen, with its batch norms folded: what students are compared to.
 
@@ -74,6 +79,12 @@ class Experiment(Config):
         splits = context.splits(self.data)
         model.input_mean, model.input_std = splits.mean, splits.std
         context.save_weights(model.state_dict(), metadata_of(model))
+
+
+@functools.lru_cache(maxsize=256)
+def _inner_relus(experiment: Experiment) -> frozenset[str]:
+    with torch.device("meta"):
+        return frozenset(chain.inner for chain in experiment.build("gates").chains)
 
 
 def exit_rows(

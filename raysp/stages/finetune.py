@@ -111,7 +111,7 @@ def canonical(config: FinetuneConfig, parents: Mapping[str, Parent]) -> Finetune
     """Of all configurations that gate the same blocks, the one with the lowest threshold; without gates, if it gates none."""
     if config.d_th is None:
         return config
-    gated = [density for density in inner_densities(parents, config.budget) if density <= config.d_th]
+    gated = [density for density in inner_densities(config.experiment, parents, config.budget) if density <= config.d_th]
     return replace(config, d_th=max(gated)) if gated else without_gates(config)
 
 
@@ -252,7 +252,7 @@ class FinetuneTask(Task):
     def costs(self) -> dict[str, dict[str, int]]:
         """See `Task`: with its shallow branches alone."""
         deployed = drop_main_branches(self.model)
-        return {name: count_costs(deployed, name).totals() for name in deployed.heads}
+        return {name: count_costs(deployed, name).totals() for name in deployed.exit_names}
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """λ·KL + (1 − λ)·CE summed over the exits, + β·PRAM over the stages' outputs."""

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from raysp.engine.context import Parent
 from raysp.methods.ranking import ranked_counts, ranks_in
+from raysp.stages.experiment import Experiment
 
-INNER = ".inner_relu"
-"""Ends the name of a layer inside a block that can be gated."""
 KNOWN = 1024
 """Masks of rankings whose densities are kept in memory, and a sixty-fourth as many rankings."""
 
@@ -23,28 +22,28 @@ _densities: dict[tuple[str, int], list[float]] = {}
 """By the ranking's key and the budget; ranking all positions of a network takes a while."""
 
 
-def inner_densities(parents: Mapping[str, Parent], budget: int | None) -> list[float]:
-    """The share of its positions that each inner ReLU keeps, in forward order.
+def inner_densities(experiment: Experiment, parents: Mapping[str, Parent], budget: int | None) -> list[float]:
+    """The share of its positions that each ReLU keeps that lies inside a block which can be gated, in forward order.
 
     Args:
+        experiment: says which network.
         parents: of a fine-tuning, by role.
         budget: ReLUs to keep, where the mask comes from a ranking.
 
     Raises:
         DamagedFile: the ranking's weights can't be trusted.
     """
+    inner = experiment.inner_relus()
     if budget is None:
         layers = parents["mask"].record["metrics"]["layers"]
-        return [layer["kept"] / layer["size"] for layer in layers if layer["layer"].endswith(INNER)]
+        return [layer["kept"] / layer["size"] for layer in layers if layer["layer"] in inner]
     ranking = parents["ranking"]
     what = ranking.record["key"], budget
     if what not in _densities:
         _make_room(_densities, KNOWN)
         layers = ranking.record["metrics"]["layers"]
         counts = ranked_counts(_ranks_of(ranking), [layer["size"] for layer in layers], budget)
-        _densities[what] = [
-            kept / layer["size"] for kept, layer in zip(counts, layers, strict=True) if layer["layer"].endswith(INNER)
-        ]
+        _densities[what] = [kept / layer["size"] for kept, layer in zip(counts, layers, strict=True) if layer["layer"] in inner]
     return _densities[what]
 
 

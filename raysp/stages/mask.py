@@ -111,7 +111,7 @@ def run(config: MaskConfig, context: Context) -> StageResult:
     student = experiment.build("mask")
     if config.start == "teacher":
         student.load_state_dict(ar_state)
-    sensitivity = None if config.snl else _sensitivity(config, context, student)
+    sensitivity = None if config.snl else _sensitivity(config, context)
     if sensitivity is not None:
         for layer, count in zip(student.relu_layers(), _counts(config, sensitivity, student), strict=True):
             layer.relu.set_mask(layer_mask(torch.rand(layer.relu.shape), count, config.granularity))
@@ -136,12 +136,11 @@ def run(config: MaskConfig, context: Context) -> StageResult:
     return StageResult(metrics=metrics, history=trained.history)
 
 
-def _sensitivity(config: MaskConfig, context: Context, student: Network) -> list[float]:
+def _sensitivity(config: MaskConfig, context: Context) -> list[float]:
     """η_α per ReLU layer, in forward order."""
     if config.sensitivity is not None:
         return list(config.sensitivity)
-    measured = {layer["layer"]: layer["eta_alpha"] for layer in context.parents["sensitivity"].record["metrics"]["layers"]}
-    return [measured[layer.name] for layer in student.relu_layers()]
+    return [layer["eta_alpha"] for layer in context.parents["sensitivity"].record["metrics"]["layers"]]
 
 
 def _source(config: MaskConfig, context: Context) -> str | None:

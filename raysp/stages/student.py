@@ -70,7 +70,6 @@ def grow_shallow_branches(model: Network, d_th: float | None, kernel_size: int) 
     """
     gated = []
     for name, block in model.gated_blocks():
-        assert block.inner_relu is not None
         if d_th is not None and block.inner_relu.kept / block.inner_relu.size <= d_th:
             block.add_shallow_branch(kernel_size)
             gated.append(name)

@@ -43,7 +43,7 @@ def logits(directory, images):
 @pytest.mark.parametrize(("exit_name", "head"), [("final", "bottleneck"), ("ac2", "bottleneck"), ("ac2", "grid")])
 def test_what_is_exported_computes_what_the_network_computes(format_name, name, exit_name, head, tmp_path):
     model = networks.gated(name, ac_after=2, head=head, in_channels=3)
-    model.gated_blocks()[1][1].outer_relu.set_mask(torch.zeros(model.gated_blocks()[1][1].outer_relu.shape, dtype=torch.bool))
+    networks.outer_relu(model, 1).set_mask(torch.zeros(networks.outer_relu(model, 1).shape, dtype=torch.bool))
     save_model(model, tmp_path / "model")
     card = export(tmp_path / "model", tmp_path / "out", format=format_name, exit=exit_name)
     images = torch.randn(3, 3, 16, 16)

@@ -28,3 +28,24 @@ def gated(name, ac_after=None, blocks=(0, 2), kernel=3, head="pool", **kwargs):
     if ac_after:
         model.add_exit(ac_after, head)
     return model.eval()
+
+
+def main_branch(model, index, x_nchw):
+    """What a block's two convolutions and all between them give, by walking over the nodes one by one."""
+    chain = model.gated_blocks()[index][1].chain
+    found = {model.graph[chain.first].inputs[0]: x_nchw}
+    for node in model.graph.nodes:
+        if node.module and node.inputs[0] in found and not node.name.startswith((chain.shallow or "-", "heads")):
+            module = model.module_at(node.module)
+            inplace, module.inplace = getattr(module, "inplace", False), False
+            found[node.name] = module(found[node.inputs[0]])
+            module.inplace = inplace
+        if node.name == chain.last:
+            return found[node.name]
+    raise AssertionError(chain)
+
+
+def outer_relu(model, index):
+    """The ReLU behind a block, by the name that the built-in networks give it."""
+    name = model.gated_blocks()[index][0]
+    return model.module_at(f"{name}.outer_relu")

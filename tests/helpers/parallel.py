@@ -27,9 +27,9 @@ from raysp.methods.positions import top_positions
 from raysp.methods.scores import ScoreTask, StudentTask
 from raysp.methods.snl import SnlTask, SnlWalkTask
 from raysp.methods.walk import WalkTask
+from raysp.models import network_of
+from raysp.models.builtin import Architecture, BasicBlock, SmallImageNetwork
 from raysp.models.collapse import fold_batchnorm
-from raysp.models.network import Architecture, Network
-from raysp.models.residual import BasicBlock
 from raysp.stages.baseline import CrossEntropyTask
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask
@@ -74,7 +74,8 @@ def splits():
 def network(seed, *, share=1.0, gates=(), after=(), folded=True):
     torch.manual_seed(seed)
     tiny = Architecture(name="tiny", block=BasicBlock, convs_per_stage=(2, 2, 2), width_multiples=(1, 2, 2), default_width=4)
-    model = Network(tiny, num_classes=4, image_size=8, in_channels=1)
+    plain = SmallImageNetwork(tiny, num_classes=4, image_size=8, in_channels=1, width=4)
+    model = network_of(plain, name="tiny", num_classes=4, image_size=8, in_channels=1)
     for layer in model.relu_layers():
         layer.relu.set_mask(top_positions(torch.rand(layer.relu.shape), round(share * layer.relu.size)))
     for index in gates:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import gated
+from networks import gated, outer_relu
 
 from raysp.methods import head_fit
 from raysp.methods.head_fit import MOST_IMAGES, RIDGE, TEACHER_SHARE, fit_heads, loss_and_gradient, most_images
@@ -27,14 +27,14 @@ def networks(name="resnet18", head="grid", stages=(1, 2)):
     teacher = gated(name, blocks=())
     for stage in stages:
         student.add_exit(stage, head)
-    for parameter in teacher.heads["final"].parameters():
+    for parameter in teacher.module_at("heads.final").parameters():
         parameter.data.mul_(3.0)
     return student, teacher
 
 
 def features(student, name, images):
     seen = []
-    hook = student.heads[name][-1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    hook = student.module_at(f"heads.{name}")[-1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     with torch.no_grad():
         student(images)
     hook.remove()
@@ -77,7 +77,7 @@ def test_no_gradient_is_left_of_the_objective_as_autograd_has_it(name, head):
 
 
 def _weights(student, name):
-    layer = student.heads[name][-1]
+    layer = student.module_at(f"heads.{name}")[-1]
     return layer.weight.detach().double(), layer.bias.detach().double()
 
 
@@ -97,11 +97,11 @@ def test_loss_and_gradient_in_chunks_are_autograds(chunk, monkeypatch):
 
 def test_classes_that_features_tell_apart_are_told_apart():
     student, teacher = networks(head="pool", stages=(1,))
-    layer = student.heads["ac1"][-1]
+    layer = student.module_at("heads.ac1")[-1]
     images = torch.cat([x for x, _ in batches()])
     x = features(student, "ac1", images)
     labels = (x[:, 0] > x[:, 0].median()).long() + 2 * (x[:, 1] > x[:, 1].median()).long()
-    teacher.heads["final"][-1].weight.data.zero_()  # so that only the labels say anything
+    teacher.module_at("heads.final")[-1].weight.data.zero_()  # so that only the labels say anything
 
     def right():
         return float((layer(x).argmax(dim=1) == labels).float().mean())
@@ -131,9 +131,9 @@ def test_the_start_matters_not():
     for seed in range(2):
         student, teacher = networks(head="grid", stages=(2,))
         torch.manual_seed(seed)
-        torch.nn.init.normal_(student.heads["ac2"][-1].weight)
+        torch.nn.init.normal_(student.module_at("heads.ac2")[-1].weight)
         fit_heads(student, teacher, batches)
-        weights.append(student.heads["ac2"][-1].weight.detach().clone())
+        weights.append(student.module_at("heads.ac2")[-1].weight.detach().clone())
     assert torch.equal(*weights)
 
 
@@ -143,21 +143,21 @@ def test_heads_with_batch_norms_compute_the_same_in_training_mode(name, head):
     fit_heads(student, teacher, lambda most: batches(size=NUM))
     images = torch.cat([x for x, _ in batches()])
     maps = []
-    student.heads["ac2"].register_forward_pre_hook(lambda module, inputs: maps.append(inputs[0].clone()))
+    student.module_at("heads.ac2")[0].register_forward_pre_hook(lambda module, inputs: maps.append(inputs[0].clone()))
     with torch.no_grad():
         evaluated = student(images).logits["ac2"]
-        trained = student.heads["ac2"].train()(maps[0])
+        trained = student.module_at("heads.ac2").train()(maps[0])
     assert float((trained - evaluated).abs().max()) < 0.05 * float(evaluated.abs().max())
-    assert all(m.momentum == 0.1 for m in student.heads["ac2"].modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert all(m.momentum == 0.1 for m in student.module_at("heads.ac2").modules() if isinstance(m, torch.nn.BatchNorm2d))
 
 
 def test_a_constant_feature_gets_no_weight():
     student, teacher = networks(head="pool", stages=(1,))
-    bn = student.blocks()[1][1].bn2
+    bn = student.module_at("stages.0.1.bn2")
     bn.weight.data[0], bn.bias.data[0] = 0.0, -50.0
-    student.blocks()[1][1].outer_relu.set_mask(torch.ones(student.blocks()[1][1].outer_relu.shape, dtype=torch.bool))
+    outer_relu(student, 1).set_mask(torch.ones(outer_relu(student, 1).shape, dtype=torch.bool))
     fit_heads(student, teacher, batches)
-    layer = student.heads["ac1"][-1]
+    layer = student.module_at("heads.ac1")[-1]
     assert torch.isfinite(layer.weight).all()
     assert layer.weight[:, 0].tolist() == [0.0] * 7
     assert float(layer.weight.detach()[:, 1:].abs().min()) > 0

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from networks import main_branch
 
 from raysp.methods.least_squares import RIDGE, fit_shallow_branches
 from raysp.models import build_model
@@ -33,7 +34,7 @@ def branches(model, block, x):
     model.set_gates(0.0)
     with torch.no_grad():
         model(x)
-        return block.shallow(seen[0]), block._main(seen[0])
+        return block.shallow(seen[0]), main_branch(model, 0, seen[0])
 
 
 @pytest.mark.parametrize("name", ["resnet18", "wrn22-8", "vgg16"])
@@ -55,10 +56,10 @@ def test_the_fit_is_the_ridge_regression_on_patches():
     x_nchw = images(num=8)
     fit_shallow_branches(model, [x_nchw[:3], x_nchw[3:]])
     seen = []
-    block.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    block.convs[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     with torch.no_grad():
         model(x_nchw)
-        target = block._main(seen[0])
+        target = main_branch(model, 0, seen[0])
         got = block.shallow(seen[0])
     padded = np.pad(seen[0].numpy().astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
     rows, wanted = [], []

@@ -73,7 +73,7 @@ def test_the_gate_follows_the_schedule_and_only_gates_at_1_are_eligible():
     task = FinetuneTask(student, experiment().build("teacher"), config, any_gated=True)
     for epoch, gamma in enumerate((0.0, 0.5, 1.0, 1.0)):
         task.begin_epoch(epoch)
-        assert {block.gate for name, block in student.blocks() if name in gated} == {gamma}
+        assert {block.gate for name, block in student.gated_blocks() if name in gated} == {gamma}
         assert task.eligible(epoch) == (gamma == 1.0)
     plain = FinetuneTask(student, experiment().build("teacher"), config, any_gated=False)
     assert plain.eligible(0)

@@ -13,7 +13,7 @@ from raysp.models.costs import count_costs
 def test_published_mac_savings_of_merged_identity_blocks(merges, saving):
     model = build_model("resnet18", num_classes=100)
     baseline = count_costs(model)
-    identity_blocks = [b for _, b in model.gated_blocks() if b.stride == 1][:merges]
+    identity_blocks = [b for _, b in model.gated_blocks() if b.convs[0].stride == (1, 1)][:merges]
     for block in identity_blocks:
         block.add_shallow_branch(3)
     merged = count_costs(model)

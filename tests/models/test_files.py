@@ -8,7 +8,8 @@ from networks import NAMES, gated
 from raysp.models import build_model
 from raysp.models.collapse import collapse, drop_main_branches, fold_batchnorm
 from raysp.models.costs import count_costs
-from raysp.models.files import load_model, save_model, shape_of
+from raysp.models.description import describe
+from raysp.models.files import load_model, save_model
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -45,14 +46,24 @@ def test_a_saved_network_is_loaded_as_the_same_network(name, state, head, tmp_pa
 def test_a_model_is_loaded_for_one_of_its_exits(tmp_path):
     save_model(gated("resnet18", ac_after=3), tmp_path)
     loaded = load_model(tmp_path, exit="ac3")
-    assert list(loaded.heads) == ["ac3"]
+    assert loaded.exit_names == ("ac3",)
     assert sum(layer.relu.kept for layer in loaded.relu_layers()) == count_costs(loaded, "ac3").relus
-    with pytest.raises(ValueError, match="no exit 'ac1'; the model has final, ac3"):
+    with pytest.raises(ValueError, match="no exit 'ac1'; the model has ac3, final"):
         load_model(tmp_path, exit="ac1")
 
 
+def _named(**changes):
+    """A description as it was before networks were graphs, of a resnet18."""
+    whole = {
+        "model": "resnet18", "num_classes": 3, "image_size": 32, "in_channels": 3, "width": 2, "shallow_kernels": [0] * 8,
+        "main_branches": True, "gates": [0.0] * 8, "ac_heads": [""] * 3, "num_stages": 4, "final": True, "folded": False,
+        "input_mean": [0.0] * 3, "input_std": [1.0] * 3,
+    }  # fmt: skip
+    return {"network": json.dumps(whole | changes)}
+
+
 def _other(**changes):
-    return {"network": json.dumps(shape_of(build_model("resnet18", num_classes=3, width=2)).to_json() | changes)}
+    return {"network": json.dumps(describe(build_model("resnet18", num_classes=3, width=2)) | changes)}
 
 
 @pytest.mark.parametrize(
@@ -65,13 +76,25 @@ def _other(**changes):
         (safetensors.torch.save({"a": torch.zeros(1)}, {"network": "[]"}), "don't make a network"),
         (safetensors.torch.save({"a": torch.zeros(1)}, {"network": "{}"}), "don't make a network"),
         (safetensors.torch.save({"a": torch.zeros(1)}, _other()), "don't make a network"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, _other(model="resnet19")), "expected one of resnet18"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, _other(width=10**9)), "width 1000000000"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, _other(shallow_kernels=[3] * 9, gates=[0.0] * 9)), "9 blocks"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, _other(shallow_kernels=[99])), "expected 0, 3 or 5"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, _other(ac_heads=["pool"])), "don't fit"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, _other(gates=[2.0] * 8)), "from 0 to 1"),
-        (safetensors.torch.save({"a": torch.zeros(1)}, _other(final=False)), "exactly one auxiliary head"),
+        (safetensors.torch.save({"a": torch.zeros(1)}, _other(format=3)), "format 3; expected 2"),
+        (
+            safetensors.torch.save({"a": torch.zeros(1)}, _other(nodes=[["a", ["b"], "add", []]])),
+            "reads or calls what isn't there",
+        ),
+        (safetensors.torch.save({"a": torch.zeros(1)}, _other(nodes=[["a", ["image"], "eval", []]])), "isn't there"),
+        (safetensors.torch.save({"a": torch.zeros(1)}, _other(modules={"a": ["Module", {}]})), "isn't there|expected one of"),
+        (safetensors.torch.save({"a": torch.zeros(1)}, _other(exits={})), "expected nodes"),
+        (safetensors.torch.save({"a": torch.zeros(1)}, _other(ac_heads={"ac1": "x"})), "expected pool"),
+        (safetensors.torch.save({"a": torch.zeros(1)}, _other(input_mean=[0.0])), "1 means for 3 channels"),
+        (safetensors.torch.save({"a": torch.zeros(1)}, _other(gates={"a": 0.5})), "don't make a network"),
+        (safetensors.torch.save({"a": torch.zeros(1)}, _named()), "don't make a network"),
+        (safetensors.torch.save({"a": torch.zeros(1)}, _named(model="resnet19")), "expected one of resnet18"),
+        (safetensors.torch.save({"a": torch.zeros(1)}, _named(width=10**9)), "width 1000000000"),
+        (safetensors.torch.save({"a": torch.zeros(1)}, _named(shallow_kernels=[3] * 9, gates=[0.0] * 9)), "9 blocks"),
+        (safetensors.torch.save({"a": torch.zeros(1)}, _named(shallow_kernels=[99])), "expected 0, 3 or 5"),
+        (safetensors.torch.save({"a": torch.zeros(1)}, _named(ac_heads=["pool"])), "don't fit"),
+        (safetensors.torch.save({"a": torch.zeros(1)}, _named(gates=[2.0] * 8)), "from 0 to 1"),
+        (safetensors.torch.save({"a": torch.zeros(1)}, _named(final=False)), "exactly one auxiliary head"),
     ],
 )
 def test_what_is_not_a_saved_network_is_refused(content, message, tmp_path):

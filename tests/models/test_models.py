@@ -74,7 +74,7 @@ def test_published_totals(name, relus, macs, depth, layers):
     with torch.device("meta"):
         model = build_model(name, num_classes=100)
         sizes = [layer.relu.size for layer in model.relu_layers()]
-    assert (sum(sizes), len(sizes), sum(len(b.main_path()) for _, b in model.blocks())) == (relus, layers, depth)
+    assert (sum(sizes), len(sizes), count_costs(model).depth) == (relus, layers, depth)
     with torch.device("meta"):
         larger = build_model(name, num_classes=200, image_size=64)
     assert larger.num_relus() == 4 * relus
@@ -95,36 +95,59 @@ def test_collapsed_outputs_equal_the_gated_networks_at_gamma_1(name, exit_name, 
     assert list(got) == [exit_name]
     torch.testing.assert_close(got[exit_name], model(x).logits[exit_name], rtol=0, atol=1e-5)
     assert sum(p.numel() for p in plain.parameters()) < sum(p.numel() for p in model.parameters())
-    assert model.gated_blocks()[0][1].conv1 is not None, "the original must stay as it is"
+    assert "stages.1.0.conv1.weight" in model.state_dict(), "the original must stay as it is"
+
+
+def branches(model, index):
+    """A block's shallow and main branch as functions, and the input of both."""
+    block, seen = model.gated_blocks()[index][1], {}
+    hooks = [block.main_ends()[0].register_forward_pre_hook(lambda module, inputs: seen.update(x=inputs[0]))]
+    model(torch.randn(2, 3, 16, 16, dtype=next(model.parameters()).dtype))
+    hooks[0].remove()
+    norm, (first, second) = model.get_submodule(block.chain.inner.replace("inner_relu", "bn1")), block.convs
+    last = block.main_ends()[1]
+
+    def main(x):
+        y = second(block.inner_relu(norm(first(x))))
+        return y if last is second else last(y)
+
+    return block, main, seen["x"].detach()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_gate_mixes_its_branches(name):
+@pytest.mark.parametrize("gate", [0.0, 0.25, 1.0])
+def test_the_gate_mixes_its_branches(name, gate):
     model = gated(name, blocks=(1,))
-    block = model.gated_blocks()[1][1]
-    size = block.inner_relu.shape[-1] * block.stride
-    x = torch.rand(2, block.num_in, size, size)
+    block, main, x = branches(model, 1)
+    block.gate = gate
+    read = []
+    block.main_ends()[0].register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].clone()))
+    block.shallow[0].register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].clone()))
+    mixed = []
+    reader = next(n for n in model.graph.nodes if block.chain.gate in n.inputs)
+    layer = model.module_at(reader.module) if reader.module else None
+    if layer is None:  # a sum: its other input is the skip, which the block's last ReLU or the next block reads
+        expected = gate * block.shallow(x) + (1 - gate) * main(x)
+        assert not torch.allclose(block.shallow(x), main(x))
+        direct = model.module_at(block.chain.gate)(block.shallow(x), main(x))
+        torch.testing.assert_close(direct, expected)
+    else:
+        layer.register_forward_pre_hook(lambda module, inputs: mixed.append(inputs[0].clone()))
+        x_image = torch.randn(2, 3, 16, 16)
+        model(x_image)
+        expected = gate * block.shallow(read[0]) + (1 - gate) * main(read[0])
+        torch.testing.assert_close(mixed[0], expected)
 
-    def at(gate):
-        block.gate = gate
-        return block._branches(x)
 
-    torch.testing.assert_close(at(0.25), 0.25 * at(1.0) + 0.75 * at(0.0))
-    assert not torch.allclose(at(0.0), at(1.0))
-
-
+@pytest.mark.parametrize("gate", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_gates_gradient_is_autograds_of_the_formula(name):
+def test_the_gates_gradient_is_autograds_of_the_formula(name, gate):
     model = gated(name, blocks=(1,)).double()
-    block = model.gated_blocks()[1][1]
-    size = block.inner_relu.shape[-1] * block.stride
-    x = torch.randn(2, block.num_in, size, size, dtype=torch.float64, requires_grad=True)
-    block.gate = 0.3
-    got = block._branches(x)
-    shallow, main = block.shallow(x), block._main(x)
-    want = 0.3 * shallow + 0.7 * main
-    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
-    leaves = [x, block.conv1.weight, block.shallow[0].weight]
+    block, main, x = branches(model, 1)
+    model.module_at(block.chain.gate).gamma = gate
+    leaves = [x.requires_grad_(), block.convs[0].weight, block.shallow[0].weight]
+    got = model.module_at(block.chain.gate)(block.shallow(x), main(x))
+    want = gate * block.shallow(x) + (1 - gate) * main(x)
     weights = torch.randn_like(got)
     for g, w in zip(
         torch.autograd.grad((got * weights).sum(), leaves),
@@ -140,8 +163,8 @@ def test_at_the_ends_only_one_branch_is_computed(gate, silent):
     block = model.gated_blocks()[0][1]
     block.gate = gate
     called = []
-    block.conv1.register_forward_hook(lambda *_: called.append("main"))
-    block.shallow.register_forward_hook(lambda *_: called.append("shallow"))
+    block.convs[0].register_forward_hook(lambda *_: called.append("main"))
+    block.shallow[0].register_forward_hook(lambda *_: called.append("shallow"))
     model(torch.randn(1, 3, 16, 16))
     assert called
     assert silent not in called
@@ -157,7 +180,7 @@ def test_folded_batch_norms_leave_the_outputs_as_they_are(name, exit_name, head)
         before, after = plain(x).logits[exit_name], folded(x).logits[exit_name]
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
     norms = [n for n, m in folded.named_modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    if plain.preactivated:  # those behind an addition can't be folded
+    if name == "wrn22-8":  # those behind an addition can't be folded
         assert norms
         assert all(n.endswith("bn0") or n.startswith("heads") for n in norms)
     else:
@@ -168,15 +191,15 @@ def test_folded_batch_norms_leave_the_outputs_as_they_are(name, exit_name, head)
 def test_vggs_gated_blocks_are_pairs_at_one_resolution():
     model = build_model("vgg16", num_classes=10, width=4)
     assert [name for name, _ in model.gated_blocks()] == ["stages.1.0", "stages.2.0", "stages.3.0", "stages.4.0"]
-    sizes = [(block.inner_relu.shape, block.outer_relu.shape) for _, block in model.gated_blocks()]
-    assert all(inner == outer for inner, outer in sizes)
+    shapes = model.shapes()
+    assert all(shapes[block.chain.inner] == shapes[block.chain.last] for _, block in model.gated_blocks())
 
 
 @pytest.mark.parametrize("head", ["pool", "grid"])
 def test_a_preactivated_networks_auxiliary_head_has_no_relu(head):
     model = build_model("wrn22-8", num_classes=10, width=4)
     model.add_exit(2, head)
-    assert not [m for m in model.heads["ac2"].modules() if isinstance(m, MaskedReLU)]
+    assert not [m for m in model.module_at("heads.ac2").modules() if isinstance(m, MaskedReLU)]
 
 
 @pytest.mark.parametrize(("size", "grid"), [(32, 4), (16, 4), (8, 4), (4, 4), (2, 2), (1, 1), (12, 4), (6, 3), (10, 5), (7, 7)])
@@ -188,12 +211,12 @@ def test_a_grid_of_equal_cells_is_as_near_to_4x4_as_the_map_allows(size, grid):
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_grid_heads_logits_are_a_linear_function_of_the_cells_means(name, stage):
     model = gated(name, ac_after=stage, blocks=(), head="grid")
-    head, maps = model.heads[f"ac{stage}"], []
-    head.register_forward_pre_hook(lambda module, inputs: maps.append(inputs[0]))
+    head, maps = model.module_at(f"heads.ac{stage}"), []
+    head[0].register_forward_pre_hook(lambda module, inputs: maps.append(inputs[0]))
     with torch.no_grad():
         got = model(torch.randn(2, 3, 16, 16)).logits[f"ac{stage}"]
         (x,) = maps
-        if model.preactivated:
+        if name == "wrn22-8":
             x = head[0](x)
         cell = x.shape[-1] // 4
         means = [
@@ -213,9 +236,8 @@ def test_the_features_are_the_stages_maps_after_their_relu(name):
         relu.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))
     with torch.no_grad():
         features = model(torch.randn(2, 3, 16, 16)).features
-    assert [tuple(f.shape[1:]) for f in features] == [
-        (channels, size, size) for channels, size in zip(model.stage_channels, model.stage_sizes, strict=True)
-    ]
+    shapes = model.shapes()
+    assert [tuple(f.shape[1:]) for f in features] == [shapes[point] for point in model.origin.points]
     maps = [output for seen in before.values() for output in seen]
     assert all(len(seen) == 1 for seen in before.values()), "no ReLU may be computed twice"
     for feature in features:

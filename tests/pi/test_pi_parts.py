@@ -38,7 +38,7 @@ NOTHING = PartCosts(time_s=0.0, bytes=0.0, messages=0.0, round_trips=0.0)
 def test_the_walk_computes_what_the_network_computes(name, exit_name, head):
     model = networks.gated(name, ac_after=2, head=head, in_channels=3)
     model.set_gates(1.0)
-    model.gated_blocks()[1][1].outer_relu.set_mask(torch.zeros(model.gated_blocks()[1][1].outer_relu.shape, dtype=torch.bool))
+    networks.outer_relu(model, 1).set_mask(torch.zeros(networks.outer_relu(model, 1).shape, dtype=torch.bool))
     plain = fold_batchnorm(collapse(model, exit_name))
     graph = graph_of(plain)
     image = torch.randn(1, 3, 16, 16)

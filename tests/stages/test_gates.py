@@ -134,7 +134,8 @@ def test_equal_gates_are_trained_once_and_as_each_would_have_been(method, budget
     root = tmp_path / "together"
     run(list(plain.parents.values()), root)
     store = Store(root=root)
-    lowest, low, high, *_ = sorted(set(gates.inner_densities(read_parents(plain, store), plain.config.budget)))
+    found = gates.inner_densities(plain.config.experiment, read_parents(plain, store), plain.config.budget)
+    lowest, low, high, *_ = sorted(set(found))
     assert lowest > 0
     leaves = [leaf(low), leaf((low + high) / 2), plain, leaf(lowest / 2, gb_init="least-squares")]
     assert run(leaves, root).ok

@@ -14,6 +14,7 @@ from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
 from raysp.methods.choices import Choice
 from raysp.methods.positions import top_positions
+from raysp.models.collapse import drop_main_branches
 from raysp.models.costs import count_costs
 from raysp.models.files import load_model
 from raysp.models.relu import MaskedReLU
@@ -107,11 +108,11 @@ def test_rows_are_what_the_saved_weights_really_cost(finished):
         student = leaf.config.experiment.build("test")
         state = weights(root, leaf)
         gated = Store(root=root).read(leaf)["metrics"]["gated_blocks"]
-        for name, block in student.blocks():
+        for name, block in student.gated_blocks():
             if name in gated:
                 block.add_shallow_branch(3)
-                block.drop_main_branch()
         student.add_exit(3, "pool")
+        student = drop_main_branches(student)
         student.load_state_dict(state)  # strict: no main branch of a gated block was saved
         for row in table[table["key"] == leaf.key].to_dict("records"):
             expected = count_costs(student, row["exit"]).totals()
@@ -433,15 +434,15 @@ def test_top_positions_are_exact_with_ties(count):
 def test_blocks_are_gated_up_to_and_with_the_threshold():
     model = builder().baseline(0).config.experiment.build("test")
     for index, share in enumerate((0.0, 0.1, 0.11, 1.0, 0.1, 0.5, 0.05, 0.2)):
-        relu = model.blocks()[index][1].inner_relu
+        relu = model.gated_blocks()[index][1].inner_relu
         relu.set_mask(top_positions(torch.rand(relu.shape), round(share * relu.size)))
-    kept = [block.inner_relu.kept / block.inner_relu.size for _, block in model.blocks()]
+    kept = [block.inner_relu.kept / block.inner_relu.size for _, block in model.gated_blocks()]
     gated = grow_shallow_branches(model, 0.1, 3)
-    assert gated == [name for (name, _), d in zip(model.blocks(), kept, strict=True) if d <= 0.1]
+    assert gated == [name for (name, _), d in zip(model.gated_blocks(), kept, strict=True) if d <= 0.1]
     assert 0 < len(gated) < 8
     assert grow_shallow_branches(builder().baseline(0).config.experiment.build("test"), None, 3) == []
     exact = builder().baseline(0).config.experiment.build("test")
-    first = exact.blocks()[0][1].inner_relu
+    first = exact.gated_blocks()[0][1].inner_relu
     first.set_mask(top_positions(torch.rand(first.shape), first.size // 4))
     assert grow_shallow_branches(exact, 0.25, 3) == ["stages.0.0"]
 

@@ -122,7 +122,7 @@ def test_steps_in_bf16_are_near_those_in_fp32_and_keep_their_state_in_fp32(gate,
     for precision in ("fp32", "bf16"):
         config = dataclasses.replace(CONFIG, pram=pram, recipe=dataclasses.replace(CONFIG.recipe, precision=precision))
         student, kinds = copy.deepcopy(start).train(), set()
-        student.stages[0][0].conv1.register_forward_hook(lambda m, i, output, kinds=kinds: kinds.add(output.dtype))
+        student.module_at("stages.0.0.conv1").register_forward_hook(lambda m, i, output, kinds=kinds: kinds.add(output.dtype))
         task = FinetuneTask(student, EXPERIMENT.teacher(teacher.state_dict(), torch.device("cpu")), config, any_gated=True)
         steps[precision] = step = Step(task, config.recipe, ALONE)
         batches = Batches(DATA, random_splits(), torch.device("cpu")).train(32, 0, 0)
@@ -147,7 +147,7 @@ def test_a_teacher_held_in_bf16_computes_what_autocast_computed(name):
         found = teacher(images)
     assert torch.equal(found.logits["final"], expected.logits["final"])
     assert all(map(torch.equal, found.features, expected.features))
-    assert teacher.stages[0][0].conv1.weight.dtype == torch.bfloat16
+    assert teacher.module_at("stages.0.0.conv1").weight.dtype == torch.bfloat16
 
 
 def test_a_step_of_the_largest_network_at_its_full_size():

@@ -39,6 +39,7 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
         source.config,
         model=flags.model,
         width=flags.run.width,
+        relu6=flags.relu6 == "relu",
         epochs_scale=flags.run.epochs_scale,
         precision=flags.run.precision,
         sensitivity=None if flags.sensitivity is None else read_sensitivity(flags.sensitivity),

@@ -122,7 +122,10 @@ class SweepFlags:
     preset: PresetName = "quick"
     """Data set, network, recipes and axes. `quick` takes minutes on two CPU cores; `paper-*` are the paper's, for a GPU."""
     model: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=THE_PRESETS)] = None
-    """`resnet18`, `resnet34`, `wrn22-8` or `vgg16`."""
+    """`resnet18`, `resnet34`, `wrn22-8` or `vgg16`; a network of your own as package.module:function, which lies here or is
+    installed; torchvision:NAME or timm:NAME."""
+    relu6: Annotated[Literal["relu"] | None, arg(metavar="relu", help_behavior_hint="")] = None
+    """Take plain ReLUs for a network's ReLU6, which is refused otherwise."""
     budgets: Annotated[tuple[str, ...], _several("RELUS")] = NOT_GIVEN
     """ReLUs to keep: units (24900, or 24.9k), or shares of the network's ReLUs when below 1 (0.1)."""
     mask_method: Annotated[tuple[MaskMethod, ...], _several("METHOD", "senet")] = NOT_GIVEN

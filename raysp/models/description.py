@@ -9,8 +9,6 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from raysp.models.exits import AC_HEADS
 from raysp.models.gates import Chain, Gate
 from raysp.models.graph import FUNCTIONS, IMAGE, Graph, Node
@@ -68,8 +66,7 @@ def build(description: dict[str, Any]) -> Network:
         raise ValueError(f"ac_heads {description['ac_heads']!r:.200}; expected {', '.join(AC_HEADS)}")
     if not len(description["input_mean"]) == len(description["input_std"]) == origin.in_channels:
         raise ValueError(f"{len(description['input_mean'])} means for {origin.in_channels} channels")
-    with torch.device("cpu"):
-        modules = {path: built(module) for path, module in description["modules"].items()}
+    modules = {path: built(module) for path, module in description["modules"].items()}
     chains = [Chain(**chain) for chain in description["chains"]]
     for path, gamma in description["gates"].items():
         gate = modules[path]

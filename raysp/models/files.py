@@ -12,6 +12,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 
 from raysp.models.collapse import collapse
 from raysp.models.description import build, describe
@@ -96,7 +97,8 @@ def load_model(directory: str | Path, exit: str | None = None) -> Network:  # no
         )
     try:
         description = json.loads(metadata[METADATA])
-        model = build(description) if "format" in description else NetworkShape(**description).build()
+        with torch.device("cpu"):
+            model = build(description) if "format" in description else NetworkShape(**description).build()
         model.load_state_dict(tensors)
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -8,6 +8,7 @@ Owns how the four stages hang together; every sweep builds its configurations he
     baseline ── ranking ── finetune(budget, d_th, gamma, AC, ...)
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -17,10 +18,11 @@ import torch
 from raysp.data.config import DataConfig
 from raysp.methods.budget import resolve_budget
 from raysp.methods.choices import Choice, RankingMethod, Weights
-from raysp.models import architecture, build_model
+from raysp.models import architecture
 from raysp.models.costs import Costs, count_costs
+from raysp.models.specs import is_builtin, open_network, text_of
 from raysp.stages.baseline import BaselineConfig, baseline_stage
-from raysp.stages.experiment import Experiment
+from raysp.stages.experiment import CUSTOM, CustomNetwork, Experiment
 from raysp.stages.finetune import FinetuneConfig, check_gate_epochs, finetune_stage, without_gates
 from raysp.stages.mask import MaskConfig, mask_stage
 from raysp.stages.presets import Preset
@@ -51,7 +53,7 @@ class ChainBuilder:
     Args:
         preset: recipes and defaults.
         data: which images.
-        model: a name in `raysp.models.MODELS`; None takes the preset's.
+        model: a name in `raysp.models.MODELS`, or what `raysp.models.specs.open_network` takes; None takes the preset's.
         width: channels of the first stage; None takes the preset's, or for another model than the preset's the width that is as
             large a share of its own.
         epochs_scale: multiplies every stage's epochs, milestones and gate epochs with them; above 0.
@@ -73,25 +75,17 @@ class ChainBuilder:
         epochs_scale: float = 1.0,
         precision: Precision = "fp32",
         sensitivity: Sequence[float] | Mapping[str, float] | None = None,
+        relu6: bool = False,
     ) -> None:
         self._preset, self._data = preset, data
-        self._model = model or preset.model
-        # Another model than the preset's is as narrow, in proportion to its own width, as the preset's is.
-        proportional = architecture(self._model).default_width * preset.width // architecture(preset.model).default_width
-        self._width = proportional if width is None else width
+        self._model, self._width, self._custom = self._chosen(model or preset.model, width, relu6)
         self._recipes = {
             name: replace(getattr(preset, name).scaled(epochs_scale), precision=precision)
             for name in ("baseline", "sensitivity", "mask", "snl", "ranking", "frozen", "finetune", "rewind")
         }
         self._gate_epochs = round(preset.gate_epochs * epochs_scale)
         with torch.device("meta"):  # only its shape is asked for here
-            self._network = network = build_model(
-                self._model,
-                num_classes=data.num_classes,
-                image_size=data.image_size,
-                in_channels=data.channels,
-                width=self._width,
-            )
+            self._network = network = self._experiment(0).build("shape")
         layers = network.relu_layers()
         self._num_relus, self.num_stages = network.num_relus(), network.num_stages
         self._smallest_channel = min(layer.relu.shape[1] * layer.relu.shape[2] for layer in layers)
@@ -103,12 +97,12 @@ class ChainBuilder:
                 wrong = [f"{what} {', '.join(some)}" for what, some in (("missing", missing), ("unknown", unknown[:5])) if some]
                 raise ValueError(
                     f"sensitivities: {'; '.join(wrong)}; "
-                    f"expected one for each ReLU layer of {self._model}, {names[0]} to {names[-1]}"
+                    f"expected one for each ReLU layer of {network.name}, {names[0]} to {names[-1]}"
                 )
             sensitivity = [sensitivity[name] for name in names]
         if sensitivity is not None and len(sensitivity) != len(names):
             raise ValueError(
-                f"{len(sensitivity)} sensitivities; expected {len(names)}, one for each ReLU layer of {self._model}: "
+                f"{len(sensitivity)} sensitivities; expected {len(names)}, one for each ReLU layer of {network.name}: "
                 f"{', '.join(names)}"
             )
         self._sensitivity = None if sensitivity is None else tuple(sensitivity)
@@ -218,8 +212,9 @@ class ChainBuilder:
         """
         if (choice.ac_after, choice.ac_head) not in self._placements:
             with torch.device("meta"):
+                network = copy.deepcopy(self._network)
                 for stage in choice.ac_after:
-                    self._network.add_exit(stage, choice.ac_head)  # refuses what doesn't fit
+                    network.add_exit(stage, choice.ac_head)  # refuses what doesn't fit
             self._placements.add((choice.ac_after, choice.ac_head))
         mask, weights = self.mask(choice), self._weights(choice)
         rewound = weights == "rewind"
@@ -255,4 +250,20 @@ class ChainBuilder:
         return finetune_stage(config, baseline=self.baseline(choice.seed), mask=mask)
 
     def _experiment(self, seed: int) -> Experiment:
-        return Experiment(data=self._data, model=self._model, width=self._width, seed=seed)
+        return Experiment(data=self._data, model=self._model, width=self._width, seed=seed, network=self._custom)
+
+    def _chosen(self, model: str, width: int | None, relu6: bool) -> tuple[str, int, CustomNetwork | None]:
+        """What of an experiment says which network."""
+        if is_builtin(model):
+            if relu6:
+                raise ValueError(f"--relu6 with {model}, which has none; expected it with a network of your own")
+            # Another model than the preset's is as narrow, in proportion to its own width, as the preset's is.
+            usual = architecture(self._preset.model).default_width
+            proportional = architecture(model).default_width * self._preset.width // usual
+            return model, proportional if width is None else width, None
+        if width is not None:
+            raise ValueError(f"--width with {model}; expected it with a built-in network alone: say it in your own")
+        data = self._data
+        sizes = {"num_classes": data.num_classes, "image_size": data.image_size, "in_channels": data.channels}
+        network = open_network(model, **sizes, relu6=relu6)
+        return CUSTOM, 0, CustomNetwork(description=text_of(network), name=model)

@@ -4,6 +4,7 @@ Owns the data-model-seed part of every stage's configuration, and the columns of
 """
 
 import functools
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +20,28 @@ from raysp.models.costs import Costs
 from raysp.models.files import metadata_of
 from raysp.models.layout import channels_last
 from raysp.models.network import Network
-from raysp.store.keys import Config
+from raysp.models.specs import drawn
+from raysp.store.keys import Config, added, told
 from raysp.training.loop import seed_torch
 from raysp.training.recipes import Recipe
+
+
+CUSTOM = "custom"
+"""Stands where a built-in network's name would, with `Experiment.network`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomNetwork(Config):
+    """A network that isn't built in."""
+
+    description: str
+    """All that it does, see `raysp.models.specs.text_of`. No code: a machine that trains it needs not have its source."""
+    name: str = told("custom")
+    """As the user gave it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Its name and its description's digest: the description itself stands beside every model's weights."""
+        return {"name": self.name, "sha256": hashlib.sha256(self.description.encode()).hexdigest()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +55,32 @@ class Experiment(Config):
     data: DataConfig
     """Which images."""
     model: str
-    """A name in `raysp.models.MODELS`."""
+    """A name in `raysp.models.MODELS`, or `CUSTOM`."""
     width: int
-    """Channels of the first residual stage, at least 1."""
+    """Channels of the first residual stage, at least 1; 0 of a custom network."""
     seed: int = 0
     """Of initial weights, masks, and the order and augmentation of images (the same in all stages); from 0 to 2^31 - 1."""
+    network: CustomNetwork | None = added(None)
+    """The network, where it isn't a built-in one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed {self.seed}; expected 0 to {2**31 - 1}")
+        if (self.network is None) == (self.model == CUSTOM):
+            raise ValueError(f"model is {self.model!r} with{'out' if self.network is None else ''} a custom network")
+
+    @property
+    def model_name(self) -> str:
+        """What the network is called."""
+        return self.model if self.network is None else self.network.name
 
     def build(self, purpose: str) -> Network:
         """Build the network with weights drawn for this seed and purpose."""
         seed_torch(self.seed, purpose)
         data = self.data
+        if self.network is not None:
+            return drawn(self.network.description, self.network.name)
         return build_model(
             self.model, num_classes=data.num_classes, image_size=data.image_size, in_channels=data.channels, width=self.width
         )
@@ -110,8 +141,8 @@ def exit_rows(
     return [
         {
             "dataset": experiment.data.label,
-            "model": experiment.model,
-            "width": experiment.width,
+            "model": experiment.model_name,
+            "width": experiment.width or None,
             "image_size": experiment.data.image_size,
             "epochs": recipe.epochs,
             "seed": experiment.seed,

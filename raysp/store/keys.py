@@ -19,6 +19,7 @@ SHORT_KEY_DIGITS = 12
 """Hex digits of a key that go into a directory's name; the whole key stands in the record."""
 
 _BEFORE = "before"
+_TOLD = "told"
 
 
 def added(default: Any) -> Any:
@@ -31,6 +32,15 @@ def added(default: Any) -> Any:
         default: immutable, of the field's annotated type.
     """
     return dataclasses.field(default=default, metadata={_BEFORE: default})
+
+
+def told(default: Any) -> Any:
+    """A field for people alone, such as what something is called: it never has a part in the identity.
+
+    Args:
+        default: immutable, of the field's annotated type.
+    """
+    return dataclasses.field(default=default, metadata={_TOLD: True})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,7 +165,7 @@ def _counting(config: Config) -> Iterator[tuple[str, Any]]:
     """The fields that count as identity, with their values."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if _BEFORE not in field.metadata or value != field.metadata[_BEFORE]:
+        if _TOLD not in field.metadata and (_BEFORE not in field.metadata or value != field.metadata[_BEFORE]):
             yield field.name, value
 
 

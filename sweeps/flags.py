@@ -126,6 +126,8 @@ class SweepFlags:
     installed; torchvision:NAME or timm:NAME."""
     relu6: Annotated[Literal["relu"] | None, arg(metavar="relu", help_behavior_hint="")] = None
     """Take plain ReLUs for a network's ReLU6, which is refused otherwise."""
+    baseline: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the baseline is trained)")] = None
+    """Weights of your own, as safetensors or from torch.save(model.state_dict(), FILE); no code in it is run."""
     budgets: Annotated[tuple[str, ...], _several("RELUS")] = NOT_GIVEN
     """ReLUs to keep: units (24900, or 24.9k), or shares of the network's ReLUs when below 1 (0.1)."""
     mask_method: Annotated[tuple[MaskMethod, ...], _several("METHOD", "senet")] = NOT_GIVEN

@@ -1,7 +1,7 @@
 """What a sweep's command does once its flags are known to be good: the plan, or the run and what is printed at its end."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,8 @@ from raysp.store.stage import Stage
 from sweeps.flags import RunFlags
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from analysis.report import Report
 
 BROKEN_OFF = (Unreachable, NoLongerOwner, BrokenOff)
@@ -46,6 +48,8 @@ class Work:
     """What the user should know before it starts."""
     search: Search | None = None
     """Proposes leaves, while the sweep runs, beyond these."""
+    given: Mapping[str, "Tensor"] | None = None
+    """The user's own weights, for baselines that are not trained."""
 
 
 def train(flags: RunFlags, options: RunOptions, work: Work, console: Console, command: str) -> int:
@@ -78,6 +82,8 @@ def train(flags: RunFlags, options: RunOptions, work: Work, console: Console, co
         else:
             console.print(f"a search by {work.search and work.search.algorithm} plans as it goes: nothing is proposed yet")
         return 0
+    if work.given is not None:
+        _hand_over(work.given, Plan(leaves), root)
     from sweeps.summary import front_so_far, print_failures, print_report  # pandas takes a second to import
 
     outcome = run_sweep(
@@ -105,6 +111,15 @@ def train(flags: RunFlags, options: RunOptions, work: Work, console: Console, co
         measured = measure_models(flags.measure_pi, report, root, console)
         _report(root, manifest_of(list(plan.leaves.values()), work.name, command), console)  # with what was measured
     return 0 if outcome.ok and measured else 1
+
+
+def _hand_over(weights: "Mapping[str, Tensor]", plan: Plan, root: Location) -> None:
+    """Put a user's weights where the baselines that take them will look: wherever a stage runs, it sees its own checkpoint."""
+    waiting = [stage for stage in survey(plan, Store(root=root)).missing if getattr(stage.config, "given", None)]
+    if waiting:
+        with Store(root=root).lock() as store:
+            for stage in waiting:
+                store.save_checkpoint(stage, weights, {"given": stage.config.given})  # type: ignore[attr-defined]
 
 
 def _report(root: Location, manifest: Manifest, console: Console) -> "tuple[Report, bool]":

@@ -32,6 +32,7 @@ COMMANDS = {
     "sweep ac": Command("sweeps.ac_sweep", "auxiliary classifiers after one stage or another"),
     "sweep mask": Command("sweeps.mask_sweep", "which ReLUs stay: mask methods against each other"),
     "sweep paper": Command("sweeps.paper", "the grids behind the paper's tables and figures"),
+    "inspect": Command("raysp.deploy.inspection", "what raysp sees of a network, your own too, before anything is trained"),
     "report": Command("analysis.report.__main__", "tables, pictures and a page of what sweeps have trained"),
     "pi": Command("raysp.pi.__main__", "measure, calibrate, predict: what private inference takes"),
     "export": Command("raysp.deploy.cli", "take a trained model away, as ONNX or torch.export"),

@@ -187,6 +187,8 @@ def shortened(stage: Stage, images: int, known: dict[str, Stage], epochs: int = 
         config: Any = stage.config
         size = min(images, config.recipe.batch_size)
         changes: dict[str, Any] = {"recipe": dataclasses.replace(config.recipe, epochs=epochs, batch_size=size, milestones=())}
+        if getattr(config, "given", None):
+            changes["given"] = None  # the stages behind it take as long with any weights
         if getattr(config, "gate_epochs", 0):
             changes["gate_epochs"] = epochs - 2
         if getattr(config, "snl", None):

@@ -7,9 +7,9 @@ nowhere else: what is trained, saved and sent to other machines is the network's
 import importlib
 import inspect
 import json
-import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -108,7 +108,7 @@ def _timm(spec: str, sizes: dict[str, int]) -> Any:
 
 def _own(spec: str, sizes: dict[str, int]) -> Any:
     package, _, name = spec.partition(":")
-    here = os.getcwd()
+    here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -125,10 +125,7 @@ def _own(spec: str, sizes: dict[str, int]) -> Any:
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(f"--model {spec}: {package} has no function {name}; expected one that gives the network")
-    try:
-        taken = inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        taken = {}
+    taken = dict(inspect.signature(function).parameters)
     anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
     return _called(spec, lambda: function(**{key: value for key, value in sizes.items() if anything or key in taken}))
 

@@ -163,6 +163,8 @@ class _Translation:
     modules: dict[str, nn.Module] = field(default_factory=dict)
     names: dict[fx.Node, str] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
+    unknown: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """Operations that aren't known, by what they are and what to do: where each stands."""
     logits: str = ""
 
     def result(self) -> Traced:
@@ -177,8 +179,11 @@ class _Translation:
                 self._output(node)
             elif node.name in self.shapes and not self._known(node):
                 self._refuse(node)
+        for (what, way), places in self.unknown.items():
+            more = f", and {len(places) - 1} more" if len(places) > 1 else ""
+            self.troubles.append(f"{what} isn't known, at {places[0]}{more}: {way}")
         if self.troubles:
-            raise Untraceable("\n".join(dict.fromkeys(self.troubles)))
+            raise Untraceable("; ".join(dict.fromkeys(self.troubles)))
         graph = Graph(nodes=tuple(self.nodes), exits={"final": self.logits}).pruned()
         reached = {node.module for node in graph.nodes}
         # In the order of the user's own, so that the weights' order is theirs too; made ones follow.
@@ -196,16 +201,14 @@ class _Translation:
 
     def _refuse(self, node: fx.Node) -> None:
         self.names[node] = node.name  # what reads it can still be looked at
+        what, place = _called(node), place_of(node).strip(" ()")
         if node.op == "get_attr":
-            what, name = f"{node.target}, a tensor of its own,", ""
+            what = "a tensor of the network's own"
+            place = f"{node.target}, {place}"
         elif node.op == "call_module":
-            name = type(self.theirs[str(node.target)]).__name__
-            what = f"{node.target} ({name})"
-        else:
-            name = _called(node)
-            what = name
-        way = WAYS_OUT.get(name, KNOWN)
-        self.troubles.append(f"{what} isn't known{place_of(node)}: {way}")
+            what = type(self.theirs[str(node.target)]).__name__
+            place = f"{node.target}, {place}"
+        self.unknown.setdefault((what, WAYS_OUT.get(what, KNOWN)), []).append(place)
 
     def _known(self, node: fx.Node) -> bool:
         if node.op == "call_module":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from raysp.models.relu import MaskedReLU
@@ -122,20 +123,30 @@ def _step(operation: Operation) -> tuple[Apply, list[Array]]:
 
     module = operation.module
     if module is None:
+        if operation.layer == "cat":
+            return lambda x, w: jnp.concatenate(x, axis=-1), []
         return lambda x, w: x[0] + x[1], []
     if isinstance(module, nn.Conv2d):
         weights = [_array(module.weight.permute(2, 3, 1, 0)), *([] if module.bias is None else [_array(module.bias)])]
-        (pad_h, pad_w), stride = (int(p) for p in module.padding), module.stride
+        assert not isinstance(module.padding, str)
+        pads, stride, dilation, groups = [(p, p) for p in module.padding], module.stride, module.dilation, module.groups
 
         def convolve(x: Sequence[Any], w: Sequence[Any]) -> Any:
             y = lax.conv_general_dilated(
-                x[0][None], w[0], stride, [(pad_h, pad_h), (pad_w, pad_w)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+                x[0][None],
+                w[0],
+                stride,
+                pads,
+                rhs_dilation=dilation,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=groups,
             )[0]
             return y + w[1] if len(w) > 1 else y
 
         return convolve, weights
     if isinstance(module, nn.Linear):
-        return lambda x, w: x[0][None] @ w[0] + w[1], [_array(module.weight.T), _array(module.bias)]
+        bias = torch.zeros(module.out_features) if module.bias is None else module.bias
+        return lambda x, w: x[0][None].reshape(1, -1) @ w[0] + w[1], [_array(module.weight.T), _array(bias)]
     if isinstance(module, nn.BatchNorm2d):
         assert module.running_mean is not None and module.running_var is not None
         scale = module.weight / (module.running_var + module.eps).sqrt()
@@ -148,8 +159,19 @@ def _step(operation: Operation) -> tuple[Apply, list[Array]]:
         k = int(module.kernel_size) if isinstance(module.kernel_size, int) else module.kernel_size[0]
         channels, height, width = operation.shape
         return lambda x, w: jnp.mean(x[0].reshape(height, k, width, k, channels), axis=(1, 3)), []
+    if isinstance(module, nn.MaxPool2d):
+        return _max_pool(module), []
     assert isinstance(module, nn.Flatten)
     return lambda x, w: x[0].transpose(2, 0, 1).reshape(-1), []
+
+
+def _max_pool(module: nn.MaxPool2d) -> Apply:
+    import jax.numpy as jnp
+    from jax import lax
+
+    kernel, stride, padding = (v if isinstance(v, tuple) else (v, v) for v in (module.kernel_size, module.stride, module.padding))
+    pads = [(p, p) for p in padding]
+    return lambda x, w: lax.reduce_window(x[0], -jnp.inf, lax.max, (*kernel, 1), (*stride, 1), (*pads, (0, 0)))
 
 
 def _masked_relu(module: MaskedReLU) -> Apply:

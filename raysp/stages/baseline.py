@@ -1,4 +1,4 @@
-"""Stage 0: the all-ReLU (AR) baseline, which teaches every student."""
+"""Stage 0: the all-ReLU (AR) baseline, which teaches every student: trained, or a user's own."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from raysp.engine.context import Context
 from raysp.models.costs import count_costs
 from raysp.models.exits import FINAL
 from raysp.stages.experiment import Experiment, exit_rows
-from raysp.store.keys import Config
+from raysp.store.keys import Config, added
 from raysp.store.stage import Stage, StageResult
 from raysp.training.batches import Batches
 from raysp.training.loop import accuracy, train
@@ -25,12 +25,17 @@ class BaselineConfig(Config):
     """Data, network, seed."""
     recipe: Recipe
     """How it trains."""
+    given: str | None = added(None)
+    """The digest of weights that a user gave, see `raysp.stages.given`; then nothing is trained."""
 
 
 def baseline_stage(config: BaselineConfig) -> Stage:
     """The stage that trains an AR baseline; it has no parents."""
     note = f"seed {config.experiment.seed}"
-    return Stage(name="baseline", version=2, config=config, run=run, epochs=config.recipe.epochs, note=note)
+    if config.given:
+        note = f"given ({config.given[:8]}), {note}"
+    epochs = 0 if config.given else config.recipe.epochs
+    return Stage(name="baseline", version=2, config=config, run=run, epochs=epochs, note=note)
 
 
 class CrossEntropyTask(Task):
@@ -47,17 +52,31 @@ def run(config: BaselineConfig, context: Context) -> StageResult:
     splits = context.splits(experiment.data)
     batches = Batches(experiment.data, splits, context.device)
     model = experiment.build("baseline").to(context.device)
-    trained = train(CrossEntropyTask(model), config.recipe, experiment.seed, batches, context)
-    model.load_state_dict(trained.best_state)
+    best_epoch, history = None, []
+    if config.given:
+        model.load_state_dict(_given(config.given, context))
+        val_accuracy = accuracy(model, batches, "val", context.workers)
+    else:
+        trained = train(CrossEntropyTask(model), config.recipe, experiment.seed, batches, context)
+        model.load_state_dict(trained.best_state)
+        val_accuracy, best_epoch, history = trained.val_accuracy, trained.best_epoch, trained.history
     experiment.save(model, context)
     costs = count_costs(model)
     rows = exit_rows(
         experiment,
         {FINAL: costs},
-        trained.val_accuracy,
+        val_accuracy,
         accuracy(model, batches, "test", context.workers),
         budget=model.num_relus(),
-        recipe=config.recipe,
+        recipe=None if config.given else config.recipe,
     )
-    metrics = {"best_epoch": trained.best_epoch, "mean": splits.mean, "std": splits.std, "costs": {FINAL: costs.by_layer()}}
-    return StageResult(metrics=metrics, history=trained.history, rows=rows)
+    metrics = {"best_epoch": best_epoch, "mean": splits.mean, "std": splits.std, "costs": {FINAL: costs.by_layer()}}
+    return StageResult(metrics=metrics, history=history, rows=rows)
+
+
+def _given(digest: str, context: Context) -> dict[str, Tensor]:
+    """The weights, which whoever started the sweep has put in the place of the stage's last checkpoint."""
+    found = context.load_checkpoint()
+    if found is None or found[1].get("given") != digest:
+        raise RuntimeError("the weights of --baseline are no longer there; give the same command with --baseline again")
+    return found[0]

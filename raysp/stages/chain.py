@@ -11,6 +11,7 @@ Owns how the four stages hang together; every sweep builds its configurations he
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -24,12 +25,13 @@ from raysp.models.specs import is_builtin, open_network, text_of
 from raysp.stages.baseline import BaselineConfig, baseline_stage
 from raysp.stages.experiment import CUSTOM, CustomNetwork, Experiment
 from raysp.stages.finetune import FinetuneConfig, check_gate_epochs, finetune_stage, without_gates
+from raysp.stages.given import digest, read_weights
 from raysp.stages.mask import MaskConfig, mask_stage
 from raysp.stages.presets import Preset
 from raysp.stages.ranking import RankingConfig, ranking_stage
 from raysp.stages.sensitivity import SensitivityConfig, sensitivity_stage
 from raysp.store.stage import Stage
-from raysp.training.recipes import Precision
+from raysp.training.recipes import Precision, Recipe
 
 EQ2_BETA_SHARE = 0.01
 """β of PRAM's `eq2` form as a share of `attention`'s: at one β its value is about a hundred times as large."""
@@ -60,6 +62,8 @@ class ChainBuilder:
         precision: of every stage's steps.
         sensitivity: a user's own η_α for every ReLU layer, in forward order or by the layer's name; None trains the sensitivity
             stage.
+        relu6: of a custom network, take plain ReLUs for ReLU6.
+        baseline: a file of weights that take the place of a trained baseline's.
 
     Raises:
         ValueError: the network can't be built so, the scale is out of range, or the sensitivities don't fit the network.
@@ -76,6 +80,7 @@ class ChainBuilder:
         precision: Precision = "fp32",
         sensitivity: Sequence[float] | Mapping[str, float] | None = None,
         relu6: bool = False,
+        baseline: Path | None = None,
     ) -> None:
         self._preset, self._data = preset, data
         self._model, self._width, self._custom = self._chosen(model or preset.model, width, relu6)
@@ -106,6 +111,8 @@ class ChainBuilder:
                 f"{', '.join(names)}"
             )
         self._sensitivity = None if sensitivity is None else tuple(sensitivity)
+        self.given = None if baseline is None else read_weights(baseline, network)
+        """The weights of a user's baseline."""
         # What thousands of configurations share is made once.
         self._baselines: dict[int, Stage] = {}
         self._masks: dict[tuple[object, ...], Stage] = {}
@@ -118,7 +125,10 @@ class ChainBuilder:
     def baseline(self, seed: int) -> Stage:
         """The all-ReLU network of one seed."""
         if seed not in self._baselines:
-            config = BaselineConfig(experiment=self._experiment(seed), recipe=self._recipes["baseline"])
+            recipe, given = self._recipes["baseline"], None
+            if self.given is not None:
+                recipe, given = Recipe(epochs=1, milestones=()), digest(self.given)  # the recipe counts for nothing
+            config = BaselineConfig(experiment=self._experiment(seed), recipe=recipe, given=given)
             self._baselines[seed] = baseline_stage(config)
         return self._baselines[seed]
 

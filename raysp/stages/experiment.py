@@ -25,7 +25,6 @@ from raysp.store.keys import Config, added, told
 from raysp.training.loop import seed_torch
 from raysp.training.recipes import Recipe
 
-
 CUSTOM = "custom"
 """Stands where a built-in network's name would, with `Experiment.network`."""
 
@@ -125,7 +124,7 @@ def exit_rows(
     test_accuracy: dict[str, float],
     *,
     budget: int,
-    recipe: Recipe,
+    recipe: Recipe | None,
     mask_method: str = "none",
     **choices: Any,
 ) -> list[dict[str, Any]]:
@@ -135,7 +134,7 @@ def exit_rows(
         experiment: what was trained.
         costs: per exit, with the chosen epoch's masks.
         val_accuracy, test_accuracy: percent per exit.
-        recipe: how the stage trained.
+        recipe: how the stage trained; None where it didn't.
         budget, mask_method, choices: the configuration's columns of results.csv; None where a choice means nothing.
     """
     return [
@@ -144,10 +143,10 @@ def exit_rows(
             "model": experiment.model_name,
             "width": experiment.width or None,
             "image_size": experiment.data.image_size,
-            "epochs": recipe.epochs,
+            "epochs": recipe.epochs if recipe else 0,
             "seed": experiment.seed,
             "selection": experiment.data.selection,
-            "precision": recipe.precision,
+            "precision": recipe.precision if recipe else "fp32",
             "mask_method": mask_method,
             "budget": budget,
             **choices,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from tyro.conf import Positional, arg
 
@@ -103,7 +104,7 @@ def show(network: "Network", console: Console) -> None:
         share = f"{layer.relu.size / costs.relus:.1%}"
         shape = "x".join(map(str, shapes[layer.name]))
         layers.add_row(str(stage_of[layer.name]), layer.name, shape, f"{layer.relu.size:,}", share, replaced)
-    console.print(layers)
+    _print_whole(layers, console)
     console.print(
         "\nA gate replaces the two convolutions around its ReLU by one, where few of the layer's ReLUs are kept (--d-th). Each "
         "convolution belongs to one pair at most, front to back; the first of all to none.\n"
@@ -114,7 +115,7 @@ def show(network: "Network", console: Console) -> None:
         here = f"--ac-after {number}" if number < network.num_stages else "final"
         macs, depth = _until(network, point)
         stages.add_row(str(number), point, "x".join(map(str, shapes[point])), f"{macs:,}", str(depth), here)
-    console.print(stages)
+    _print_whole(stages, console)
     console.print()
     for part in costs.layers:
         if part.comparisons:
@@ -134,6 +135,13 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, no_wrap=True, overflow="fold", justify="right" if column in RIGHT else "left")
     return table
+
+
+def _print_whole(table: Table, console: Console) -> None:
+    """Names that are cut off are of no use: rather let a narrow terminal break lines."""
+    room = console.options.update(max_width=1000)
+    wide = Console(width=max(console.width, Measurement.get(console, room, table).maximum), highlight=False, file=console.file)
+    wide.print(table)
 
 
 def _convs(block: "GatedBlock") -> str:

@@ -253,7 +253,8 @@ class _Translation:
             return self._relu(node, x, path)
         if isinstance(module, nn.Flatten):
             return self._flattened(node, x, path)
-        if isinstance(module, nn.Identity):
+        whole = isinstance(module, nn.AdaptiveAvgPool2d) and self.shapes[x.name] == self.shapes[node.name]
+        if whole or isinstance(module, nn.Identity):
             self.names[node] = self.names[x]
             return True
         if type(module) not in FIELDS:

@@ -92,4 +92,4 @@ def _unusual(module: nn.Module | None) -> bool:
         return bool(module.padding) or module.stride != module.kernel_size or module.ceil_mode
     if isinstance(module, nn.AdaptiveAvgPool2d):
         return module.output_size not in (1, (1, 1))
-    return isinstance(module, nn.MaxPool2d) and (module.dilation != 1 or module.ceil_mode)
+    return isinstance(module, nn.MaxPool2d) and module.dilation != 1

@@ -130,17 +130,24 @@ def _step(operation: Operation) -> tuple[Apply, list[Array]]:
         weights = [_array(module.weight.permute(2, 3, 1, 0)), *([] if module.bias is None else [_array(module.bias)])]
         assert not isinstance(module.padding, str)
         pads, stride, dilation, groups = [(p, p) for p in module.padding], module.stride, module.dilation, module.groups
+        by_channel = groups == module.in_channels
+        parts = 1 if by_channel else groups  # the engine knows a group for each channel, and no groups
 
         def convolve(x: Sequence[Any], w: Sequence[Any]) -> Any:
-            y = lax.conv_general_dilated(
-                x[0][None],
-                w[0],
-                stride,
-                pads,
-                rhs_dilation=dilation,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                feature_group_count=groups,
-            )[0]
+            maps, kernels = jnp.split(x[0][None], parts, axis=-1), jnp.split(w[0], parts, axis=-1)
+            found = [
+                lax.conv_general_dilated(
+                    each,
+                    kernel,
+                    stride,
+                    pads,
+                    rhs_dilation=dilation,
+                    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                    feature_group_count=groups if by_channel else 1,
+                )[0]
+                for each, kernel in zip(maps, kernels, strict=True)
+            ]
+            y = found[0] if parts == 1 else jnp.concatenate(found, axis=-1)
             return y + w[1] if len(w) > 1 else y
 
         return convolve, weights
@@ -160,17 +167,19 @@ def _step(operation: Operation) -> tuple[Apply, list[Array]]:
         channels, height, width = operation.shape
         return lambda x, w: jnp.mean(x[0].reshape(height, k, width, k, channels), axis=(1, 3)), []
     if isinstance(module, nn.MaxPool2d):
-        return _max_pool(module), []
+        return _max_pool(module, operation), []
     assert isinstance(module, nn.Flatten)
     return lambda x, w: x[0].transpose(2, 0, 1).reshape(-1), []
 
 
-def _max_pool(module: nn.MaxPool2d) -> Apply:
+def _max_pool(module: nn.MaxPool2d, operation: Operation) -> Apply:
     import jax.numpy as jnp
     from jax import lax
 
     kernel, stride, padding = (v if isinstance(v, tuple) else (v, v) for v in (module.kernel_size, module.stride, module.padding))
-    pads = [(p, p) for p in padding]
+    sizes = zip(operation.in_shape[1:], operation.shape[1:], kernel, stride, padding, strict=True)
+    # A last window may reach beyond the map, or not reach its end.
+    pads = [(p, max(0, (outs - 1) * s + k - size - p)) for size, outs, k, s, p in sizes]
     return lambda x, w: lax.reduce_window(x[0], -jnp.inf, lax.max, (*kernel, 1), (*stride, 1), (*pads, (0, 0)))
 
 

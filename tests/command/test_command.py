@@ -47,7 +47,7 @@ def test_every_command_is_there_and_says_its_own_name(name, monkeypatch, capsys)
         (["budget"], 2, "there is no raysp budget; did you mean raysp sweep budget?"),
         (["sweep", "buget"], 2, "there is no raysp sweep buget; did you mean raysp sweep budget?"),
         (["--versoin"], 2, "there is no raysp --versoin; did you mean raysp --version?"),
-        (["frobnicate", "--help"], 2, "there is no raysp frobnicate; expected one of sweep, report, pi, export, doctor"),
+        (["frobnicate", "--help"], 2, "there is no raysp frobnicate; expected one of sweep, inspect, report, pi, export, doctor"),
         (["pi"], 2, "measure, calibrate, predict"),
         (["pi", "mesure"], 2, "measure, calibrate, predict"),
         (["doctor", "--now"], 2, "--now"),

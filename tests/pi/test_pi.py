@@ -13,11 +13,12 @@ from pathlib import Path
 import networks
 import pytest
 import torch
+from torch.nn import functional as F
 
 pytest.importorskip("spu", reason="private inference needs the extra pi: pip install -e '.[pi]'")
 
 import raysp.pi.session
-from raysp.models import build_model
+from raysp.models import build_model, network_of
 from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.costs import count_costs
 from raysp.models.exits import FINAL
@@ -46,8 +47,8 @@ def tiny(share=1.0, gated=()):
         layer.relu.set_mask(torch.arange(layer.relu.size).view(layer.relu.shape) % 10 < 10 * share)
     for index in gated:
         model.gated_blocks()[index][1].add_shallow_branch(3)
-    for block in (block for _, block in model.blocks()):  # so that values stay near 1, however many ReLUs there are
-        for norm in (module for module in block.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+    for norm in model.module_at("stages").modules():  # so that values stay near 1, however many ReLUs there are
+        if isinstance(norm, torch.nn.BatchNorm2d):
             norm.weight.data.fill_(0.3)
     return model.eval()
 
@@ -113,6 +114,35 @@ def test_a_network_cut_at_a_grid_head_is_computed(request, protocol, exit_name):
     model = tiny(0.1)
     model.add_exit(int(exit_name[2:]), "grid")  # after stage 1 its cells are 2x2, after stage 2 single positions
     _, error, agrees, _ = run(request.getfixturevalue(protocol), model.eval(), runs=1, exit_name=exit_name)
+    assert error < 1e-3
+    assert agrees
+
+
+class Unlike(torch.nn.Module):
+    """What the built-in networks don't have: a maximum, a concatenation, groups, a gap in a kernel, biases, a padded shortcut."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = torch.nn.Conv2d(1, 4, 3, padding=1)
+        self.grouped = torch.nn.Conv2d(4, 8, 3, padding=1, groups=2)
+        self.dilated = torch.nn.Conv2d(4, 4, 3, padding=2, dilation=2)
+        self.expand, self.depthwise = torch.nn.Conv2d(12, 16, 1, bias=False), torch.nn.Conv2d(16, 16, 3, 2, 1, groups=16)
+        self.head = torch.nn.Linear(16, 10, bias=False)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.stem(x)), 3, 2, 1)
+        x = torch.cat([F.relu(self.grouped(x)), F.relu(self.dilated(x))], dim=1)
+        x = F.relu(self.depthwise(F.relu(self.expand(x))))
+        return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+@pytest.mark.parametrize("protocol", ["cheetah", "semi2k"])
+def test_networks_of_other_kinds_are_computed(request, protocol):
+    torch.manual_seed(0)
+    model = network_of(Unlike(), name="unlike", num_classes=10, image_size=8, in_channels=1)
+    for layer in model.relu_layers():
+        layer.relu.set_mask(torch.rand(layer.relu.shape) < 0.3)
+    _, error, agrees, _ = run(request.getfixturevalue(protocol), model.eval(), runs=1)
     assert error < 1e-3
     assert agrees
 

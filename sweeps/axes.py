@@ -89,8 +89,8 @@ def axis_values(
     """
     presets = {"budget": preset.budgets, "d_th": preset.d_th, "gamma": preset.gamma, "ac_after": preset.ac_after}
     values: dict[str, tuple[Any, ...]] = presets | dict(defaults)
-    # A network with fewer stages than the preset's has its classifier before its own last one.
-    moved = [tuple(sorted({min(stage, num_stages - 1) for stage in placement})) for placement in values["ac_after"]]
+    # A network with fewer stages than the preset's has its classifier before its own last one; with a single stage it has none.
+    moved = [tuple(sorted({min(stage, num_stages - 1) for stage in placement} - {0})) for placement in values["ac_after"]]
     values["ac_after"] = tuple(dict.fromkeys(moved))
     for field in fields(Choice):
         given = getattr(flags, FLAG_OF.get(field.name, field.name), NOT_GIVEN)

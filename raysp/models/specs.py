@@ -9,6 +9,7 @@ import inspect
 import json
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,9 @@ def _torchvision(spec: str, sizes: dict[str, int]) -> Any:
     builder = models.get_model_builder(name)
     without = {"aux_logits": False, "init_weights": False}  # an auxiliary classifier of its own; and a minute of drawing
     taken = {key: value for key, value in without.items() if key in inspect.signature(_innermost(builder)).parameters}
-    return _called(spec, lambda: models.get_model(name, weights=None, num_classes=sizes["num_classes"], **taken))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of weights that aren't used
+        return _called(spec, lambda: models.get_model(name, weights=None, num_classes=sizes["num_classes"], **taken))
 
 
 def _innermost(function: Any) -> Any:

@@ -23,6 +23,7 @@ from raysp.models.operations import FIELDS, result_shape
 from raysp.models.relu import MaskedReLU
 
 TORCH = str(Path(torch.__file__).parent) + os.sep
+HERE = str(Path(__file__).parents[1]) + os.sep
 IMAGES = 2
 """Images that shapes are found with: with one, a batch would look like any other axis of one."""
 
@@ -74,7 +75,7 @@ def _place_of(error: BaseException) -> str:
 
 
 def _is_ours(filename: str) -> bool:
-    return filename.startswith((TORCH, "<")) or filename == __file__
+    return filename.startswith((TORCH, HERE, "<"))
 
 
 class _Tracer(fx.Tracer):
@@ -107,7 +108,7 @@ def _shapes(module: nn.Module, graph: fx.Graph, size: tuple[int, ...]) -> dict[s
                     value = super().run_node(n)
             except ValueError as error:
                 raise Untraceable(
-                    f"images of {size[2]}x{size[3]} don't pass {n.target}{place_of(n)}: {error}; give others with --image-size"
+                    f"images of {size[2]}x{size[3]} don't pass {n.target}{place_of(n)}: {str(error).splitlines()[0]}; give others with --image-size"
                 ) from error
             except Exception as error:
                 raise Untraceable(f"{_called(n)} isn't known{place_of(n)}: {KNOWN}") from error

@@ -107,8 +107,9 @@ def _shapes(module: nn.Module, graph: fx.Graph, size: tuple[int, ...]) -> dict[s
                 if value is None:
                     value = super().run_node(n)
             except ValueError as error:
+                why = str(error).splitlines()[0]
                 raise Untraceable(
-                    f"images of {size[2]}x{size[3]} don't pass {n.target}{place_of(n)}: {str(error).splitlines()[0]}; give others with --image-size"
+                    f"images of {size[2]}x{size[3]} don't pass {n.target}{place_of(n)}: {why}; give others with --image-size"
                 ) from error
             except Exception as error:
                 raise Untraceable(f"{_called(n)} isn't known{place_of(n)}: {KNOWN}") from error

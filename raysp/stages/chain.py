@@ -89,8 +89,7 @@ class ChainBuilder:
             for name in ("baseline", "sensitivity", "mask", "snl", "ranking", "frozen", "finetune", "rewind")
         }
         self._gate_epochs = round(preset.gate_epochs * epochs_scale)
-        with torch.device("meta"):  # only its shape is asked for here
-            self._network = network = self._experiment(0).build("shape")
+        self._network = network = self._experiment(0).outline()
         layers = network.relu_layers()
         self._num_relus, self.num_stages = network.num_relus(), network.num_stages
         self._smallest_channel = min(layer.relu.shape[1] * layer.relu.shape[2] for layer in layers)

@@ -84,6 +84,11 @@ class Experiment(Config):
             self.model, num_classes=data.num_classes, image_size=data.image_size, in_channels=data.channels, width=self.width
         )
 
+    def outline(self) -> Network:
+        """The network without weights, on "meta". Torch's generator stays as it is."""
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return self.build("outline")
+
     def inner_relus(self) -> frozenset[str]:
         """Names of the ReLU layers inside blocks that can be gated."""
         return _inner_relus(self)
@@ -113,8 +118,7 @@ class Experiment(Config):
 
 @functools.lru_cache(maxsize=256)
 def _inner_relus(experiment: Experiment) -> frozenset[str]:
-    with torch.device("meta"):
-        return frozenset(chain.inner for chain in experiment.build("gates").chains)
+    return frozenset(chain.inner for chain in experiment.outline().chains)
 
 
 def exit_rows(

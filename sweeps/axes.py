@@ -5,7 +5,7 @@ Owns the axes: what is not given on the command line comes from the sweep, and w
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
@@ -45,7 +45,7 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
         precision=flags.run.precision,
         sensitivity=None if flags.sensitivity is None else read_sensitivity(flags.sensitivity),
     )
-    values = axis_values(flags, defaults, preset, builder.num_stages)
+    values = axis_values(flags, defaults, preset, builder.stages)
     search = read_search(flags.search, flags.trials, flags.between, values, builder)
     combinations = [Choice(**dict(zip(values, combination, strict=True))) for combination in product(*values.values())]
     if flags.sensitivity is not None and all(choice.mask_method in GLOBAL_METHODS for choice in combinations):
@@ -74,7 +74,7 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
 
 
 def axis_values(
-    flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]], preset: Preset, num_stages: int
+    flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]], preset: Preset, stages: Sequence[str]
 ) -> dict[str, tuple[Any, ...]]:
     """The values of every axis, by the field of `Choice`.
 
@@ -82,7 +82,8 @@ def axis_values(
         flags: as given.
         defaults: the sweep's own values.
         preset: what neither of them says.
-        num_stages: of the network; default placements of auxiliary classifiers are moved to stages that it has.
+        stages: the network's, by the node that each ends at; default placements of auxiliary classifiers are moved to stages
+            that it has.
 
     Raises:
         ValueError: a placement that can't be read.
@@ -90,7 +91,7 @@ def axis_values(
     presets = {"budget": preset.budgets, "d_th": preset.d_th, "gamma": preset.gamma, "ac_after": preset.ac_after}
     values: dict[str, tuple[Any, ...]] = presets | dict(defaults)
     # A network with fewer stages than the preset's has its classifier before its own last one; with a single stage it has none.
-    moved = [tuple(sorted({min(stage, num_stages - 1) for stage in placement} - {0})) for placement in values["ac_after"]]
+    moved = [tuple(sorted({min(stage, len(stages) - 1) for stage in placement} - {0})) for placement in values["ac_after"]]
     values["ac_after"] = tuple(dict.fromkeys(moved))
     for field in fields(Choice):
         given = getattr(flags, FLAG_OF.get(field.name, field.name), NOT_GIVEN)
@@ -100,21 +101,27 @@ def axis_values(
         values["budget"] = tuple(map(read_budget, flags.budgets))
     values["seed"] = (0,) if flags.run.seeds is NOT_GIVEN else flags.run.seeds
     values["d_th"] = tuple(None if d == "none" else d for d in values["d_th"])
-    values["ac_after"] = tuple(read_placement(a) if isinstance(a, str) else a for a in values["ac_after"])
+    values["ac_after"] = tuple(read_placement(a, stages) if isinstance(a, str) else a for a in values["ac_after"])
     return values
 
 
-def read_placement(text: str) -> tuple[int, ...]:
-    """Stages of one model's auxiliary classifiers: `none`, `3`, or `2+3`.
+def read_placement(text: str, stages: Sequence[str]) -> tuple[int, ...]:
+    """Stages of one model's auxiliary classifiers: `none`, `3`, `2+3`, or the nodes that they end at.
+
+    Args:
+        text: as given.
+        stages: the network's, by those nodes.
 
     Raises:
         ValueError: it reads otherwise, or names a stage twice.
     """
     if text == "none":
         return ()
-    parts = text.split("+")
+    parts = [str(stages.index(part) + 1) if part in stages else part for part in text.split("+")]
     if not all(part.isascii() and part.isdigit() and len(part) < 4 for part in parts) or len(set(map(int, parts))) < len(parts):
-        raise ValueError(f"ac_after {text!r}; expected a stage (3), several in one model (2+3), or none")
+        raise ValueError(
+            f"ac_after {text!r}; expected a stage (3), several in one model (2+3), or none; raysp inspect shows them"
+        )
     return tuple(sorted(map(int, parts)))
 
 

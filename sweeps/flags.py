@@ -160,7 +160,8 @@ class SweepFlags:
     kernel_size: Annotated[tuple[Literal[3, 5], ...], _several("3|5", "3")] = NOT_GIVEN
     """Of the shallow branches' convolutions."""
     ac_after: Annotated[tuple[str, ...], _several("STAGE|A+B|none")] = NOT_GIVEN
-    """Stage (from 1) after which an auxiliary classifier is placed, or `none`. `2 3` are two models, `2+3` one with both."""
+    """Stage with an auxiliary classifier, from 1 or by where `raysp inspect` says it ends, or `none`. `2 3` are two models, `2+3`
+    one with both."""
     ac_head: Annotated[tuple[AcHead, ...], _several("pool|bottleneck|grid", "pool")] = NOT_GIVEN
     """What auxiliary classifiers are made of; `grid` keeps where features are, and has no ReLU."""
     ac_init: Annotated[tuple[AcStart, ...], _several("random|fit", "random")] = NOT_GIVEN

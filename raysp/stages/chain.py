@@ -91,7 +91,7 @@ class ChainBuilder:
         self._gate_epochs = round(preset.gate_epochs * epochs_scale)
         self._network = network = self._experiment(0).outline()
         layers = network.relu_layers()
-        self._num_relus, self.num_stages = network.num_relus(), network.num_stages
+        self._num_relus, self.stages = network.num_relus(), network.origin.points
         self._smallest_channel = min(layer.relu.shape[1] * layer.relu.shape[2] for layer in layers)
         names = [layer.name for layer in layers]
         if isinstance(sensitivity, Mapping):

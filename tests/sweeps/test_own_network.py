@@ -105,6 +105,8 @@ def test_given_weights_are_measured_and_everything_starts_from_them(here):
         (["--model", "small:nothing"], "small has no function nothing"),
         (["--model", "small:build", "--width", "4"], "--width with small:build"),
         (["--model", "small:build", "--ac-after", "2"], "expected a stage from 1 to 1 of small:build's 2"),
+        (["--model", "small:build", "--ac-after", "relu_4"], "expected a stage from 1 to 1"),
+        (["--model", "small:build", "--ac-after", "relu_7"], "raysp inspect shows them"),
         (["--relu6", "relu"], "--relu6 with resnet18, which has none"),
         (["--baseline", "missing.pt"], "--baseline missing.pt: No such file or directory"),
         (["--model", "small:silu"], "SiLU isn't known"),

@@ -92,6 +92,12 @@ class Network(nn.Module):
             raise ValueError(f"a module named {name!r} at the top of the network; that name is taken: call it something else")
         holder._modules[name] = module
 
+    def free_path(self, path: str) -> str:
+        """A path at which nothing lies: this one, if it can be."""
+        while any(name == path or name.startswith(f"{path}.") for name, _ in self.named_modules()):
+            path += "_"
+        return path
+
     def module_at(self, path: str) -> nn.Module:
         """The module at a path."""
         holder: nn.Module = self

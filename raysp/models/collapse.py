@@ -53,8 +53,10 @@ def _keep(network: Network, graph: Graph) -> None:
     def drop(module: nn.Module, prefix: str) -> None:
         for name, child in list(module._modules.items()):
             path = f"{prefix}{name}"
+            if path in paths:
+                continue
             drop(cast(nn.Module, child), f"{path}.")
-            if path not in paths and not cast(nn.Module, child)._modules:
+            if not cast(nn.Module, child)._modules:
                 del module._modules[name]
 
     drop(network, "")

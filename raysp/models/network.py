@@ -20,6 +20,9 @@ from raysp.models.program import plan
 from raysp.models.relu import MaskedReLU
 from raysp.models.structure import Paths, shapes_of
 
+HEADS = "heads"
+"""What holds the auxiliary heads."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReLULayer:
@@ -88,7 +91,7 @@ class Network(nn.Module):
             if parent not in holder._modules:
                 holder._modules[parent] = nn.Sequential()  # so that a branch or a head of two can be called by itself
             holder = cast(nn.Module, holder._modules[parent])
-        if holder is self and name in self.__dict__:
+        if holder is self and (name in self.__dict__ or name == HEADS):
             raise ValueError(f"a module named {name!r} at the top of the network; that name is taken: call it something else")
         holder._modules[name] = module
 
@@ -260,7 +263,7 @@ class Network(nn.Module):
 
 def head_path(exit: str) -> str:  # noqa: A002 (the field's word)
     """Where an exit's auxiliary head lies."""
-    return f"heads.{exit}"
+    return f"{HEADS}.{exit}"
 
 
 def _in_full(logits_nk: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ def place_of(node: fx.Node) -> str:
 
 
 def _shapes(module: nn.Module, graph: fx.Graph, size: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor, by its node's name; of 'image', the images'."""
+    """Shape of every tensor, by its node's name, and () for several at once; of 'image', the images'."""
     found: dict[str, tuple[int, ...]] = {}
 
     class Shapes(fx.Interpreter):
@@ -139,6 +139,9 @@ def _shapes(module: nn.Module, graph: fx.Graph, size: tuple[int, ...]) -> dict[s
                 raise Untraceable(f"{what} isn't known, at {place}: {way}") from error
             if isinstance(value, Tensor):
                 found[n.name] = tuple(value.shape)
+                return value.to("meta")  # a tensor of the network's own lies elsewhere
+            if n.op != "output" and isinstance(value, tuple | list) and any(isinstance(v, Tensor) for v in value):
+                found[n.name] = ()
             return value
 
         def _known(self, n: fx.Node) -> Tensor | None:
@@ -158,7 +161,7 @@ def _shapes(module: nn.Module, graph: fx.Graph, size: tuple[int, ...]) -> dict[s
 
     modules = dict(module.named_modules())
     with torch.inference_mode(), torch.device("meta"):
-        interpreter = Shapes(fx.GraphModule(module, graph))
+        interpreter = Shapes(module, graph=graph)
         interpreter.extra_traceback = False  # it would be written into the message
         interpreter.run(torch.empty(size, device="meta"))
     return found
@@ -281,6 +284,8 @@ class _Translation:
 
     def _refuse(self, node: fx.Node) -> None:
         self.names[node] = node.name  # what reads it can still be looked at
+        if node.target is operator.getitem and self.shapes.get(node.all_input_nodes[0].name) == ():
+            return  # one of several results; what gave them is named
         (what, way), place = _unknown(node, self.theirs)
         if node.op == "call_module":
             way = _unfit(self.theirs[str(node.target)]) or way

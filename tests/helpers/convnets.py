@@ -69,12 +69,13 @@ class OptionA(nn.Module):
 
 
 class SharedConvolution(nn.Module):
-    """A convolution and a batch norm that are called twice, and a whole block that is."""
+    """A convolution, a batch norm and a block that are called twice; a convolution that others than its batch norm read."""
 
     def __init__(self):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU())
         self.conv, self.bn, self.relu = nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True)
+        self.bn2, self.conv3, self.bn3 = nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
         self.block = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6))
         self.pair = nn.Sequential(nn.Conv2d(6, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 6, (1, 5), padding=(0, 2)))
         self.fc = nn.Linear(6, CLASSES)
@@ -83,6 +84,9 @@ class SharedConvolution(nn.Module):
         x = self.stem(x)
         y = self.relu(self.bn(self.conv(x)))
         x = self.relu(self.bn(self.conv(y)) + x)
+        x = self.relu(self.bn2(self.conv(x)) + self.bn2(x))
+        y = self.conv3(x)
+        x = self.relu(self.bn3(y) + y)
         x = self.relu(x + self.block(x))
         x = self.relu(x + self.block(x))
         return self.fc(torch.flatten(F.adaptive_avg_pool2d(self.pair(x) + x, 1), 1))

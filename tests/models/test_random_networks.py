@@ -8,12 +8,12 @@ from torch.nn import functional as F
 from traced import CHECKS, randomise_norms
 
 CLASSES, SIZE = 3, 8
-RELUS = (lambda x: x, F.relu, torch.relu, lambda x: x.relu())
+RELUS = (lambda x: x, F.relu, lambda x: x, torch.relu, lambda x: x.relu())
 
 
 class Drawn(nn.Module):
-    """A network of drawn steps, each of which reads maps that are there and adds one. Before the resolution falls, and at the end,
-    what no step has read is concatenated.
+    """A network of drawn steps, each of which reads maps that are there and adds one. Before the resolution falls, and at the
+    end, what no step has read is concatenated.
     """
 
     def __init__(self, steps):
@@ -42,7 +42,7 @@ class Drawn(nn.Module):
         return x
 
     def active(self, x, kind):
-        return self.kept(RELUS[kind % 4](x) if kind % 5 else self.relu(x), self.widths[id(x)])
+        return self.kept(RELUS[kind](x) if kind < 5 else self.relu(x), self.widths[id(x)])
 
     def joined(self, maps, read):
         left = [x for number, x in enumerate(maps) if number not in read]
@@ -80,6 +80,10 @@ class Drawn(nn.Module):
             elif kind == "add" and width == other:
                 z = self.kept(torch.add(x, y) if detail % 2 else sum([x, y, x]), width)
                 z = self.active(z, detail)
+            elif kind == "norm":
+                z = self.conv(x, width, norm=False, kernel_size=3, padding=1)
+                z = self.kept(self.made(lambda width=width: nn.BatchNorm2d(width))(z) + z, width)
+                z = self.active(z, second)
             elif kind == "cat":
                 z = self.kept(torch.cat([x, y], dim=1), width + other)
                 z = self.conv(z, 4, norm, kernel_size=1)
@@ -103,7 +107,7 @@ class Drawn(nn.Module):
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["conv", "pair", "reuse", "add", "cat", "slice", "pool", "down"]),
+        st.sampled_from(["conv", "pair", "reuse", "add", "cat", "slice", "pool", "norm", "down"]),
         st.integers(0, 5),
         st.integers(0, 5),
         st.integers(0, 3),

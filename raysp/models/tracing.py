@@ -210,6 +210,8 @@ def _unfit(module: nn.Module) -> str:
         return "it gives indices, too; leave return_indices out"
     if isinstance(module, nn.AvgPool2d) and module.divisor_override:
         return "it divides by another number; leave divisor_override out"
+    if module._forward_pre_hooks or module._forward_hooks:
+        return "it has hooks, which no saved network keeps; remove them (torch.nn.utils.remove_weight_norm and its like)"
     return ""
 
 

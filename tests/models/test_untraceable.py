@@ -223,6 +223,7 @@ CASES = [
             (nn.BatchNorm2d(4, track_running_stats=False), ["BatchNorm2d isn't known", "track_running_stats=True"]),
             (nn.MaxPool2d(2, return_indices=True), ["MaxPool2d isn't known", "return_indices"]),
             (nn.AvgPool2d(2, divisor_override=3), ["AvgPool2d isn't known", "divisor_override"]),
+            (nn.utils.spectral_norm(nn.Conv2d(4, 4, 3)), ["Conv2d isn't known", "layer", "hooks", "remove them"]),
             (nn.Conv2d(4, 4, 7), ["images of 8x8 don't pass layer", "too small", "--image-size"]),
             (nn.Conv2d(3, 4, 3), ["images of 8x8 don't pass layer", "expected 3 channels"]),
         )

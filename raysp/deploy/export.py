@@ -36,7 +36,7 @@ CHECKED_IMAGES = 4
 
 
 class _FixedReLU(nn.Module):
-    """ReLU at the positions of a mask, for good."""
+    """ReLU at the positions of a mask, for good; of maps or of vectors."""
 
     mask: Tensor
 
@@ -44,8 +44,8 @@ class _FixedReLU(nn.Module):
         super().__init__()
         self.register_buffer("mask", mask.clone())
 
-    def forward(self, x_nchw: Tensor) -> Tensor:
-        return torch.where(self.mask, torch.relu(x_nchw), x_nchw)
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(self.mask.flatten() if x.dim() == 2 else self.mask, torch.relu(x), x)
 
 
 def export(

@@ -71,10 +71,14 @@ def network_of(
     shapes = shapes_of(traced.graph, traced.modules, (in_channels, image_size, image_size))
     logits = shapes[traced.graph.exits["final"]]
     if logits != (num_classes,):
-        raise Untraceable(f"the network gives {logits[0]} logits; expected one for each of {num_classes} classes")
+        raise Untraceable(
+            f"the network gives {logits[0]} logits{traced.place}; expected one for each of {num_classes} classes: build it so"
+        )
     stages = find_stages(traced.graph, traced.modules, shapes)
     if not stages:
-        raise Untraceable("the network has no second convolution that all data pass through; expected a convolutional network")
+        raise Untraceable(
+            f"the network has no second convolution that all data pass through{traced.place}; expected a convolutional network"
+        )
     graph = Graph(nodes=traced.graph.nodes, exits=traced.graph.exits, features=tuple(s.feature for s in stages))
     origin = Origin(
         name=name,
@@ -86,5 +90,5 @@ def network_of(
     )
     network = Network(graph, traced.modules, origin, find_chains(graph, traced.modules))
     if not network.relu_layers():
-        raise Untraceable("the network has no ReLU; expected one with ReLUs to choose among")
+        raise Untraceable(f"the network has no ReLU{traced.place}; expected one with ReLUs to choose among")
     return network.train(trains)

@@ -62,7 +62,7 @@ class GatedBlock:
         chain, network = self.chain, self._network
         branch = shallow_branch(*self.convs, kernel_size)
         holds_both = chain.name != chain.first
-        shallow, gate = (f"{chain.name}{'.' if holds_both else '_'}{part}" for part in ("shallow", "gate"))
+        shallow, gate = (network.free_path(f"{chain.name}{'.' if holds_both else '_'}{part}") for part in ("shallow", "gate"))
         network.hold(shallow, branch)
         network.hold(gate, Gate().to(next(branch.parameters()).device))
         network.chains[self._index] = replace(chain, shallow=shallow, gate=gate)

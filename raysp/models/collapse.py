@@ -36,13 +36,14 @@ def drop_main_branches(model: Network) -> Network:
 def _without_main_branches(model: Network, exits: Iterable[str]) -> Network:
     plain = copy.deepcopy(model).eval()
     stand_in = {chain.gate: plain.graph[chain.gate].inputs[0] for chain in plain.chains if chain.gate}
-    stand_in |= {node.name: node.inputs[0] for node in plain.graph.nodes if isinstance(_of(plain, node.module), nn.Dropout)}
+    modules = plain.called()
+    stand_in |= {
+        node.name: node.inputs[0]
+        for node in plain.graph.nodes
+        if isinstance(modules.get(node.module or ""), nn.Dropout | nn.Dropout2d)
+    }
     _keep(plain, plain.graph.without(stand_in).pruned(exits))
     return plain
-
-
-def _of(model: Network, path: str | None) -> nn.Module | None:
-    return model.module_at(path) if path else None
 
 
 def _keep(network: Network, graph: Graph) -> None:
@@ -75,19 +76,21 @@ def fold_batchnorm(model: Network, spared: Container[str] = ()) -> Network:
         spared: nodes of batch norms that stay.
     """
     folded = copy.deepcopy(model).eval()
-    readers, modules = folded.graph.readers(), folded.called()
+    readers, modules, nodes = folded.graph.readers(), folded.called(), {node.name: node for node in folded.graph.nodes}
     calls = [node.module for node in folded.graph.nodes]
     gone = {}
     for node in folded.graph.nodes:
-        norm, conv = modules.get(node.module or ""), modules.get(node.inputs[0])
+        norm, path = modules.get(node.module or ""), nodes[node.inputs[0]].module if node.inputs[0] in nodes else None
+        conv = modules.get(path or "")
         if (
             isinstance(norm, nn.BatchNorm2d)
             and node.name not in spared
             and isinstance(conv, nn.Conv2d)
             and readers[node.inputs[0]] == [node.name]
-            and calls.count(node.module) == calls.count(node.inputs[0]) == 1
+            and path
+            and calls.count(node.module) == calls.count(path) == 1
         ):
-            folded.hold(node.inputs[0], fuse_conv_bn_eval(conv, norm))
+            folded.hold(path, fuse_conv_bn_eval(conv, norm))
             gone[node.name] = node.inputs[0]
     points = tuple(gone.get(point, point) for point in folded.origin.points)
     folded.origin = dataclasses.replace(folded.origin, points=points)

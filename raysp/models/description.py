@@ -28,7 +28,10 @@ def describe(model: Network) -> dict[str, Any]:
         "format": FORMAT,
         "origin": asdict(model.origin),
         "modules": {path: described(module) for path, module in model.called().items()},
-        "nodes": [[n.name, list(n.inputs), n.module or n.function, list(n.options)] for n in model.graph.nodes],
+        "nodes": [
+            [n.name, list(n.inputs), n.module] if n.module else [n.name, list(n.inputs), n.function, list(n.options)]
+            for n in model.graph.nodes
+        ],
         "exits": dict(model.graph.exits),
         "features": list(model.graph.features),
         "chains": [asdict(chain) for chain in model.chains],
@@ -51,14 +54,13 @@ def build(description: dict[str, Any]) -> Network:
     if len(description["modules"]) > MOST_MODULES:
         raise ValueError(f"{len(description['modules'])} modules; expected at most {MOST_MODULES}")
     known, nodes = {IMAGE}, []
-    for name, inputs, called, options in description["nodes"]:
-        module = called if called in description["modules"] else None
-        if name in known or not known.issuperset(inputs) or (module is None and called not in FUNCTIONS):
+    for name, inputs, called, *options in description["nodes"]:
+        known_ones = FUNCTIONS if options else description["modules"]  # only functions have options
+        if name in known or not known.issuperset(inputs) or called not in known_ones:
             raise ValueError(f"node {name!r:.80}: reads or calls what isn't there, or comes twice")
         known.add(name)
-        nodes.append(
-            Node(name=name, inputs=tuple(inputs), module=module, function=None if module else called, options=tuple(options))
-        )
+        what = {"function": called, "options": tuple(options[0])} if options else {"module": called}
+        nodes.append(Node(name=name, inputs=tuple(inputs), **what))
     exits, features = dict(description["exits"]), tuple(description["features"])
     if not exits or not known.issuperset((*exits.values(), *features)):
         raise ValueError(f"exits {exits!r:.200}; expected nodes")

@@ -91,7 +91,7 @@ def find_chains(graph: Graph, modules: Mapping[str, nn.Module]) -> list[Chain]:
             continue
         inner = only_reader(only_reader(node.name, nn.BatchNorm2d) or node.name, MaskedReLU)
         second = only_reader(inner, nn.Conv2d) if inner else ""
-        if not second or second in used or not _mergeable(modules[node.name], modules[second]):
+        if not second or second in used or not _mergeable(*(modules[nodes[name].module or ""] for name in (node.name, second))):
             continue
         used |= {node.name, second}
         last = only_reader(second, nn.BatchNorm2d) or second
@@ -132,20 +132,19 @@ def shallow_branch(first: nn.Conv2d, second: nn.Conv2d, kernel_size: int) -> nn.
 
     Args:
         first, second: what it replaces.
-        kernel_size: odd; on an axis where the exact kernel is smaller, that is taken.
+        kernel_size: odd; on an axis where the exact kernel is smaller, that is taken, and where the two have so little padding
+            that their map would be smaller than such a kernel's, the smallest that gives theirs.
     """
     exact = exact_kernel(first, second)
-    kernel = (min(kernel_size, exact[0]), min(kernel_size, exact[1]))
-    padding = tuple(
-        p1 + s1 * p2 - (whole - k) // 2
-        for p1, s1, p2, whole, k in zip(_padding(first), first.stride, _padding(second), exact, kernel, strict=True)
-    )
+    room = [p1 + s1 * p2 for p1, s1, p2 in zip(_padding(first), first.stride, _padding(second), strict=True)]
+    height, width = (min(whole, max(kernel_size, whole - 2 * p)) for whole, p in zip(exact, room, strict=True))
+    up, left = (p - (whole - k) // 2 for whole, p, k in zip(exact, room, (height, width), strict=True))
     conv = nn.Conv2d(
         first.in_channels,
         second.out_channels,
-        kernel,
+        (height, width),
         stride=(first.stride[0] * second.stride[0], first.stride[1] * second.stride[1]),
-        padding=(max(0, padding[0]), max(0, padding[1])),
+        padding=(up, left),
         groups=math.gcd(first.groups, second.groups),
         bias=False,
     )

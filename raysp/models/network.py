@@ -20,6 +20,9 @@ from raysp.models.program import plan
 from raysp.models.relu import MaskedReLU
 from raysp.models.structure import Paths, shapes_of
 
+HEADS = "heads"
+"""What holds the auxiliary heads."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReLULayer:
@@ -88,9 +91,15 @@ class Network(nn.Module):
             if parent not in holder._modules:
                 holder._modules[parent] = nn.Sequential()  # so that a branch or a head of two can be called by itself
             holder = cast(nn.Module, holder._modules[parent])
-        if holder is self and name in self.__dict__:
+        if holder is self and (name in self.__dict__ or name == HEADS):
             raise ValueError(f"a module named {name!r} at the top of the network; that name is taken: call it something else")
         holder._modules[name] = module
+
+    def free_path(self, path: str) -> str:
+        """A path at which nothing lies: this one, if it can be."""
+        while any(name == path or name.startswith(f"{path}.") for name, _ in self.named_modules()):
+            path += "_"
+        return path
 
     def module_at(self, path: str) -> nn.Module:
         """The module at a path."""
@@ -254,7 +263,7 @@ class Network(nn.Module):
 
 def head_path(exit: str) -> str:  # noqa: A002 (the field's word)
     """Where an exit's auxiliary head lies."""
-    return f"heads.{exit}"
+    return f"{HEADS}.{exit}"
 
 
 def _in_full(logits_nk: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ FIELDS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.AdaptiveAvgPool2d: ("output_size",),
     nn.Flatten: (),
     nn.Dropout: ("p",),
+    nn.Dropout2d: ("p",),
     MaskedReLU: ("shape",),
     Gate: (),
 }

@@ -4,6 +4,7 @@ Owns the translation (torch.fx), and naming what stands in its way, each with it
 graph computes with all ReLUs kept is what the module computes in evaluation mode.
 """
 
+import inspect
 import operator
 import os
 import sys
@@ -38,6 +39,8 @@ class Traced:
 
     graph: Graph
     modules: dict[str, nn.Module]
+    place: str
+    """Where its forward stands, as " (file:line)"; empty for torch's own."""
 
 
 def trace(module: nn.Module, *, in_channels: int, image_size: int, relu6: bool = False) -> Traced:
@@ -57,11 +60,11 @@ def trace(module: nn.Module, *, in_channels: int, image_size: int, relu6: bool =
         traced = _Tracer(autowrap_functions=(), param_shapes_constant=True).trace(module)
     except Exception as error:  # the user's code runs in here
         raise Untraceable(
-            f"{_message(error)}{_place_of(error)}; expected a forward that takes images alone and decides nothing by "
-            "their values or sizes"
+            f"{_message(error)}{_place_of(error) or _place_of_forward(module)}; expected a forward that takes images alone and "
+            "decides nothing by their values or sizes"
         ) from error
     shapes = _shapes(module, traced, (IMAGES, in_channels, image_size, image_size))
-    return _Translation(dict(module.named_modules()), traced, shapes, relu6).result()
+    return _Translation(dict(module.named_modules()), traced, shapes, relu6, _place_of_forward(module)).result()
 
 
 def _message(error: Exception) -> str:
@@ -74,19 +77,38 @@ def _place_of(error: BaseException) -> str:
     return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
+def _place_of_forward(module: nn.Module) -> str:
+    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    return "" if code is None or _is_ours(code.co_filename) else f" ({code.co_filename}:{code.co_firstlineno})"
+
+
 def _is_ours(filename: str) -> bool:
     return filename.startswith((TORCH, HERE, "<"))
+
+
+class _Proxy(fx.Proxy):
+    """Tells `x += y` from `x = x + y`."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
 
 
 class _Tracer(fx.Tracer):
     """Notes where each operation stands. (Torch's own way to do so imports its compiler.)"""
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """The images alone; what else a forward takes keeps its default."""
+        return root_fn, [self.root, self.create_proxy("placeholder", IMAGE, (), {})]
+
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
         frame: FrameType | None = sys._getframe(1)
-        while frame is not None and _is_ours(frame.f_code.co_filename):
+        while frame is not None and _is_ours(frame.f_code.co_filename) and frame.f_code is not trace.__code__:
             frame = frame.f_back
-        if frame is not None:
+        if frame is not None and frame.f_code is not trace.__code__:
             node.meta["place"] = f" ({frame.f_code.co_filename}:{frame.f_lineno})"
         return node
 
@@ -97,7 +119,7 @@ def place_of(node: fx.Node) -> str:
 
 
 def _shapes(module: nn.Module, graph: fx.Graph, size: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor, by its node's name; of 'image', the images'."""
+    """Shape of every tensor, by its node's name, and () for several at once; of 'image', the images'."""
     found: dict[str, tuple[int, ...]] = {}
 
     class Shapes(fx.Interpreter):
@@ -106,15 +128,20 @@ def _shapes(module: nn.Module, graph: fx.Graph, size: tuple[int, ...]) -> dict[s
                 value = self._known(n)
                 if value is None:
                     value = super().run_node(n)
-            except ValueError as error:
-                why = str(error).splitlines()[0]
-                raise Untraceable(
-                    f"images of {size[2]}x{size[3]} don't pass {n.target}{place_of(n)}: {why}; give others with --image-size"
-                ) from error
             except Exception as error:
-                raise Untraceable(f"{_called(n)} isn't known{place_of(n)}: {KNOWN}") from error
+                if isinstance(error, ValueError) or n.target in ADDITIONS + CONCATENATIONS + FLATTENINGS:
+                    what = str(error).split("\n")[0]
+                    images = f"images of {size[2]}x{size[3]}"
+                    raise Untraceable(
+                        f"{images} don't pass {_called(n)}{place_of(n)}: {what}; give others with --image-size"
+                    ) from error
+                (what, way), place = _unknown(n, modules)
+                raise Untraceable(f"{what} isn't known, at {place}: {way}") from error
             if isinstance(value, Tensor):
                 found[n.name] = tuple(value.shape)
+                return value.to("meta")  # a tensor of the network's own lies elsewhere
+            if n.op != "output" and isinstance(value, tuple | list) and any(isinstance(v, Tensor) for v in value):
+                found[n.name] = ()
             return value
 
         def _known(self, n: fx.Node) -> Tensor | None:
@@ -122,9 +149,11 @@ def _shapes(module: nn.Module, graph: fx.Graph, size: tuple[int, ...]) -> dict[s
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             if not args or not isinstance(args[0], Tensor):
                 return None
-            called = modules.get(str(n.target)) if n.op == "call_module" else _module_for(n.target, args[1:], kwargs)
-            same = isinstance(called, nn.ReLU | nn.ReLU6 | nn.Dropout2d | nn.Identity) or n.target in RELUS + RELU6S
-            if same or (n.target in ADDITIONS and isinstance(args[1], Tensor) and args[0].shape == args[1].shape):
+            is_module = n.op == "call_module"
+            called = modules.get(str(n.target)) if is_module else _module_for(n.target, args[1:], kwargs)
+            same = isinstance(called, nn.ReLU | nn.ReLU6 | nn.Identity) or (not is_module and n.target in RELUS + RELU6S)
+            added = not is_module and n.target in ADDITIONS and isinstance(args[1], Tensor) and args[0].shape == args[1].shape
+            if same or added:
                 return torch.empty_like(args[0])
             if called is None or type(called) not in FIELDS or isinstance(called, nn.Flatten):
                 return None
@@ -132,27 +161,58 @@ def _shapes(module: nn.Module, graph: fx.Graph, size: tuple[int, ...]) -> dict[s
 
     modules = dict(module.named_modules())
     with torch.inference_mode(), torch.device("meta"):
-        Shapes(fx.GraphModule(module, graph)).run(torch.empty(size, device="meta"))
+        interpreter = Shapes(module, graph=graph)
+        interpreter.extra_traceback = False  # it would be written into the message
+        interpreter.run(torch.empty(size, device="meta"))
     return found
 
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 RELUS = (F.relu, torch.relu, torch.relu_, F.relu_, "relu", "relu_")
-RELU6S = (F.relu6, torch.nn.functional.hardtanh)
+RELU6S = (F.relu6,)
 FLATTENINGS = (torch.flatten, "flatten", "view", "reshape", torch.reshape, "squeeze", torch.squeeze)
 SAME = ("contiguous", "clone", torch.clone)
-KNOWN = "raysp knows convolutions, linear layers, batch norms, ReLUs, pools, sums and concatenations"
+IN_PLACE = (operator.iadd, "add_", "relu_", torch.relu_, F.relu_)
+KNOWN = "raysp knows convolutions, linear layers, batch norms, ReLUs, pools, sums and concatenations; build the network of these"
 WAYS_OUT = {
     "ReLU6": "--relu6 relu takes plain ReLUs in its place",
     "relu6": "--relu6 relu takes plain ReLUs in its place",
     "SiLU": "use ReLUs", "GELU": "use ReLUs", "Hardswish": "use ReLUs", "LeakyReLU": "use ReLUs", "ELU": "use ReLUs",
+    "silu": "use ReLUs", "gelu": "use ReLUs", "hardswish": "use ReLUs", "leaky_relu": "use ReLUs", "elu": "use ReLUs",
+    "PReLU": "use ReLUs",
     "Sigmoid": "it isn't linear: leave it out", "Softmax": "give the logits", "LogSoftmax": "give the logits",
+    "softmax": "give the logits", "log_softmax": "give the logits", "dropout": "give it training=self.training",
 }  # fmt: skip
 
 
 def _called(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def _unknown(node: fx.Node, modules: Mapping[str, nn.Module]) -> tuple[tuple[str, str], str]:
+    """What an operation is and what to do, and where it stands."""
+    what, place = _called(node), place_of(node).strip(" ()")
+    if node.op == "get_attr":
+        what = "a tensor of the network's own"
+        place = f"{node.target}, {place}"
+    elif node.op == "call_module":
+        what = type(modules[str(node.target)]).__name__
+        place = f"{node.target}, {place}"
+    return (what, WAYS_OUT.get(what, KNOWN)), place
+
+
+def _unfit(module: nn.Module) -> str:
+    """What a module of a known kind does that raysp doesn't, and what to do; empty for nothing."""
+    if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and module.running_mean is None:
+        return "its results depend on the other images of a batch; give it track_running_stats=True"
+    if isinstance(module, nn.MaxPool2d) and module.return_indices:
+        return "it gives indices, too; leave return_indices out"
+    if isinstance(module, nn.AvgPool2d) and module.divisor_override:
+        return "it divides by another number; leave divisor_override out"
+    if module._forward_pre_hooks or module._forward_hooks:
+        return "it has hooks, which no saved network keeps; remove them (torch.nn.utils.remove_weight_norm and its like)"
+    return ""
 
 
 @dataclass
@@ -161,9 +221,12 @@ class _Translation:
     traced: fx.Graph
     shapes: dict[str, tuple[int, ...]]
     relu6: bool
+    place: str
     nodes: list[Node] = field(default_factory=list)
     modules: dict[str, nn.Module] = field(default_factory=dict)
     names: dict[fx.Node, str] = field(default_factory=dict)
+    memory: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    """Which result's memory each one lies in."""
     troubles: list[str] = field(default_factory=list)
     unknown: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     """Operations that aren't known, by what they are and what to do: where each stands."""
@@ -172,15 +235,16 @@ class _Translation:
     def result(self) -> Traced:
         called = [str(n.target) for n in self.traced.nodes if n.op == "call_module"]
         self.several = {path for path in called if called.count(path) > 1}
+        self.position = {node: number for number, node in enumerate(self.traced.nodes)}
         for node in self.traced.nodes:
             if node.op == "placeholder":
-                if self.names and not node.args:
-                    self.troubles.append(f"a second input, {node.name}; expected images alone")
                 self.names[node] = IMAGE
             elif node.op == "output":
                 self._output(node)
-            elif node.name in self.shapes and not self._known(node):
-                self._refuse(node)
+            elif node.name in self.shapes:
+                if not self._known(node):
+                    self._refuse(node)
+                self._remember(node)
         for (what, way), places in self.unknown.items():
             more = f", and {len(places) - 1} more" if len(places) > 1 else ""
             self.troubles.append(f"{what} isn't known, at {places[0]}{more}: {way}")
@@ -190,27 +254,51 @@ class _Translation:
         reached = {node.module for node in graph.nodes}
         # In the order of the user's own, so that the weights' order is theirs too; made ones follow.
         order = [path for path in (*self.theirs, *self.modules) if path in reached]
-        return Traced(graph=graph, modules={path: self.modules[path] for path in dict.fromkeys(order)})
+        return Traced(graph=graph, modules={path: self.modules[path] for path in dict.fromkeys(order)}, place=self.place)
+
+    def _remember(self, node: fx.Node) -> None:
+        """Where a result lies; and if it overwrote another, who reads that one later reads the new values."""
+        x = next((arg for arg in node.args if isinstance(arg, fx.Node) and arg in self.names), node)
+        module = self.theirs.get(str(node.target)) if node.op == "call_module" else None
+        function = None if module else node.target
+        inplace = function in IN_PLACE or bool(node.kwargs.get("inplace") or getattr(module, "inplace", False))
+        view = function in (*FLATTENINGS, "contiguous", operator.getitem) or isinstance(module, nn.Flatten | nn.Identity)
+        self.memory[node] = self.memory.get(x, x) if inplace or view else node
+        if not inplace:
+            return
+        old = self.names[x]
+        for other in [n for n in self.names if n is not node and self.memory.get(n, n) is self.memory[node]]:
+            if self.names[other] == old:
+                self.names[other] = self.names[node]
+            elif self.names[other] != self.names[node] and any(self.position[n] > self.position[node] for n in other.users):
+                self.troubles.append(
+                    f"{_called(node)} overwrites what {other.name} is a part of{place_of(node)}; write it so that it doesn't"
+                )
 
     def _output(self, node: fx.Node) -> None:
         (result,) = node.args
         if not isinstance(result, fx.Node) or len(self.shapes.get(result.name, ())) != 2:
             shape = self.shapes.get(result.name) if isinstance(result, fx.Node) else None
-            what = f"a map of shape {shape[1:]}" if shape else f"a {type(result).__name__}"
-            self.troubles.append(f"the network gives {what}; expected logits, one per class{place_of(node)}")
+            what = f"a map of shape {shape[1:]}" if shape else f"a {type(result).__name__.removeprefix('immutable_')}"
+            self.troubles.append(f"the network gives {what}{self.place}; expected logits alone, one per class")
         else:
             self.logits = self.names.get(result, "")
 
     def _refuse(self, node: fx.Node) -> None:
         self.names[node] = node.name  # what reads it can still be looked at
-        what, place = _called(node), place_of(node).strip(" ()")
-        if node.op == "get_attr":
-            what = "a tensor of the network's own"
-            place = f"{node.target}, {place}"
-        elif node.op == "call_module":
-            what = type(self.theirs[str(node.target)]).__name__
-            place = f"{node.target}, {place}"
-        self.unknown.setdefault((what, WAYS_OUT.get(what, KNOWN)), []).append(place)
+        if node.target is operator.getitem and self.shapes.get(node.all_input_nodes[0].name) == ():
+            return  # one of several results; what gave them is named
+        (what, way), place = _unknown(node, self.theirs)
+        if node.op == "call_module":
+            way = _unfit(self.theirs[str(node.target)]) or way
+        if self.reads_images(node):
+            way = "it reads the images; put a convolution before it"
+        self.unknown.setdefault((what, way), []).append(place)
+
+    def reads_images(self, node: fx.Node) -> bool:
+        """Whether it is a ReLU of the images themselves."""
+        is_relu = isinstance(self.theirs.get(str(node.target)), nn.ReLU) if node.op == "call_module" else node.target in RELUS
+        return is_relu and any(self.names.get(x) == IMAGE for x in node.all_input_nodes)
 
     def _known(self, node: fx.Node) -> bool:
         if node.op == "call_module":
@@ -225,6 +313,9 @@ class _Translation:
         x, shape = inputs[0], self.shapes[node.name]
         given = {k: v for k, v in node.kwargs.items() if k != "inplace"}
         if target in ADDITIONS:
+            if not given and len(node.args) == 2 and 0 in node.args:  # as `sum` begins
+                self.names[node] = self.names[x]
+                return True
             same = len(inputs) == 2 and self.shapes[inputs[1].name] == self.shapes[x.name] and not given
             return same and self._function(node, "add", inputs)
         if target in RELUS:
@@ -259,13 +350,10 @@ class _Translation:
         if whole or isinstance(module, nn.Identity):
             self.names[node] = self.names[x]
             return True
-        if type(module) not in FIELDS:
-            same = isinstance(module, nn.Dropout2d | nn.Dropout)
-            return same and self._add(node, nn.Dropout(module.p), path, x)  # type: ignore[arg-type]
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and module.running_mean is None:
-            return False  # its results depend on the other images of a batch
-        if isinstance(module, nn.MaxPool2d) and module.return_indices:
+        if type(module) not in FIELDS or _unfit(module):
             return False
+        if isinstance(module, nn.Dropout | nn.Dropout2d):
+            return self._add(node, type(module)(module.p), path, x)  # theirs may overwrite what it reads
         return self._add(node, module, path, x, shared=True)
 
     def _relu(self, node: fx.Node, x: fx.Node, path: str) -> bool:
@@ -280,7 +368,7 @@ class _Translation:
         if before == after:
             self.names[node] = self.names[x]
             return True
-        flat = len(after) == 2 and after[0] == before[0] == IMAGES
+        flat = (len(after) == 2 or after[2:] == (1,)) and after[0] == before[0] == IMAGES
         return flat and self._add(node, nn.Flatten(), path or node.name, x)
 
     def _mean(self, node: fx.Node, x: fx.Node) -> bool:
@@ -308,19 +396,24 @@ class _Translation:
         return all(n is None or isinstance(n, int) for n in numbers) and self._function(node, "slice", [x], numbers)
 
     def _function(self, node: fx.Node, function: str, inputs: list[fx.Node], options: Options = ()) -> bool:
-        read = tuple(self.names[x] for x in inputs)
-        self.names[node] = node.name
-        self.nodes.append(Node(name=node.name, inputs=read, function=function, options=options))
+        read, name = tuple(self.names[x] for x in inputs), self._name(node, node.name)
+        self.names[node] = name
+        self.nodes.append(Node(name=name, inputs=read, function=function, options=options))
         return True
+
+    def _name(self, node: fx.Node, path: str) -> str:
+        """A name that no other node has, nor the image, nor another module."""
+        taken, own = {IMAGE, *(n.name for n in self.nodes)}, node.op == "call_module" and path == node.target
+        if path not in self.several and path not in taken and (own or path not in self.theirs):
+            return path
+        number = 1
+        while (name := f"{path}_{number}") in taken or name in self.theirs:
+            number += 1
+        return name
 
     def _add(self, node: fx.Node, module: nn.Module, path: str, x: fx.Node, *, shared: bool = False) -> bool:
         """A node that calls a module. One that has no weights is each caller's own; `shared` ones are called by all."""
-        read, taken = self.names[x], {n.name for n in self.nodes}
-        name = path
-        if path in self.several or path in taken or (path != node.target and path in self.theirs):
-            number = 1
-            while (name := f"{path}_{number}") in taken or name in self.theirs:
-                number += 1
+        read, name = self.names[x], self._name(node, path)
         own = path if shared else name
         self.modules.setdefault(own, module)
         self.names[node] = name
@@ -336,11 +429,13 @@ def _module_for(target: Any, args: tuple[Any, ...], given: Mapping[str, Any], sh
         F.avg_pool2d: (nn.AvgPool2d, ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")),
         F.adaptive_avg_pool2d: (nn.AdaptiveAvgPool2d, ("output_size",)),
         F.dropout: (nn.Dropout, ("p",)),
-        F.dropout2d: (nn.Dropout, ("p",)),
+        F.dropout2d: (nn.Dropout2d, ("p",)),
     }
     if target not in kinds:
         return None
     kind, names = kinds[target]
+    if len(args) > len(names) or any(value for key, value in given.items() if key not in (*names, "inplace")):
+        return None  # what the module doesn't do, or does in training only
     fields = dict(zip(names, args, strict=False)) | {k: v for k, v in given.items() if k in names}
     if any(isinstance(value, fx.Node) for value in fields.values()):
         if kind is nn.AvgPool2d and shape[2:] == (1, 1):

@@ -81,9 +81,9 @@ def count_by_hooks(model):
         x = inputs[0]
         if isinstance(module, torch.nn.Conv2d):
             patches = torch.nn.functional.unfold(
-                torch.ones_like(x), module.kernel_size, padding=module.padding, stride=module.stride
+                torch.ones_like(x), module.kernel_size, padding=module.padding, stride=module.stride, dilation=module.dilation
             )
-            macs += patches[0].numel() * module.out_channels
+            macs += patches[0].numel() * module.out_channels // module.groups
         elif isinstance(module, torch.nn.Linear):
             macs += x[0].numel() * output[0].numel()
         elif type(module).__name__ == "MaskedReLU":

@@ -6,8 +6,9 @@ from raysp.models.builtin import MODELS, Architecture, SmallImageNetwork
 from raysp.models.gates import find_chains
 from raysp.models.graph import Graph
 from raysp.models.network import Network, Origin
+from raysp.models.places import Untraceable
 from raysp.models.structure import find_stages, shapes_of
-from raysp.models.tracing import Untraceable, trace
+from raysp.models.tracing import trace
 
 __all__ = ["MODELS", "architecture", "build_model", "network_of"]
 

@@ -20,7 +20,8 @@ def quick(arguments):
             skipping = argument in TINY
         if not skipping:
             kept.append(argument)
-    small = [word for flag, value in TINY.items() for word in (flag, *value)]
+    own = any(before == "--model" and ":" in word for before, word in zip(arguments, arguments[1:], strict=False))
+    small = [word for flag, value in TINY.items() if not (own and flag == "--width") for word in (flag, *value)]
     if "--budgets" not in kept and not any(Path(word).name in ONCE for word in kept):
         small += BUDGETS
     return [*kept, *small, *([] if "--address" in kept else ["--inline"])]

@@ -5,6 +5,7 @@ Sweeps get the smallest network and few epochs, and run without Ray; all else ru
 
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 TINY = {"--width": ["4"], "--epochs-scale": ["0.1"]}
@@ -20,7 +21,7 @@ def quick(arguments):
             skipping = argument in TINY
         if not skipping:
             kept.append(argument)
-    own = any(before == "--model" and ":" in word for before, word in zip(arguments, arguments[1:], strict=False))
+    own = any(before == "--model" and ":" in word for before, word in pairwise(arguments))
     small = [word for flag, value in TINY.items() if not (own and flag == "--width") for word in (flag, *value)]
     if "--budgets" not in kept and not any(Path(word).name in ONCE for word in kept):
         small += BUDGETS

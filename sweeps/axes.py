@@ -58,7 +58,7 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
     if search is not None:
         if flags.run.stopping != "none":
             raise ValueError(STOPPED_SEARCH)
-        return Work(leaves=[], sources=[source], name=flags.preset, search=search, given=builder.given)
+        return Work(leaves=[], sources=[source], name=flags.preset, search=search, given=builder.given(values["seed"]))
     if flags.search == "random":
         assert flags.trials is not None
         drawn = draw(values, flags.between, flags.trials)
@@ -70,7 +70,7 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
             f"{len(combinations)} combinations of the flags' values, {len(leaves)} of them distinct: some choices mean nothing "
             "beside others (the gate's without gates or in a ramp of two epochs, a head's without an auxiliary classifier, ...)"
         )
-    return Work(leaves=list(leaves.values()), sources=[source], name=flags.preset, note=note, given=builder.given)
+    return Work(leaves=list(leaves.values()), sources=[source], name=flags.preset, note=note, given=builder.given(values["seed"]))
 
 
 def axis_values(

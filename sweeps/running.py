@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,8 +48,8 @@ class Work:
     """What the user should know before it starts."""
     search: Search | None = None
     """Proposes leaves, while the sweep runs, beyond these."""
-    given: Mapping[str, "Tensor"] | None = None
-    """The user's own weights, for baselines that are not trained."""
+    given: Mapping[Stage, Mapping[str, "Tensor"]] = field(default_factory=dict)
+    """The user's own weights, by the baselines that take them and are not trained."""
 
 
 def train(flags: RunFlags, options: RunOptions, work: Work, console: Console, command: str) -> int:
@@ -82,8 +82,8 @@ def train(flags: RunFlags, options: RunOptions, work: Work, console: Console, co
         else:
             console.print(f"a search by {work.search and work.search.algorithm} plans as it goes: nothing is proposed yet")
         return 0
-    if work.given is not None:
-        _hand_over(work.given, Plan(leaves), root)
+    if work.given:
+        _hand_over(work.given, root)
     from sweeps.summary import front_so_far, print_failures, print_report  # pandas takes a second to import
 
     outcome = run_sweep(
@@ -113,12 +113,12 @@ def train(flags: RunFlags, options: RunOptions, work: Work, console: Console, co
     return 0 if outcome.ok and measured else 1
 
 
-def _hand_over(weights: "Mapping[str, Tensor]", plan: Plan, root: Location) -> None:
+def _hand_over(given: "Mapping[Stage, Mapping[str, Tensor]]", root: Location) -> None:
     """Put a user's weights where the baselines that take them will look: wherever a stage runs, it sees its own checkpoint."""
-    waiting = [stage for stage in survey(plan, Store(root=root)).missing if getattr(stage.config, "given", None)]
-    if waiting:
+    if waiting := survey(Plan(given), Store(root=root)).missing:
         with Store(root=root).lock() as store:
             for stage in waiting:
+                weights = next(tensors for baseline, tensors in given.items() if baseline.key == stage.key)
                 store.save_checkpoint(stage, weights, {"given": stage.config.given})  # type: ignore[attr-defined]
 
 

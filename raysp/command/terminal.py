@@ -32,8 +32,8 @@ def consoles(width: int = 120) -> "tuple[Console, Console]":
 
     out, errors = _lossy(sys.stdout), _lossy(sys.stderr)
     return (
-        Console(file=out, highlight=False, width=None if out.isatty() else width),  # type: ignore[arg-type]
-        Console(file=errors, highlight=False),  # type: ignore[arg-type]
+        Console(file=out, highlight=False, emoji=False, width=None if out.isatty() else width),  # type: ignore[arg-type]
+        Console(file=errors, highlight=False, emoji=False),  # type: ignore[arg-type]
     )
 
 

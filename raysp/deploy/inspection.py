@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "raysp inspect") ->
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    show(network, Console(highlight=False))
+    show(network, Console(highlight=False, emoji=False))
     sys.exit(0)
 
 
@@ -140,7 +140,9 @@ def _table(*columns: str) -> Table:
 def _print_whole(table: Table, console: Console) -> None:
     """Names that are cut off are of no use: rather let a narrow terminal break lines."""
     room = console.options.update(max_width=1000)
-    wide = Console(width=max(console.width, Measurement.get(console, room, table).maximum), highlight=False, file=console.file)
+    wide = Console(
+        width=max(console.width, Measurement.get(console, room, table).maximum), highlight=False, emoji=False, file=console.file
+    )
     wide.print(table)
 
 

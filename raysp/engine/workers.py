@@ -137,10 +137,10 @@ def synchronised_batchnorm(model: nn.Module) -> Iterator[None]:
     The model's own modules come back after the block, so that the rest of the code finds what it knows; parameters and
     running statistics are the same tensors all along.
     """
-    swapped: list[tuple[nn.Module, str, nn.BatchNorm2d]] = []
+    swapped: list[tuple[nn.Module, str, nn.BatchNorm2d | nn.BatchNorm1d]] = []
     for parent in list(model.modules()):
         for name, norm in list(parent.named_children()):
-            if isinstance(norm, nn.BatchNorm2d):
+            if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d):
                 setattr(parent, name, _synchronised(norm))
                 swapped.append((parent, name, norm))
     try:
@@ -151,7 +151,7 @@ def synchronised_batchnorm(model: nn.Module) -> Iterator[None]:
             setattr(parent, name, norm)
 
 
-def _synchronised(norm: nn.BatchNorm2d) -> nn.SyncBatchNorm:
+def _synchronised(norm: nn.BatchNorm2d | nn.BatchNorm1d) -> nn.SyncBatchNorm:
     twin = nn.SyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     twin._parameters, twin._buffers = norm._parameters, norm._buffers
     return twin.train(norm.training)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def measure(model: nn.Module, norms: Iterable[nn.BatchNorm2d], images: Iterable[Tensor]) -> None:
+def measure(model: nn.Module, norms: Iterable[nn.BatchNorm2d | nn.BatchNorm1d], images: Iterable[Tensor]) -> None:
     """Give batch norms the mean of all batches' statistics. Everything else of the model stays as it is; it is left in
     evaluation mode.
 

@@ -92,4 +92,5 @@ def network_of(
     network = Network(graph, traced.modules, origin, find_chains(graph, traced.modules))
     if not network.relu_layers():
         raise Untraceable(f"the network has no ReLU{traced.place}; expected one with ReLUs to choose among")
+    network.left_out = frozenset(module.state_dict()) - frozenset(network.state_dict())
     return network.train(trains)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from raysp.models.blocks import GatedBlock
-from raysp.models.exits import AC_HEADS, FINAL, HeadShape, exit_name
+from raysp.models.exits import AC_HEADS, FINAL, HeadShape, exit_name, stage_of
 from raysp.models.gates import Chain, Gate
 from raysp.models.graph import IMAGE, Graph, Node
 from raysp.models.program import plan
@@ -77,6 +77,8 @@ class Network(nn.Module):
         self.origin, self.chains, self.graph = origin, list(chains), graph
         self.input_mean, self.input_std = [0.0] * origin.in_channels, [1.0] * origin.in_channels
         """What images in [0, 1] are normalised by before they come in, per channel; kept for whoever deploys the network."""
+        self.left_out: frozenset[str] = frozenset()
+        """Weights of the user's module that nothing is computed with, by name."""
         self.ac_heads: dict[str, str] = {}
         """Kind of each auxiliary head, by its exit."""
         for path, module in modules.items():
@@ -204,6 +206,8 @@ class Network(nn.Module):
         Raises:
             ValueError: no such stage or head.
         """
+        if self.num_stages == 1:
+            raise ValueError(f"auxiliary classifier after stage {after_stage}; {self.name} has a single stage: expected none")
         if not 1 <= after_stage < self.num_stages:
             raise ValueError(
                 f"auxiliary classifier after stage {after_stage}; expected a stage from 1 to {self.num_stages - 1} of "
@@ -223,7 +227,7 @@ class Network(nn.Module):
         self.hold(head_path(name), module)
         self.ac_heads[name] = head
         exits = {**self.graph.exits, name: nodes[-1]}
-        order = sorted(exits, key=lambda exit: (exit == FINAL, exit))  # noqa: A006
+        order = sorted(exits, key=lambda exit: self.num_stages if exit == FINAL else stage_of(exit))  # noqa: A006
         self.set_graph(replace(self.graph.followed_by(point, added), exits={key: exits[key] for key in order}))
 
     def now(self, node: str) -> str:

@@ -24,7 +24,10 @@ def place_of_error(error: BaseException) -> str:
 
 def place_of_forward(module: nn.Module) -> str:
     """Where a module's forward begins, as `place_of` gives it; empty for torch's own."""
-    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    try:
+        code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    except AttributeError:  # what torch has compiled has no source
+        return ""
     return "" if code is None or is_ours(code.co_filename) else f" ({code.co_filename}:{code.co_firstlineno})"
 
 

@@ -43,7 +43,7 @@ def open_network(spec: str, *, num_classes: int, image_size: int, in_channels: i
     """
     sizes = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels}
     package, _, name = spec.partition(":")
-    if not package or not name:
+    if not package or not name or package.startswith(".") or not (package in ("torchvision", "timm") or name.isidentifier()):
         raise ValueError(f"--model {spec!r:.200}; {HOW}")
     with torch.random.fork_rng(devices=[]):  # what it draws doesn't count
         module = {"torchvision": _torchvision, "timm": _timm}.get(package, _own)(spec, sizes)
@@ -86,14 +86,10 @@ def _torchvision(spec: str, sizes: dict[str, int]) -> Any:
         raise ValueError(f"--model {spec}: it reads 3 channels, the images have {sizes['in_channels']}; give a model of your own")
     builder = models.get_model_builder(name)
     without = {"aux_logits": False, "init_weights": False}  # an auxiliary classifier of its own; and a minute of drawing
-    taken = {key: value for key, value in without.items() if key in inspect.signature(_innermost(builder)).parameters}
+    taken = {key: value for key, value in without.items() if key in inspect.signature(inspect.unwrap(builder)).parameters}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of weights that aren't used
         return _called(spec, lambda: models.get_model(name, weights=None, num_classes=sizes["num_classes"], **taken))
-
-
-def _innermost(function: Any) -> Any:
-    return inspect.unwrap(function)
 
 
 def _timm(spec: str, sizes: dict[str, int]) -> Any:
@@ -123,12 +119,18 @@ def _own(spec: str, sizes: dict[str, int]) -> Any:
                 "package.module:function, as Python would import it from there"
             ) from error
         raise ValueError(f"--model {spec}: {package} needs {error.name}, which isn't installed") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends itself
         raise ValueError(f"--model {spec}: {package} can't be imported: {_told(error)}") from error
     function = getattr(module, name, None)
+    if isinstance(function, nn.Module):
+        raise ValueError(f"--model {spec}: {name} is a network; expected a function that builds one")
     if not callable(function):
-        raise ValueError(f"--model {spec}: {package} has no function {name}; expected one that gives the network")
-    taken = dict(inspect.signature(function).parameters)
+        where = f" ({found})" if (found := getattr(module, "__file__", None)) else ""
+        raise ValueError(f"--model {spec}: {package}{where} has no function {name}; expected one that gives the network")
+    try:
+        taken = dict(inspect.signature(function).parameters)
+    except ValueError as error:
+        raise ValueError(f"--model {spec}: {name} doesn't say what it takes; expected a function of yours") from error
     anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
     return _called(spec, lambda: function(**{key: value for key, value in sizes.items() if anything or key in taken}))
 
@@ -136,11 +138,11 @@ def _own(spec: str, sizes: dict[str, int]) -> Any:
 def _called(spec: str, call: Any) -> Any:
     try:
         return call()
-    except Exception as error:  # the user's code
+    except (Exception, SystemExit) as error:  # the user's code
         raise ValueError(f"--model {spec}: it fails when it is called: {_told(error)}") from error
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     text = str(error).splitlines()[0] if str(error) else ""
     return f"{type(error).__name__}: {text:.300} ({frame.filename}:{frame.lineno})"

@@ -75,6 +75,8 @@ def _unfit(module: nn.Module) -> str:
         return "it gives indices, too; leave return_indices out"
     if isinstance(module, nn.AvgPool2d) and module.divisor_override:
         return "it divides by another number; leave divisor_override out"
+    if not all(parameter.requires_grad for parameter in module.parameters()):
+        return "it is frozen, and raysp trains every weight; leave requires_grad on"
     if module._forward_pre_hooks or module._forward_hooks:
         return "it has hooks, which no saved network keeps; remove them (torch.nn.utils.remove_weight_norm and its like)"
     return ""
@@ -203,7 +205,8 @@ class Translation:
             return self._mean(node, x)
         if target is F.pad:
             widths = node.args[1] if len(node.args) > 1 else given.get("pad")
-            zeros = not given.get("value") and given.get("mode", "constant") == "constant" and len(node.args) == 2
+            rest = dict(zip(("mode", "value"), node.args[2:], strict=False)) | given
+            zeros = not rest.get("value") and rest.get("mode", "constant") == "constant"
             return bool(zeros) and isinstance(widths, list | tuple) and self._function(node, "pad", [x], tuple(widths))
         if target is operator.getitem:
             return self._slice(node, x)
@@ -245,7 +248,7 @@ class Translation:
 
     def _mean(self, node: fx.Node, x: fx.Node) -> bool:
         axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        if not isinstance(axes, list | tuple) or sorted(a % 4 for a in axes) != [2, 3]:
+        if node.kwargs.get("dtype") is not None or not isinstance(axes, list | tuple) or sorted(a % 4 for a in axes) != [2, 3]:
             return False
         self._add(node, nn.AdaptiveAvgPool2d(1), node.name, x)
         if len(self.shapes[node.name]) == 2:

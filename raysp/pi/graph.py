@@ -6,6 +6,7 @@ list computes is what the network computes; an operation that can't be run raise
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -67,7 +68,9 @@ def graph_of(model: Network) -> Graph:
     operations = []
     for node in model.graph.without(nothing).nodes:
         module = modules[node.module] if node.module else None
-        if not (isinstance(module, KNOWN) if node.module else node.function in ("add", "cat")) or _unusual(module):
+        if not (isinstance(module, KNOWN) if node.module else node.function in ("add", "cat")) or _unusual(
+            module, shapes[node.inputs[0]][1:]
+        ):
             what = node.function or f"{node.name} ({type(module).__name__})"
             raise ValueError(
                 f"{what} can't be run under private inference; expected {', '.join(kind.__name__ for kind in KNOWN)} (pools "
@@ -86,10 +89,20 @@ def graph_of(model: Network) -> Graph:
     return Graph(input_name=IMAGE, input_shape=shapes[IMAGE], operations=tuple(operations))
 
 
-def _unusual(module: nn.Module | None) -> bool:
-    """Whether a pool is one that no engine's form is known for."""
+def _unusual(module: nn.Module | None, size: tuple[int, ...]) -> bool:
+    """Whether a module is one that no engine's form is known for, on maps of a size."""
+    if isinstance(module, nn.Conv2d):
+        return isinstance(module.padding, str) or module.padding_mode != "zeros"
+    if isinstance(module, nn.BatchNorm2d):
+        return not module.affine
     if isinstance(module, nn.AvgPool2d):
-        return bool(module.padding) or module.stride != module.kernel_size or module.ceil_mode
+        kernel, stride, padding = map(_pair, (module.kernel_size, module.stride, module.padding))
+        whole = kernel[0] == kernel[1] and all(length % kernel[0] == 0 for length in size)
+        return not whole or kernel != stride or padding != (0, 0)
     if isinstance(module, nn.AdaptiveAvgPool2d):
-        return module.output_size not in (1, (1, 1))
-    return isinstance(module, nn.MaxPool2d) and module.dilation != 1
+        return _pair(module.output_size) != (1, 1)
+    return isinstance(module, nn.MaxPool2d) and _pair(module.dilation) != (1, 1)
+
+
+def _pair(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, tuple | list) else (value, value)

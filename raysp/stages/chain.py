@@ -9,7 +9,7 @@ Owns how the four stages hang together; every sweep builds its configurations he
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -83,6 +83,7 @@ class ChainBuilder:
         baseline: Path | None = None,
     ) -> None:
         self._preset, self._data = preset, data
+        self._left_out: frozenset[str] = frozenset()
         self._model, self._width, self._custom = self._chosen(model or preset.model, width, relu6)
         self._recipes = {
             name: replace(getattr(preset, name).scaled(epochs_scale), precision=precision)
@@ -110,8 +111,7 @@ class ChainBuilder:
                 f"{', '.join(names)}"
             )
         self._sensitivity = None if sensitivity is None else tuple(sensitivity)
-        self.given = None if baseline is None else read_weights(baseline, network)
-        """The weights of a user's baseline."""
+        self._given = None if baseline is None else read_weights(baseline, network, self._left_out)
         # What thousands of configurations share is made once.
         self._baselines: dict[int, Stage] = {}
         self._masks: dict[tuple[object, ...], Stage] = {}
@@ -125,11 +125,15 @@ class ChainBuilder:
         """The all-ReLU network of one seed."""
         if seed not in self._baselines:
             recipe, given = self._recipes["baseline"], None
-            if self.given is not None:
-                recipe, given = Recipe(epochs=1, milestones=()), digest(self.given)  # the recipe counts for nothing
+            if self._given is not None:
+                recipe, given = Recipe(epochs=1, milestones=()), digest(self._given)  # the recipe counts for nothing
             config = BaselineConfig(experiment=self._experiment(seed), recipe=recipe, given=given)
             self._baselines[seed] = baseline_stage(config)
         return self._baselines[seed]
+
+    def given(self, seeds: Iterable[int]) -> dict[Stage, Mapping[str, torch.Tensor]]:
+        """The weights of a user's baseline, by the stage that takes them for each seed; none without such a baseline."""
+        return {} if self._given is None else {self.baseline(seed): self._given for seed in seeds}
 
     def mask(self, choice: Choice) -> Stage:
         """The mask of one configuration, with its ancestors.
@@ -275,4 +279,5 @@ class ChainBuilder:
         data = self._data
         sizes = {"num_classes": data.num_classes, "image_size": data.image_size, "in_channels": data.channels}
         network = open_network(model, **sizes, relu6=relu6)
+        self._left_out = network.left_out
         return CUSTOM, 0, CustomNetwork(description=text_of(network), name=model)

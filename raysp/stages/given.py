@@ -4,7 +4,7 @@ Owns reading them and fitting them to a network. Contract: nothing is unpickled;
 anything is trained.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ PREFIXES = ("module.", "_orig_mod.")
 """What torch's wrappers for several GPUs and for compiling put before every name."""
 
 
-def read_weights(path: Path, network: Network) -> dict[str, Tensor]:
+def read_weights(path: Path, network: Network, left_out: Container[str] = ()) -> dict[str, Tensor]:
     """Read weights for a network, from safetensors or from a file of `torch.save`.
 
     Args:
         path: the file.
         network: on any device, "meta" too.
+        left_out: names that the file may have besides.
 
     Returns:
         The network's whole state: these weights, and masks that keep every ReLU.
@@ -38,7 +39,7 @@ def read_weights(path: Path, network: Network) -> dict[str, Tensor]:
     expected = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(".mask")}
     counters = {name for name in expected if name.endswith("num_batches_tracked")}  # of no use, and missing in old files
     missing = [name for name in expected if name not in tensors and name not in counters]
-    unexpected = [name for name in tensors if name not in expected and not name.endswith(".mask")]
+    unexpected = [name for name in tensors if name not in expected and name not in left_out and not name.endswith(".mask")]
     shapes = [name for name in expected if name in tensors and tensors[name].shape != expected[name].shape]
     strangers = {"missing": missing, "unexpected": unexpected}
     wrong = [f"{what} {names[0]} ({len(names)} in all)" for what, names in strangers.items() if names]
@@ -47,12 +48,25 @@ def read_weights(path: Path, network: Network) -> dict[str, Tensor]:
         wrong.append(f"{shapes[0]} is {found}, expected {wanted} ({len(shapes)} of another shape)")
     if wrong:
         raise ValueError(f"--baseline {path}: not the weights of {network.name}: {'; '.join(wrong)}")
-    if bad := [name for name in expected if name in tensors and not tensors[name].isfinite().all()]:
-        raise ValueError(f"--baseline {path}: {bad[0]} isn't finite; expected the weights of a trained network")
+    for name, tensor in expected.items():
+        if tensor.is_floating_point():
+            _check_kind(name, tensors[name], path)
     zero = torch.zeros((), dtype=torch.int64)
     state = {name: tensors.get(name, zero).to(tensor.dtype).contiguous() for name, tensor in expected.items()}
+    for name, tensor in state.items():
+        if not tensor.isfinite().all() or (name.endswith("running_var") and (tensor < 0).any()):
+            raise ValueError(
+                f"--baseline {path}: {name} isn't finite in float32, or a variance below 0; expected a trained network's"
+            )
     masks = {f"{layer.name}.mask": torch.ones(layer.relu.shape, dtype=torch.bool) for layer in network.relu_layers()}
     return state | masks
+
+
+def _check_kind(name: str, tensor: Tensor, path: Path) -> None:
+    kinds = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+    if tensor.dtype not in kinds or tensor.layout != torch.strided or tensor.is_meta:
+        found = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+        raise ValueError(f"--baseline {path}: {name} is {found}; expected dense numbers of {', '.join(map(str, kinds))}")
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
@@ -63,8 +77,9 @@ def digest(state: Mapping[str, Tensor]) -> str:
 def _content(path: Path) -> Any:
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"--baseline {path}: {error.strerror}; expected a file of weights") from error
+    except (OSError, MemoryError) as error:
+        why = getattr(error, "strerror", None) or "it is larger than memory"
+        raise ValueError(f"--baseline {path}: {why}; expected a file of weights") from error
     try:
         return unpack(content)[0]
     except (safetensors.SafetensorError, ValueError, OSError):

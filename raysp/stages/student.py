@@ -78,7 +78,7 @@ def grow_shallow_branches(model: Network, d_th: float | None, kernel_size: int) 
 
 def measure_body(student: Network, batches: Batches, batch_size: int, seed: int) -> None:
     """Measure the batch norms of a rewound student: their statistics are the all-ReLU network's, of maps without a mask."""
-    norms = [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in student.modules() if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d)]
     measure(student, norms, _some_images(batches, batch_size, seed))
 
 

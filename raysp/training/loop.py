@@ -201,5 +201,5 @@ def seed_torch(seed: int, purpose: str) -> None:
 
 
 def _running_statistics(model: nn.Module) -> list[Tensor]:
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)]
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d | nn.SyncBatchNorm)]
     return [found for norm in norms for found in (norm.running_mean, norm.running_var) if found is not None]

@@ -44,7 +44,18 @@ def silu(num_classes):
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.SiLU())
 
 
+def ends(num_classes):
+    raise SystemExit(0)
+
+
+class Spare(Small):
+    def __init__(self, num_classes, in_channels):
+        super().__init__(num_classes, in_channels)
+        self.spare = nn.Linear(3, 3)
+
+
 number = 3
+network = Small(10, 1)
 """
 
 

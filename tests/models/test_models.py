@@ -3,7 +3,7 @@ import reference
 import torch
 from networks import NAMES, gated
 
-from raysp.models import build_model
+from raysp.models import build_model, network_of
 from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.costs import count_costs
 from raysp.models.exits import grid_size
@@ -272,3 +272,12 @@ def test_bad_networks_are_refused(arguments, message):
 def test_exits_only_after_inner_stages(stage):
     with pytest.raises(ValueError, match="from 1 to 3"):
         build_model("resnet18", num_classes=3, image_size=8, width=2).add_exit(stage, "pool")
+
+
+def test_exits_stand_in_the_order_of_their_places():
+    plain = torch.nn.Sequential(*(m for _ in range(12) for m in (torch.nn.Conv2d(1, 1, 3), torch.nn.ReLU())))
+    module = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3), torch.nn.ReLU(), plain, torch.nn.Flatten())
+    model = network_of(module, name="long", num_classes=6 * 6, image_size=32, in_channels=1)
+    for stage in (10, 2):
+        model.add_exit(stage, "pool")
+    assert model.exit_names == ("ac2", "ac10", "final")

@@ -60,8 +60,14 @@ def test_a_network_is_built_from_its_text_where_its_source_is_not(here, tmp_path
     [
         ("nowhere:build", "there is no module nowhere in"),
         ("nowhere.deep:build", "there is no module nowhere.deep in"),
-        ("ownnet:nothing", "ownnet has no function nothing"),
-        ("ownnet:number", "ownnet has no function number"),
+        ("ownnet:nothing", r"ownnet \(.*ownnet.py\) has no function nothing"),
+        ("ownnet:number", r"ownnet \(.*ownnet.py\) has no function number"),
+        ("ownnet:network", "network is a network; expected a function that builds one"),
+        ("ownnet:ends", "it fails when it is called: SystemExit: 0"),
+        ("ending:build", r"ending can't be imported: SystemExit"),
+        ("builtins:dict", "dict doesn't say what it takes|fails when it is called|gives a dict"),
+        (".ownnet:build", "expected resnet18"),
+        ("ownnet:a:b", "expected resnet18"),
         ("ownnet:fails", r"it fails when it is called: RuntimeError: no such luck \(.*ownnet.py:\d+\)"),
         ("ownnet:silu", "SiLU isn't known"),
         ("broken:build", r"broken can't be imported: ZeroDivisionError: division by zero \(.*broken.py:1\)"),
@@ -75,6 +81,7 @@ def test_a_network_is_built_from_its_text_where_its_source_is_not(here, tmp_path
 )
 def test_what_cannot_be_used_is_named(spec, message, here):
     (here / "broken.py").write_text("1 / 0\n")
+    (here / "ending.py").write_text("import sys\nsys.exit(0)\n")
     (here / "lacking.py").write_text("import no_such_package\n")
     (here / "text.py").write_text("def build():\n    return 'network'\n")
     with pytest.raises(ValueError, match=message):
@@ -85,3 +92,9 @@ def test_torchvisions_networks_are_taken_without_their_own_exits():
     network = open_network("torchvision:googlenet", num_classes=5, in_channels=3, image_size=64)
     assert network.exit_names == ("final",)
     assert len(network.relu_layers()) == 57
+
+
+def test_weights_that_nothing_is_computed_with_are_known(here):
+    network = open_network("ownnet:Spare", **SIZES)
+    assert network.left_out == {"spare.weight", "spare.bias"}
+    assert open_network("ownnet:build", **SIZES).left_out == frozenset()

@@ -84,3 +84,24 @@ def test_what_is_no_file_of_weights_is_refused_and_no_code_runs(content, message
     for path in (tmp_path / "empty", tmp_path, tmp_path / "missing"):
         with pytest.raises(ValueError, match="--baseline"):
             read_weights(path, network())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.to(torch.complex64), "complex64"),
+        (lambda t: t.to(torch.int8), "int8"),
+        (lambda t: t.to("meta"), "on meta"),
+        (lambda t: t.double() + 1e300, "isn't finite in float32"),
+    ],
+)
+def test_numbers_of_other_kinds_are_refused(change, message, tmp_path):
+    torch.save(weights(network()) | {"stem_conv.weight": change(torch.rand(4, 3, 3, 3))}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=rf"stem_conv\.weight .*{message}"):
+        read_weights(tmp_path / "w.pt", network())
+
+
+def test_a_variance_below_0_is_refused(tmp_path):
+    torch.save(weights(network()) | {"stem_bn.running_var": -torch.ones(4)}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"stem_bn\.running_var isn't finite in float32, or a variance below 0"):
+        read_weights(tmp_path / "w.pt", network())

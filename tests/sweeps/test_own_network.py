@@ -102,7 +102,7 @@ def test_given_weights_are_measured_and_everything_starts_from_them(here):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "small:nothing"], "small has no function nothing"),
+        (["--model", "small:nothing"], "has no function nothing"),
         (["--model", "small:build", "--width", "4"], "--width with small:build"),
         (["--model", "small:build", "--ac-after", "2"], "expected a stage from 1 to 1 of small:build's 2"),
         (["--model", "small:build", "--ac-after", "relu_4"], "expected a stage from 1 to 1"),

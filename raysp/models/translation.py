@@ -128,7 +128,15 @@ class Translation:
         reached = {node.module for node in graph.nodes}
         # In the order of the user's own, so that the weights' order is theirs too; made ones follow.
         order = [path for path in (*self.theirs, *self.modules) if path in reached]
-        return Traced(graph=graph, modules={path: self.modules[path] for path in dict.fromkeys(order)}, place=self.place)
+        modules = {path: self.modules[path] for path in dict.fromkeys(order)}
+        owners: dict[int, str] = {}
+        for path, module in modules.items():
+            for name, parameter in module.named_parameters():
+                if (owner := owners.setdefault(id(parameter), path)) != path:
+                    raise Untraceable(
+                        f"{path}.{name} is {owner}'s weight too; expected each layer's own, or one layer called twice"
+                    )
+        return Traced(graph=graph, modules=modules, place=self.place)
 
     def _remember(self, node: fx.Node) -> None:
         """Where a result lies; and if it overwrote another, who reads that one later reads the new values."""

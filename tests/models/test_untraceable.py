@@ -274,3 +274,12 @@ def test_each_kind_of_trouble_is_named_once():
 def test_relu6_is_a_relu_on_request_alone():
     network = network_of(Layer(nn.ReLU6()), name="theirs", num_classes=5, image_size=8, relu6=True)
     assert len(network.relu_layers()) == 2
+
+
+def test_two_layers_that_share_a_weight_are_refused():
+    module = nn.Sequential(
+        *(nn.Conv2d(1, 1, 3, padding=1, bias=False) if i % 2 else nn.ReLU() for i in range(1, 5)), nn.Flatten()
+    )
+    module[2].weight = module[0].weight
+    with pytest.raises(ValueError, match=r"2\.weight is 0's weight too"):
+        network_of(module, name="tied", num_classes=64, image_size=8, in_channels=1)

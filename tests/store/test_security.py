@@ -62,16 +62,23 @@ HANDED_OVER = {ROOT / "raysp" / "engine" / name for name in ("crowd.py", "crowd_
 """What a process writes for one that it starts itself, into a directory that is this user's alone."""
 
 
+def reads_weights_only(call):
+    return any(k.arg == "weights_only" and isinstance(k.value, ast.Constant) and k.value.value is True for k in call.keywords)
+
+
 def test_the_code_has_no_call_that_unpickles():
     paths = {*ROOT.glob("raysp/**/*.py"), *ROOT.glob("analysis/**/*.py"), *ROOT.glob("sweeps/*.py")}
     assert paths > HANDED_OVER
     for path in paths - HANDED_OVER:
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        # With `weights_only` torch reads tensors and plain containers, and refuses the rest.
+        safe = {id(call.func) for call in ast.walk(tree) if isinstance(call, ast.Call) and reads_weights_only(call)}
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {alias.name.partition(".")[0] for alias in node.names} | {getattr(node, "module", "") or ""}
                 assert not names & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}, path
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                assert (node.value.id, node.attr) != ("torch", "load"), path
+                assert (node.value.id, node.attr) != ("torch", "load") or id(node) in safe, path
 
 
 @pytest.mark.parametrize("name", ["../../outside.safetensors", "/tmp/outside.safetensors", "a/b.safetensors", "..", ""])

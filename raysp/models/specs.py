@@ -96,7 +96,7 @@ def _timm(spec: str, sizes: dict[str, int]) -> Any:
     try:
         import timm
     except ImportError as error:
-        raise ValueError(f"--model {spec} needs timm: pip install timm ({error})") from error
+        raise ValueError(f"--model {spec} needs timm: pip install -e '.[timm]' where raysp lies ({error})") from error
     name = spec.partition(":")[2]
     if not timm.is_model(name):
         like = ", ".join(timm.list_models(f"*{name[:6]}*")[:8])

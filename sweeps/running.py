@@ -117,9 +117,9 @@ def _hand_over(given: "Mapping[Stage, Mapping[str, Tensor]]", root: Location) ->
     """Put a user's weights where the baselines that take them will look: wherever a stage runs, it sees its own checkpoint."""
     if waiting := survey(Plan(given), Store(root=root)).missing:
         with Store(root=root).lock() as store:
+            weights = {stage.key: tensors for stage, tensors in given.items()}
             for stage in waiting:
-                weights = next(tensors for baseline, tensors in given.items() if baseline.key == stage.key)
-                store.save_checkpoint(stage, weights, {"given": stage.config.given})  # type: ignore[attr-defined]
+                store.save_checkpoint(stage, weights[stage.key], {"given": stage.config.given})  # type: ignore[attr-defined]
 
 
 def _report(root: Location, manifest: Manifest, console: Console) -> "tuple[Report, bool]":

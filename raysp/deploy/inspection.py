@@ -65,19 +65,16 @@ def _network(flags: InspectFlags) -> "Network":
     import torch  # takes seconds
 
     from raysp.models import build_model
-    from raysp.models.specs import is_builtin, open_network
+    from raysp.models.specs import check_flags, is_builtin, open_network
 
     for name in ("image_size", "in_channels", "num_classes"):
         if getattr(flags, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(flags, name)}; expected at least 1")
     sizes = {"num_classes": flags.num_classes, "image_size": flags.image_size, "in_channels": flags.in_channels}
+    check_flags(flags.model, width=flags.width, relu6=flags.relu6 == "relu")
     if is_builtin(flags.model):
-        if flags.relu6:
-            raise ValueError(f"--relu6 with {flags.model}, which has none; expected it with a network of your own")
         with torch.device("meta"):
             return build_model(flags.model, width=flags.width, **sizes)
-    if flags.width is not None:
-        raise ValueError(f"--width with {flags.model}; expected it with a built-in network alone: say it in your own")
     return open_network(flags.model, relu6=flags.relu6 == "relu", **sizes)
 
 

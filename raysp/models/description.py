@@ -4,8 +4,6 @@ Owns the description, making it from a network in whatever state it is, and buil
 (`raysp.models.files`). A network is loaded without the code that once built it.
 """
 
-import hashlib
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -79,10 +77,3 @@ def build(description: dict[str, Any]) -> Network:
     network.ac_heads = dict(description["ac_heads"])
     network.input_mean, network.input_std = list(description["input_mean"]), list(description["input_std"])
     return network.eval()
-
-
-def digest(model: Network) -> str:
-    """What tells a network from another of other operations, as 64 hex digits; its weights and what it is called don't count."""
-    counts = describe(model)
-    del counts["input_mean"], counts["input_std"], counts["origin"]["name"], counts["gates"]
-    return hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()

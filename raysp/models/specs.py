@@ -29,6 +29,18 @@ def is_builtin(spec: str) -> bool:
     return spec in MODELS or ":" not in spec
 
 
+def check_flags(spec: str, *, width: int | None, relu6: bool) -> None:
+    """Refuse what only a network of the other kind takes.
+
+    Raises:
+        ValueError: a width for a network that isn't built in, or ReLU6 for one that is.
+    """
+    if is_builtin(spec) and relu6:
+        raise ValueError(f"--relu6 with {spec}, which has none; expected it with a network of your own")
+    if not is_builtin(spec) and width is not None:
+        raise ValueError(f"--width with {spec}; expected it with a built-in network alone: say it in your own")
+
+
 def open_network(spec: str, *, num_classes: int, image_size: int, in_channels: int, relu6: bool = False) -> Network:
     """Call what a user named, and trace what it gives.
 

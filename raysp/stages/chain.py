@@ -21,7 +21,7 @@ from raysp.methods.budget import resolve_budget
 from raysp.methods.choices import Choice, RankingMethod, Weights
 from raysp.models import architecture
 from raysp.models.costs import Costs, count_costs
-from raysp.models.specs import is_builtin, open_network, text_of
+from raysp.models.specs import check_flags, is_builtin, open_network, text_of
 from raysp.stages.baseline import BaselineConfig, baseline_stage
 from raysp.stages.experiment import CUSTOM, CustomNetwork, Experiment
 from raysp.stages.finetune import FinetuneConfig, check_gate_epochs, finetune_stage, without_gates
@@ -267,15 +267,12 @@ class ChainBuilder:
 
     def _chosen(self, model: str, width: int | None, relu6: bool) -> tuple[str, int, CustomNetwork | None]:
         """What of an experiment says which network."""
+        check_flags(model, width=width, relu6=relu6)
         if is_builtin(model):
-            if relu6:
-                raise ValueError(f"--relu6 with {model}, which has none; expected it with a network of your own")
             # Another model than the preset's is as narrow, in proportion to its own width, as the preset's is.
             usual = architecture(self._preset.model).default_width
             proportional = architecture(model).default_width * self._preset.width // usual
             return model, proportional if width is None else width, None
-        if width is not None:
-            raise ValueError(f"--width with {model}; expected it with a built-in network alone: say it in your own")
         data = self._data
         sizes = {"num_classes": data.num_classes, "image_size": data.image_size, "in_channels": data.channels}
         network = open_network(model, **sizes, relu6=relu6)

@@ -1,7 +1,5 @@
 """`raysp inspect`."""
 
-import sys
-
 import own
 import pytest
 
@@ -16,11 +14,8 @@ def inspect(*arguments):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    own.write(tmp_path, "looked")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield tmp_path
-    sys.modules.pop("looked", None)
+    with own.working_in(tmp_path, "looked", monkeypatch) as directory:
+        yield directory
 
 
 def test_it_shows_relus_gates_exits_and_costs(here, capsys):

@@ -1,5 +1,8 @@
 """A network that is written to a file of its own, as a user's is."""
 
+import sys
+from contextlib import contextmanager
+
 SOURCE = """
 import torch
 from torch import nn
@@ -64,3 +67,13 @@ def write(directory, name="small"):
     path = directory / f"{name}.py"
     path.write_text(SOURCE)
     return path
+
+
+@contextmanager
+def working_in(directory, name, monkeypatch):
+    """Work in a directory that holds the module, which is forgotten afterwards."""
+    write(directory, name)
+    monkeypatch.chdir(directory)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield directory
+    sys.modules.pop(name, None)

@@ -13,10 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from raysp.models import network_of
 from raysp.models.collapse import collapse, drop_main_branches, fold_batchnorm
 from raysp.models.costs import count_costs
-from raysp.models.description import build, describe, digest
+from raysp.models.description import build, describe
 from raysp.models.gates import Gate
 from raysp.models.graph import FUNCTIONS, IMAGE
 from raysp.models.relu import MaskedReLU
+from raysp.models.specs import text_of
 
 RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.hardtanh}
 OVERWRITING = {F.relu_, torch.relu_, Tensor.relu_}
@@ -198,7 +199,7 @@ def check_described(plain, size, classes):
     for state in (network, collapse(network), fold_batchnorm(collapse(network, network.exit_names[0]))):
         again = build(json.loads(json.dumps(describe(state)))).double()
         again.load_state_dict(state.state_dict())
-        assert digest(again) == digest(state)
+        assert text_of(again) == text_of(state)
         with torch.no_grad():
             want, got = state(x), again(x)
         assert want.logits.keys() == got.logits.keys()

@@ -16,11 +16,8 @@ SIZES = {"num_classes": 10, "in_channels": 1, "image_size": 8}
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """A working directory with the module `ownnet`, which is forgotten afterwards."""
-    own.write(tmp_path, "ownnet")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield tmp_path
-    sys.modules.pop("ownnet", None)
+    with own.working_in(tmp_path, "ownnet", monkeypatch) as directory:
+        yield directory
 
 
 def test_a_function_gets_what_it_takes_and_its_network_is_known_by_what_it_does(here):

@@ -12,8 +12,9 @@ from traced import checks, randomise_norms
 
 from raysp.deploy.export import export
 from raysp.models import network_of
-from raysp.models.description import build, describe, digest
+from raysp.models.description import build, describe
 from raysp.models.files import load_model, save_model
+from raysp.models.specs import text_of
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +83,11 @@ def small(kernel=3, stride=1, skip=False, *, extra=False, order="ab"):
     return Net()
 
 
-def digest_of(module, size=8, name="one"):
-    return digest(network_of(module, name=name, num_classes=CLASSES, image_size=size))
+def identity_of(module, size=8, name="one"):
+    return text_of(network_of(module, name=name, num_classes=CLASSES, image_size=size))
 
 
-def test_a_digest_tells_edited_networks_apart_and_nothing_else():
+def test_the_text_tells_edited_networks_apart_and_nothing_else():
     def again():
         class Other(type(small())):
             pass
@@ -94,20 +95,20 @@ def test_a_digest_tells_edited_networks_apart_and_nothing_else():
         return Other()
 
     same = [
-        digest_of(small()),
-        digest_of(small(), name="two"),
-        digest_of(again()),
-        digest_of(small(extra=True)),
-        digest_of(small().train()),
+        identity_of(small()),
+        identity_of(small(), name="two"),
+        identity_of(again()),
+        identity_of(small(extra=True)),
+        identity_of(small().train()),
     ]
     assert len(set(same)) == 1
     edited = [small(kernel=5), small(stride=2), small(skip=True), small(skip=True, kernel=5)]
-    others = [digest_of(net) for net in edited] + [digest_of(small(), size=16)]
+    others = [identity_of(net) for net in edited] + [identity_of(small(), size=16)]
     assert len({same[0], *others}) == 1 + len(others)
     masked = network_of(small(), name="one", num_classes=CLASSES, image_size=8)
     masked.relu_layers()[0].relu.set_mask(torch.zeros(4, 8, 8, dtype=torch.bool))
-    assert digest(masked) == same[0]
-    assert digest(build(json.loads(json.dumps(describe(masked))))) == same[0]
+    assert text_of(masked) == same[0]
+    assert text_of(build(json.loads(json.dumps(describe(masked))))) == same[0]
 
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))

@@ -45,12 +45,18 @@ TABLE_COLUMNS = (
 )  # fmt: skip
 
 
+def _by_threshold(points: pd.DataFrame) -> pd.DataFrame:
+    """The models whose gates, if any, a threshold placed, as the paper's."""
+    return points[points["gate_blocks"].isna()]
+
+
 def table1(points: pd.DataFrame) -> pd.DataFrame:
     """Models with gated branching and those like them without, in `TABLE_COLUMNS`; accuracies are those on the test part.
 
     Args:
         points: one row per configuration and exit (`analysis.seeds.points_of`).
     """
+    points = _by_threshold(points)
     ours = points[(points["mask_method"] != "none") & (points["exit"] == "final") & points["ac_after"].isna()]
     plain, gated = ours[ours["d_th"].isna()], ours[ours["d_th"].notna()]
     alike = [*NETWORK, *MASK, *TRAINING]
@@ -62,6 +68,7 @@ def table1(points: pd.DataFrame) -> pd.DataFrame:
 
 def table2(points: pd.DataFrame) -> pd.DataFrame:
     """Models with gated branching and auxiliary classifiers, every exit a row, in `TABLE_COLUMNS`."""
+    points = _by_threshold(points)
     ours = points[points["d_th"].notna() & points["ac_after"].notna()]
     order = [*NETWORK, *MASK, *GATING, "ac_after", "ac_head", "ac_init", "ac_end", "configuration"]
     ours = ours.assign(_final=ours["exit"] != "final").sort_values([*order, "_final", "exit"], kind="stable")
@@ -76,6 +83,7 @@ def figure1(points: pd.DataFrame) -> pd.DataFrame:
     `relus`, `macs`, `depth` and `test_accuracy` (shares), and the same with `_value` behind (as they are). Empty where no network
     has them.
     """
+    points = _by_threshold(points)
     metrics = ["relus", "macs", "depth", "test_accuracy"]
     gated = points[points["d_th"].notna() & points["ac_after"].notna()]
     candidates = gated[gated["exit"] != "final"].sort_values(["budget", "val_accuracy"], ascending=False, kind="stable")

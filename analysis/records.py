@@ -28,7 +28,7 @@ MOST_OF_A_TEXT = 500
 """Characters of a name; more is none of ours."""
 LARGEST = 2.0**53
 """Beyond this not every whole number is one of floating point."""
-COUNTS = ("budget", "width", "image_size", "epochs", "seed", "gate_epochs", "kernel_size")
+COUNTS = ("budget", "width", "image_size", "epochs", "seed", "gate_epochs", "gate_blocks", "kernel_size")
 NUMBERS = ("d_th", "beta", "depth_price")
 TEXTS = (
     *("dataset", "model", "mask_method", "granularity", "mask_start", "sensitivity", "weights", "gamma", "gb_init"),

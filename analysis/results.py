@@ -47,6 +47,7 @@ COLUMNS = (
     *MASK_COLUMNS,
     "weights",
     "d_th",
+    "gate_blocks",
     "gamma",
     "gate_epochs",
     "gb_init",

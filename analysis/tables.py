@@ -20,13 +20,14 @@ from raysp.store.figures import COSTS
 
 ALWAYS = ("budget", "d_th", "exit")
 """Columns of a table of models that are shown even if all agree."""
-OFF_COUNTS = ("d_th", "ac_after")
+OFF_COUNTS = ("d_th", "gate_blocks", "ac_after")
 """Columns in which nothing is a value like others."""
 OF_ALL = ("dataset", "selection", "model", "width", "image_size", "precision")
 """Columns that are about all-ReLU networks as much as about students."""
 SHORT = {
     "mask_method": "mask",
     "image_size": "pixels",
+    "gate_blocks": "gates",
     "gate_epochs": "ramp",
     "kernel_size": "kernel",
     "ac_after": "AC after",

@@ -99,6 +99,10 @@ def axis_values(
             values[field.name] = given
     if flags.budgets is not NOT_GIVEN:
         values["budget"] = tuple(map(read_budget, flags.budgets))
+    if flags.gate_blocks is not NOT_GIVEN:
+        if flags.d_th not in (NOT_GIVEN, ("none",)):
+            raise ValueError("--gate-blocks and --d-th; expected one of them: each says which blocks are gated")
+        values["d_th"] = (None,)
     values["seed"] = (0,) if flags.run.seeds is NOT_GIVEN else flags.run.seeds
     values["d_th"] = tuple(None if d == "none" else d for d in values["d_th"])
     values["ac_after"] = tuple(read_placement(a, stages) if isinstance(a, str) else a for a in values["ac_after"])

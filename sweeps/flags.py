@@ -151,6 +151,8 @@ class SweepFlags:
     """Sensitivities of your own, as JSON: an object of ReLU layers' names and values, or a list in forward order."""
     d_th: Annotated[tuple[float | Nothing, ...], _several("SHARE|none")] = NOT_GIVEN
     """Gated branching's threshold: blocks whose inner ReLU keeps at most this share (0 to 1) become shallow; `none`: none."""
+    gate_blocks: Annotated[tuple[int, ...], _several("NUMBER", "--d-th decides")] = NOT_GIVEN
+    """Instead of a threshold: gate so many blocks, those that would lose least by a measurement without training; 0: none."""
     gamma: Annotated[tuple[GammaSchedule, ...], _several("linear|cosine", "linear")] = NOT_GIVEN
     """How the gate grows from 0 to 1 over the epochs."""
     gate_epochs: Annotated[tuple[int, ...], _several("EPOCHS")] = NOT_GIVEN

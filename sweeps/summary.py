@@ -38,6 +38,7 @@ SHOWN = {
     "budget": "budget",
     "weights": "weights",
     "d_th": "d_th",
+    "gate_blocks": "gates",
     "gamma": "gamma",
     "gate_epochs": "ramp",
     "gb_init": "GB start",

@@ -85,7 +85,7 @@ def calibrate(
     """Try every kind of stage of a plan, and scale what it took to the whole plan.
 
     Args:
-        plan: its stages must have a `recipe` and an `experiment`.
+        plan: its stages must have an `experiment`, and those that train a `recipe`.
         sources: the data sets that they read.
         num_threads: CPU threads of a stage.
         gpus: 0 to compute on the CPU.
@@ -161,12 +161,12 @@ def _rate(record: Mapping[str, Any], times: float, *, changes: bool) -> Rate:
     """From a trial's record.
 
     Args:
-        record: of `EPOCHS` epochs.
+        record: of `EPOCHS` epochs, or of none.
         times: a whole epoch is so many times one of them.
         changes: whether its steps change between two epochs.
     """
     spent = [epoch["time_s"] for epoch in record["history"]]
-    _, _, before, _, after = (times * seconds for seconds in spent)
+    _, _, before, _, after = (times * seconds for seconds in spent or [0.0] * EPOCHS)
     if not changes:
         before = after = (before + after) / 2
     whole = datetime.fromisoformat(record["finished"]) - datetime.fromisoformat(record["started"])
@@ -178,15 +178,17 @@ def shortened(stage: Stage, images: int, known: dict[str, Stage], epochs: int = 
     last two, and SNL's mask is frozen.
 
     Args:
-        stage: must have a `recipe`.
+        stage: any; one without a `recipe` trains nothing.
         images: of an epoch; batches are no larger.
         known: what was made before, by key, for ancestors that several stages share.
         epochs: of the stage itself.
     """
     if stage.key not in known:
         config: Any = stage.config
-        size = min(images, config.recipe.batch_size)
-        changes: dict[str, Any] = {"recipe": dataclasses.replace(config.recipe, epochs=epochs, batch_size=size, milestones=())}
+        changes: dict[str, Any] = {}
+        if recipe := getattr(config, "recipe", None):
+            size = min(images, recipe.batch_size)
+            changes["recipe"] = dataclasses.replace(recipe, epochs=epochs, batch_size=size, milestones=())
         if getattr(config, "given", None):
             changes["given"] = None  # the stages behind it take as long with any weights
         if getattr(config, "gate_epochs", 0):
@@ -195,7 +197,7 @@ def shortened(stage: Stage, images: int, known: dict[str, Stage], epochs: int = 
             changes |= {"frozen_share": 2 / epochs} if stage.name == "mask" else {"falling_share": 1 - 2 / epochs}
         parents = {role: shortened(parent, images, known) for role, parent in stage.parents.items()}
         config = dataclasses.replace(config, **changes)
-        known[stage.key] = dataclasses.replace(stage, config=config, epochs=epochs, parents=parents)
+        known[stage.key] = dataclasses.replace(stage, config=config, epochs=epochs if recipe else 0, parents=parents)
     return known[stage.key]
 
 

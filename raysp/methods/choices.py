@@ -54,7 +54,9 @@ class Choice:
     depth_price: float = 0.0
     """How readily a ranking empties inner layers, so that their blocks can be gated."""
     d_th: float | None = None
-    """None gates no block."""
+    """None gates no block, but for `gate_blocks`."""
+    gate_blocks: int | None = None
+    """Instead of a threshold: so many blocks are gated, those that lose least; 0 gates none."""
     gamma: GammaSchedule = "linear"
     gate_epochs: int | None = None
     """Epochs until γ is 1, as they are; None takes the preset's, scaled."""

@@ -13,6 +13,8 @@ from raysp.methods.positions import network_masks
 
 PREFIX = "rank."
 """Of a ranking's tensors in a weights file, before the layer's name."""
+LAST = torch.iinfo(torch.int32).max
+"""A rank behind all others."""
 
 
 def rank_units(left: Sequence[Tensor], score: Sequence[Tensor]) -> list[Tensor]:

@@ -25,6 +25,7 @@ from raysp.models.specs import check_flags, is_builtin, open_network, text_of
 from raysp.stages.baseline import BaselineConfig, baseline_stage
 from raysp.stages.experiment import CUSTOM, CustomNetwork, Experiment
 from raysp.stages.finetune import FinetuneConfig, check_gate_epochs, finetune_stage, without_gates
+from raysp.stages.gating import GatingConfig, gating_stage
 from raysp.stages.given import digest, read_weights
 from raysp.stages.mask import MaskConfig, mask_stage
 from raysp.stages.presets import Preset
@@ -115,6 +116,7 @@ class ChainBuilder:
         # What thousands of configurations share is made once.
         self._baselines: dict[int, Stage] = {}
         self._masks: dict[tuple[object, ...], Stage] = {}
+        self._gatings: dict[str, Stage] = {}
         self._placements: set[tuple[tuple[int, ...], str]] = set()
 
     def largest_costs(self) -> Costs:
@@ -243,6 +245,7 @@ class ChainBuilder:
             experiment=self._experiment(choice.seed),
             recipe=recipe,
             d_th=choice.d_th,
+            gate_blocks=choice.gate_blocks or None,
             # Linear and cosine agree at 0, 1/2 and 1, which is all that a ramp of two epochs or less passes through.
             gamma=choice.gamma if gate_epochs > 2 else "linear",
             gate_epochs=gate_epochs,
@@ -258,9 +261,24 @@ class ChainBuilder:
             weights=weights,
             budget=self.budget(choice) if mask.name == "ranking" else None,
         )
-        if choice.d_th is None:
+        gating = None
+        if choice.gate_blocks:
+            gating = self._gating(config, mask, choice.seed)
+        elif choice.d_th is None:
             config = without_gates(config)
-        return finetune_stage(config, baseline=self.baseline(choice.seed), mask=mask)
+        return finetune_stage(config, baseline=self.baseline(choice.seed), mask=mask, gating=gating)
+
+    def _gating(self, config: FinetuneConfig, mask: Stage, seed: int) -> Stage:
+        """What blocks would lose, for a fine-tuning that gates a number of them."""
+        most = len(self._network.chains)
+        assert config.gate_blocks is not None
+        if config.gate_blocks > most:
+            raise ValueError(f"gate_blocks {config.gate_blocks}; expected 0 to {most}, the blocks of {self._network.name}")
+        measured = GatingConfig(
+            experiment=config.experiment, weights=config.weights, budget=config.budget, kernel_size=config.kernel_size
+        )
+        stage = gating_stage(measured, baseline=self.baseline(seed), mask=mask)
+        return self._gatings.setdefault(stage.key, stage)
 
     def _experiment(self, seed: int) -> Experiment:
         return Experiment(data=self._data, model=self._model, width=self._width, seed=seed, network=self._custom)

@@ -89,8 +89,8 @@ class Experiment(Config):
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             return self.build("outline")
 
-    def inner_relus(self) -> frozenset[str]:
-        """Names of the ReLU layers inside blocks that can be gated."""
+    def inner_relus(self) -> Mapping[str, str]:
+        """The ReLU layer inside each block that can be gated, by the block's name, in forward order."""
         return _inner_relus(self)
 
     def teacher(self, state: Mapping[str, Tensor], device: torch.device) -> Network:
@@ -117,8 +117,8 @@ class Experiment(Config):
 
 
 @functools.lru_cache(maxsize=256)
-def _inner_relus(experiment: Experiment) -> frozenset[str]:
-    return frozenset(chain.inner for chain in experiment.outline().chains)
+def _inner_relus(experiment: Experiment) -> dict[str, str]:
+    return {chain.name: chain.inner for chain in experiment.outline().chains}
 
 
 def exit_rows(

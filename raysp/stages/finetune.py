@@ -20,7 +20,7 @@ from raysp.models.costs import count_costs
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.stages.experiment import Experiment, exit_rows
-from raysp.stages.gates import inner_densities
+from raysp.stages.gates import gated_by_loss, inner_densities
 from raysp.stages.student import grow_shallow_branches, measure_body, refit_heads, start_branches, start_heads, start_student
 from raysp.store.keys import Config, added
 from raysp.store.stage import Stage, StageResult
@@ -47,6 +47,8 @@ class FinetuneConfig(Config):
     """How it trains."""
     d_th: float | None = 0.1
     """Blocks whose inner ReLU keeps at most this share of its positions are gated, in [0, 1]; None gates none."""
+    gate_blocks: int | None = added(None)
+    """Instead of a threshold: so many blocks are gated, at least 1, those that would lose least (ours)."""
     gamma: GammaSchedule = "linear"
     """How γ grows from 0 to 1."""
     gate_epochs: int = 90
@@ -80,6 +82,8 @@ class FinetuneConfig(Config):
         super().__post_init__()
         if self.d_th is not None and not 0 <= self.d_th <= 1:
             raise ValueError(f"d_th is {self.d_th:g}; expected a share from 0 to 1, or none")
+        if self.gate_blocks is not None and (self.d_th is not None or self.gate_blocks < 1):
+            raise ValueError(f"gate_blocks is {self.gate_blocks} with d_th {self.d_th}; expected at least 1, and no d_th")
         check_gate_epochs(self.gate_epochs, self.recipe.epochs)
         if list(self.ac_after) != sorted(set(self.ac_after)):
             raise ValueError(f"ac_after is {self.ac_after}; expected rising stages, each once")
@@ -116,26 +120,34 @@ def canonical(config: FinetuneConfig, parents: Mapping[str, Parent]) -> Finetune
 
 
 def gate_columns(config: FinetuneConfig) -> dict[str, Any]:
-    """The columns of results.csv that say what was asked for of gates; all None where `d_th` is."""
-    names = ("d_th", "gamma", "gate_epochs", "gb_init", "kernel_size")
-    return {name: getattr(config, name) if config.d_th is not None else None for name in names}
+    """The columns of results.csv that say what was asked for of gates; all None where none were."""
+    names = ("d_th", "gate_blocks", "gamma", "gate_epochs", "gb_init", "kernel_size")
+    asked = config.d_th is not None or config.gate_blocks is not None
+    return {name: getattr(config, name) if asked else None for name in names}
 
 
-def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage) -> Stage:
+def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage, gating: Stage | None = None) -> Stage:
     """The stage that fine-tunes one configuration; what a sweep is about.
 
     Args:
         config: what it depends on.
         baseline: the AR teacher.
         mask: a mask stage, or a ranking, which takes its budget from the configuration.
+        gating: what blocks would lose, where a number of them is gated.
 
     Raises:
-        ValueError: a budget for a mask that has its own, or none for a ranking.
+        ValueError: a budget for a mask that has its own, or none for a ranking; or likewise for gating.
     """
     if (mask.name == "ranking") != (config.budget is not None):
         raise ValueError(f"budget is {config.budget} with a {mask.name}; expected a budget with a ranking, and with it alone")
-    parents = {"baseline": baseline, mask.name: mask}
-    said = ["no gates"] if config.d_th is None else [f"d_th {config.d_th:g}", f"{config.gamma} over {config.gate_epochs}"]
+    if (gating is None) != (config.gate_blocks is None):
+        raise ValueError(f"gate_blocks is {config.gate_blocks}, gating {gating}; expected both, or neither")
+    parents = {"baseline": baseline, mask.name: mask} | ({"gating": gating} if gating else {})
+    ramp = f"{config.gamma} over {config.gate_epochs}"
+    if config.gate_blocks is not None:
+        said = [f"{config.gate_blocks} blocks gated", ramp]
+    else:
+        said = ["no gates"] if config.d_th is None else [f"d_th {config.d_th:g}", ramp]
     said.append(f"AC after {'+'.join(map(str, config.ac_after))}" if config.ac_after else "no AC")
     for name in ("gb_init", "kernel_size", "ac_head", "ac_init", "ac_end", "pram"):  # what most sweeps leave as it is
         value = getattr(config, name)
@@ -166,9 +178,11 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     batches = Batches(experiment.data, context.splits(experiment.data), context.device)
     teacher = experiment.teacher(context.parents["baseline"].tensors(), context.device)
     student = experiment.build("finetune")
-    facts = start_student(student, context, config.weights, config.budget)
+    chosen = None if config.gate_blocks is None else gated_by_loss(context.parents, config.gate_blocks)
+    inner = experiment.inner_relus()
+    facts = start_student(student, context, config.weights, config.budget, [inner[block] for block in chosen or ()])
     seed_torch(experiment.seed, "finetune branches")
-    gated = grow_shallow_branches(student, config.d_th, config.kernel_size)
+    gated = grow_shallow_branches(student, config.d_th if chosen is None else chosen, config.kernel_size)
     for stage in config.ac_after:
         student.add_exit(stage, config.ac_head)
     student.to(context.device)

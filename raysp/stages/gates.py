@@ -1,7 +1,8 @@
-"""How dense the ReLU layers are that decide on gates, read from a finished mask or ranking before a student is built.
+"""Which blocks of a student are gated, read from its finished parents before it is built.
 
-Owns the reading. Refuses to choose blocks by it, and to build them (`raysp.stages.finetune`). Contract: the densities are those
-that the student's own layers will have.
+Owns the two rules: by how dense the ReLU layers are that lie inside blocks (the paper's d_th), or by what each block would lose
+(`raysp.stages.gating`). Refuses to build gates (`raysp.stages.student`). Contract: the densities are those that the student's own
+layers will have.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,18 @@ _densities: dict[tuple[str, int], list[float]] = {}
 """By the ranking's key and the budget; ranking all positions of a network takes a while."""
 
 
+def gated_by_loss(parents: Mapping[str, Parent], number: int) -> list[str]:
+    """So many blocks, those that would lose least, in forward order; all, if there are no more.
+
+    Args:
+        parents: of a fine-tuning, by role; one is "gating".
+        number: at least 0.
+    """
+    blocks = parents["gating"].record["metrics"]["blocks"]
+    least = sorted(blocks, key=lambda block: block["divergence"])[:number]
+    return [block["block"] for block in blocks if block in least]
+
+
 def inner_densities(experiment: Experiment, parents: Mapping[str, Parent], budget: int | None) -> list[float]:
     """The share of its positions that each ReLU keeps that lies inside a block which can be gated, in forward order.
 
@@ -33,7 +46,7 @@ def inner_densities(experiment: Experiment, parents: Mapping[str, Parent], budge
     Raises:
         DamagedFile: the ranking's weights can't be trusted.
     """
-    inner = experiment.inner_relus()
+    inner = set(experiment.inner_relus().values())
     if budget is None:
         layers = parents["mask"].record["metrics"]["layers"]
         return [layer["kept"] / layer["size"] for layer in layers if layer["layer"] in inner]

@@ -3,11 +3,12 @@
 Owns the order of these, and what is reported of each. Refuses to train (`raysp.stages.finetune`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from raysp.engine.context import Context
@@ -15,7 +16,7 @@ from raysp.methods.choices import GateStart, Weights
 from raysp.methods.head_fit import fit_heads
 from raysp.methods.least_squares import fit_shallow_branches
 from raysp.methods.measured import measure
-from raysp.methods.ranking import PREFIX, ranked_masks, ranks_in
+from raysp.methods.ranking import LAST, PREFIX, ranked_masks, ranks_in
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.training.batches import Batches
@@ -25,7 +26,9 @@ FIT_IMAGES = 2048
 """Training images that batch norms are measured on, and a least-squares start is fitted to."""
 
 
-def start_student(student: Network, context: Context, weights: Weights, budget: int | None) -> dict[str, Any]:
+def start_student(
+    student: Network, context: Context, weights: Weights, budget: int | None, replaced: Container[str] = ()
+) -> dict[str, Any]:
     """Give a student its mask, and the weights that it starts with.
 
     Args:
@@ -33,6 +36,8 @@ def start_student(student: Network, context: Context, weights: Weights, budget: 
         context: the fine-tuning's.
         weights: see `FinetuneConfig`.
         budget: ReLUs to keep, where the mask comes from a ranking.
+        replaced: ReLU layers inside blocks that are gated. They keep what a ranking gives them, so that shallow branches are
+            fitted to that, but the whole budget goes to the others, which are left in the end.
 
     Returns:
         What its rows say of the mask.
@@ -43,7 +48,12 @@ def start_student(student: Network, context: Context, weights: Weights, budget: 
     found = source.tensors()
     if ranking:
         assert budget is not None
-        masks = ranked_masks(ranks_in(found, [l.name for l in layers]), [l.relu.shape for l in layers], budget)
+        ranks = ranks_in(found, [layer.name for layer in layers])
+        shapes = [layer.relu.shape for layer in layers]
+        masks = ranked_masks(ranks, shapes, budget)
+        last = [torch.full_like(r, LAST) if l.name in replaced else r for l, r in zip(layers, ranks, strict=True)]
+        others = ranked_masks(last, shapes, budget)
+        masks = [old if l.name in replaced else new for l, old, new in zip(layers, masks, others, strict=True)]
     else:
         masks = [found[f"{layer.name}.mask"] for layer in layers]
     if weights == "rewind":
@@ -62,15 +72,19 @@ def start_student(student: Network, context: Context, weights: Weights, budget: 
     }
 
 
-def grow_shallow_branches(model: Network, d_th: float | None, kernel_size: int) -> list[str]:
-    """Give every block whose inner ReLU has d ≤ d_th a shallow branch; return those blocks' names.
+def grow_shallow_branches(model: Network, which: float | Container[str] | None, kernel_size: int) -> list[str]:
+    """Give blocks a shallow branch each; return their names, in forward order.
 
-    d is the share of the layer's positions that keep their ReLU (the paper's footnote 1). The ReLU after the stem and those after
-    an addition are never touched.
+    Args:
+        model: with its masks.
+        which: blocks by name; or d_th: every block whose inner ReLU keeps at most this share of its positions (the paper's
+            footnote 1); None is no block. The ReLU after the stem and those after an addition are never touched.
+        kernel_size: of the branches' convolutions.
     """
     gated = []
     for name, block in model.gated_blocks():
-        if d_th is not None and block.inner_relu.kept / block.inner_relu.size <= d_th:
+        dense = block.inner_relu.kept / block.inner_relu.size
+        if which is not None and (dense <= which if isinstance(which, int | float) else name in which):
             block.add_shallow_branch(kernel_size)
             gated.append(name)
     return gated
@@ -79,14 +93,14 @@ def grow_shallow_branches(model: Network, d_th: float | None, kernel_size: int) 
 def measure_body(student: Network, batches: Batches, batch_size: int, seed: int) -> None:
     """Measure the batch norms of a rewound student: their statistics are the all-ReLU network's, of maps without a mask."""
     norms = [m for m in student.modules() if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d)]
-    measure(student, norms, _some_images(batches, batch_size, seed))
+    measure(student, norms, some_images(batches, batch_size, seed))
 
 
 def start_branches(student: Network, batches: Batches, start: GateStart, batch_size: int, seed: int) -> dict[str, Any]:
     """Start the shallow branches; report how well they fit and what they are worth before any training."""
     found: dict[str, Any] = {}
     if start == "least-squares":
-        found["fit_r2"] = fit_shallow_branches(student, _some_images(batches, batch_size, seed))
+        found["fit_r2"] = fit_shallow_branches(student, some_images(batches, batch_size, seed))
     student.set_gates(1.0)
     found["start_val_accuracy"] = accuracy(student, batches, "val")[FINAL]
     return found
@@ -111,6 +125,6 @@ def refit_heads(student: Network, teacher: Network, batches: Batches, seed: int)
     return {name: asdict(fit) for name, fit in fits.items()}
 
 
-def _some_images(batches: Batches, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """The first `FIT_IMAGES` that the training will see."""
-    return (images for images, *_ in islice(batches.train(batch_size, seed, epoch=0), -(-FIT_IMAGES // batch_size)))
+def some_images(batches: Batches, batch_size: int, seed: int, epoch: int = 0) -> Iterator[Tensor]:
+    """The first `FIT_IMAGES` that the training will see in an epoch, in batches."""
+    return (images for images, *_ in islice(batches.train(batch_size, seed, epoch), -(-FIT_IMAGES // batch_size)))

@@ -14,7 +14,10 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raysp.stages.presets import Preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +190,12 @@ def files_table() -> str:
     return _table(["file", "what it holds"], rows)
 
 
+def _gates_of(preset: "Preset") -> str:
+    if numbers := preset.axes.get("gate_blocks"):
+        return " ".join(f"{number} blocks" for number in numbers)
+    return "d_th " + " ".join("none" if d is None else f"{d:g}" for d in preset.axes["d_th"])
+
+
 def presets_table() -> str:
     """The presets side by side, as Markdown."""
     from raysp.stages.presets import PRESETS
@@ -199,14 +208,14 @@ def presets_table() -> str:
                 _code(preset.name),
                 f"{preset.dataset}, {preset.model} of width {preset.width}",
                 ", ".join(str(recipe.epochs) for recipe in recipes),
-                " ".join(f"{budget:,g}" for budget in preset.budgets),
-                " ".join("none" if d is None else f"{d:g}" for d in preset.d_th),
-                " ".join("+".join(map(str, placement)) or "none" for placement in preset.ac_after),
+                " ".join(f"{budget:,g}" for budget in preset.axes["budget"]),
+                _gates_of(preset),
+                " ".join("+".join(map(str, placement)) or "none" for placement in preset.axes["ac_after"]),
                 f"{preset.beta:g}",
                 preset.selection,
             ]
         )
-    heads = ["preset", "data, network", "epochs: baseline, sensitivity, mask, fine-tuning", "budgets", "d_th", "AC after", "β"]
+    heads = ["preset", "data, network", "epochs: baseline, sensitivity, mask, fine-tuning", "budgets", "gates", "AC after", "β"]
     return _table([*heads, "selected on"], rows)
 
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from raysp.methods.choices import GLOBAL_METHODS, Choice
+from raysp.methods.choices import SHARING_METHODS, Choice, MaskMethod, OwnMaskMethod
 from raysp.planning.proposals import STOPPED_SEARCH
 from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS, Preset
@@ -45,16 +45,10 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
         precision=flags.run.precision,
         sensitivity=None if flags.sensitivity is None else read_sensitivity(flags.sensitivity),
     )
-    values = axis_values(flags, defaults, preset, builder.stages)
+    values = axis_values(flags, defaults, preset, builder.stages, builder.num_blocks)
     search = read_search(flags.search, flags.trials, flags.between, values, builder)
     combinations = [Choice(**dict(zip(values, combination, strict=True))) for combination in product(*values.values())]
-    if flags.sensitivity is not None and all(choice.mask_method in GLOBAL_METHODS for choice in combinations):
-        raise ValueError(
-            f"--sensitivity with no mask method but {', '.join(GLOBAL_METHODS)}, which share the budget out themselves; expected "
-            "another method too, or no --sensitivity"
-        )
-    if flags.depth_price is not NOT_GIVEN and not {"taylor", "frozen"} & {choice.mask_method for choice in combinations}:
-        raise ValueError("--depth-price with no mask method that knows of it; expected taylor or frozen, or leave it out")
+    _refuse_idle(flags, {choice.mask_method for choice in combinations})
     if search is not None:
         if flags.run.stopping != "none":
             raise ValueError(STOPPED_SEARCH)
@@ -73,8 +67,25 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
     return Work(leaves=list(leaves.values()), sources=[source], name=flags.preset, note=note, given=builder.given(values["seed"]))
 
 
+def _refuse_idle(flags: SweepFlags, methods: set[MaskMethod]) -> None:
+    """Refuse a flag of which no mask method of the sweep knows."""
+    methods_of: dict[str, tuple[MaskMethod, ...]] = {
+        "sensitivity": SHARING_METHODS,
+        "density": SHARING_METHODS,
+        "mask_start": get_args(OwnMaskMethod),
+        "depth_price": ("taylor", "frozen"),
+    }
+    for name, knowing in methods_of.items():
+        if getattr(flags, name) not in (None, NOT_GIVEN) and not methods & set(knowing):
+            flag = name.replace("_", "-")
+            raise ValueError(
+                f"--{flag} with mask method {', '.join(sorted(methods))}, to which it means nothing; expected --mask-method "
+                f"{' or '.join(knowing)}, or no --{flag}"
+            )
+
+
 def axis_values(
-    flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]], preset: Preset, stages: Sequence[str]
+    flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]], preset: Preset, stages: Sequence[str], num_blocks: int
 ) -> dict[str, tuple[Any, ...]]:
     """The values of every axis, by the field of `Choice`.
 
@@ -84,12 +95,18 @@ def axis_values(
         preset: what neither of them says.
         stages: the network's, by the node that each ends at; default placements of auxiliary classifiers are moved to stages
             that it has.
+        num_blocks: that can be gated; a preset may ask for more.
 
     Raises:
         ValueError: a placement that can't be read.
     """
-    presets = {"budget": preset.budgets, "d_th": preset.d_th, "gamma": preset.gamma, "ac_after": preset.ac_after}
-    values: dict[str, tuple[Any, ...]] = presets | dict(defaults)
+    values: dict[str, tuple[Any, ...]] = dict(preset.axes) | dict(defaults)
+    if {"gb_init", "gamma"} & set(defaults) or flags.gb_init is not NOT_GIVEN or flags.gamma is not NOT_GIVEN:
+        values.pop("gate_epochs", None)  # the preset's are of branches that start as its own do, and need no ramp
+    if "d_th" in defaults or flags.d_th is not NOT_GIVEN:
+        values.pop("gate_blocks", None)
+    elif "gate_blocks" in values:
+        values["gate_blocks"] = tuple(dict.fromkeys(min(number, num_blocks) for number in values["gate_blocks"]))
     # A network with fewer stages than the preset's has its classifier before its own last one; with a single stage it has none.
     moved = [tuple(sorted({min(stage, len(stages) - 1) for stage in placement} - {0})) for placement in values["ac_after"]]
     values["ac_after"] = tuple(dict.fromkeys(moved))
@@ -104,7 +121,7 @@ def axis_values(
             raise ValueError("--gate-blocks and --d-th; expected one of them: each says which blocks are gated")
         values["d_th"] = (None,)
     values["seed"] = (0,) if flags.run.seeds is NOT_GIVEN else flags.run.seeds
-    values["d_th"] = tuple(None if d == "none" else d for d in values["d_th"])
+    values["d_th"] = tuple(None if d == "none" else d for d in values.get("d_th", (None,)))
     values["ac_after"] = tuple(read_placement(a, stages) if isinstance(a, str) else a for a in values["ac_after"])
     return values
 

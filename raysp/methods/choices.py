@@ -5,7 +5,7 @@ without it. What a name does is said by the module that does it.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from raysp.store.keys import Config
 from raysp.training.recipes import GammaSchedule
@@ -16,8 +16,8 @@ RankingMethod = Literal["taylor", "frozen", "snl-walk"]
 """How a ranking is found, from which the masks of all budgets follow."""
 MaskMethod = Literal[OwnMaskMethod, RankingMethod]
 """How a mask is found."""
-GLOBAL_METHODS: tuple[MaskMethod, ...] = ("snl", *get_args(RankingMethod))
-"""Methods that choose over the whole network at once; the others share a budget out over layers by their sensitivities."""
+SHARING_METHODS: tuple[MaskMethod, ...] = ("senet", "counterfactual", "random")
+"""Methods that share a budget out over layers by their sensitivities; the others choose over the whole network at once."""
 Weights = Literal["continue", "rewind"]
 """Where the fine-tuning's weights start: those that the mask stage ended with, or the all-ReLU network's."""
 MaskStart = Literal["teacher", "scratch"]

@@ -93,7 +93,7 @@ class ChainBuilder:
         self._gate_epochs = round(preset.gate_epochs * epochs_scale)
         self._network = network = self._experiment(0).outline()
         layers = network.relu_layers()
-        self._num_relus, self.stages = network.num_relus(), network.origin.points
+        self._num_relus, self.stages, self.num_blocks = network.num_relus(), network.origin.points, len(network.chains)
         self._smallest_channel = min(layer.relu.shape[1] * layer.relu.shape[2] for layer in layers)
         names = [layer.name for layer in layers]
         if isinstance(sensitivity, Mapping):
@@ -270,10 +270,11 @@ class ChainBuilder:
 
     def _gating(self, config: FinetuneConfig, mask: Stage, seed: int) -> Stage:
         """What blocks would lose, for a fine-tuning that gates a number of them."""
-        most = len(self._network.chains)
         assert config.gate_blocks is not None
-        if config.gate_blocks > most:
-            raise ValueError(f"gate_blocks {config.gate_blocks}; expected 0 to {most}, the blocks of {self._network.name}")
+        if config.gate_blocks > self.num_blocks:
+            raise ValueError(
+                f"gate_blocks {config.gate_blocks}; expected 0 to {self.num_blocks}, the blocks of {self._network.name}"
+            )
         measured = GatingConfig(
             experiment=config.experiment, weights=config.weights, budget=config.budget, kernel_size=config.kernel_size
         )

@@ -6,12 +6,13 @@ and the choice of the best epoch by the test part. What the papers leave open is
 largest density, Table 2's thresholds, and an end to SNL's search. The others are short recipes that finish on modest machines.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from raysp.data.config import Selection
 from raysp.methods.choices import SnlConfig
-from raysp.training.recipes import GammaSchedule, Recipe
+from raysp.training.recipes import Recipe
 
 PresetName = Literal[
     "quick", "cifar10", "cifar100", "paper-resnet18-cifar10", "paper-resnet18-cifar100", "paper-wrn22-8-cifar100"
@@ -56,12 +57,9 @@ class Preset:
     beta: float
     """Weight of the PRAM loss in its `attention` form; the paper's 1000 drowns the other terms in short runs and on small
     maps."""
-    budgets: tuple[float, ...]
-    """ReLU units, or shares of the network's ReLUs when below 1."""
-    d_th: tuple[float | None, ...]
-    gamma: tuple[GammaSchedule, ...] = ("linear",)
-    ac_after: tuple[tuple[int, ...], ...]
-    """Stages with an auxiliary classifier, for each model."""
+    axes: Mapping[str, tuple[Any, ...]]
+    """What a sweep tries where nobody says otherwise, by the field of `raysp.methods.choices.Choice`: budgets, and stages with an
+    auxiliary classifier for each model, at least. The rest are `Choice`'s own defaults, which are the paper's."""
     selection: Selection = "val"
 
 
@@ -73,6 +71,18 @@ def _adam(epochs: int, batch_size: int = 128) -> Recipe:
     """SNL's optimizer: Adam at 1e-3, no decay of rate or weights."""
     return Recipe(epochs=epochs, batch_size=batch_size, optimizer="adam", lr=1e-3, milestones=(), weight_decay=0.0)
 
+
+_OURS: Mapping[str, tuple[Any, ...]] = {
+    "mask_method": ("taylor",),
+    "gate_blocks": (3,),
+    "gb_init": ("least-squares",),
+    "gate_epochs": (0,),
+    "ac_after": ((3,),),
+    "ac_head": ("grid",),
+    "ac_init": ("fit",),
+    "ac_end": ("fit",),
+}
+"""One ranking for all budgets, and one training in which mask, gates and heads stand from the first step."""
 
 _QUICK = Preset(
     name="quick",
@@ -94,9 +104,7 @@ _QUICK = Preset(
     snl_search=SnlConfig(alpha_share=10.0, penalty=3e-3, growth=1.5),
     snl_frozen_share=0.25,
     beta=10.0,
-    budgets=(0.05, 0.1, 0.2, 0.4),
-    d_th=(0.1,),
-    ac_after=((3,),),
+    axes={"budget": (0.05, 0.1, 0.2, 0.4)} | _OURS,
 )
 
 
@@ -121,9 +129,7 @@ def _cifar(name: Literal["cifar10", "cifar100"]) -> Preset:
         snl_search=SnlConfig(alpha_share=5.0, penalty=1e-3),
         snl_frozen_share=0.4,
         beta=100.0,
-        budgets=(0.045, 0.09, 0.18),
-        d_th=(0.1,),
-        ac_after=((3,),),
+        axes={"budget": (0.045, 0.09, 0.18)} | _OURS,
     )
 
 
@@ -157,9 +163,7 @@ def _paper(
         snl_search=SnlConfig(),
         snl_frozen_share=0.2,
         beta=1000.0,
-        budgets=budgets,
-        d_th=(None, d_th),
-        ac_after=ac_after,
+        axes={"budget": budgets, "d_th": (None, d_th), "ac_after": ac_after},
         selection="test",
     )
 

@@ -164,7 +164,7 @@ def test_paper_presets_hold_the_papers_numbers(name):
     assert (preset.mask.epochs, preset.mask.lr) == (150, 0.05)
     assert (preset.finetune.epochs, preset.finetune.lr, preset.finetune.milestones) == (180, 0.01, (90, 140, 160))
     source = open_source(preset.dataset, None, None)
-    chain = ChainBuilder(preset, source.config).chain(Choice(budget=preset.budgets[0], d_th=preset.d_th[-1]))
+    chain = ChainBuilder(preset, source.config).chain(Choice(budget=preset.axes["budget"][0], d_th=preset.axes["d_th"][-1]))
     config = chain.config
     assert isinstance(config, FinetuneConfig)
     assert (config.gate_epochs, config.kl_weight, config.beta, config.rho, config.pram) == (90, 0.9, 1000.0, 4.0, "attention")
@@ -182,4 +182,4 @@ def test_paper_presets_hold_the_papers_numbers(name):
         1.0,
     )
     assert preset.selection == "test"
-    assert None in preset.d_th, "with and without gated branching"
+    assert None in preset.axes["d_th"], "with and without gated branching"

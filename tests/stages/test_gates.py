@@ -106,6 +106,81 @@ def test_a_ranking_is_read_once_for_all_its_budgets_and_its_masks_are_counted_on
     assert len(read) == 1 and counted == [100, 200]
 
 
+def measured(losses):
+    """A finished measurement of what blocks would lose, in forward order."""
+    names = [name for name, _ in builder().baseline(0).config.experiment.build("test").gated_blocks()]
+    blocks = [{"block": name, "divergence": loss, "fit_r2": 0.9} for name, loss in zip(names, losses, strict=True)]
+    return Parent(record={"key": "gating", "metrics": {"blocks": blocks}}, tensors=dict)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(1, ["stages.1.1"]), (3, ["stages.0.0", "stages.1.1", "stages.3.1"]), (8, None), (20, None)]
+)
+def test_a_number_of_blocks_is_those_that_lose_least_front_to_back(number, expected):
+    parents = {"gating": measured((0.2, 0.9, 0.8, 0.1, 0.7, 0.6, 0.5, 0.2))}
+    found = gates.gated_by_loss(parents, number)
+    assert found == (expected or [block["block"] for block in parents["gating"].record["metrics"]["blocks"]])
+
+
+def test_of_equal_losses_the_earlier_blocks_are_gated_and_no_more_than_asked_for():
+    assert gates.gated_by_loss({"gating": measured([0.5] * 8)}, 2) == ["stages.0.0", "stages.0.1"]
+
+
+@pytest.mark.parametrize("granularity", ["pixel", "channel"])
+def test_what_gated_blocks_leave_of_the_budget_goes_to_the_others(granularity):
+    ranking, _ = ranked(granularity)
+    experiment = config_of(d_th=None).experiment
+    inner = experiment.inner_relus()
+    gone = {inner[block] for block in ("stages.0.0", "stages.2.1")}
+
+    def kept(replaced):
+        student = experiment.build("test")
+        start_student(student, SimpleNamespace(parents={"ranking": ranking}), "continue", 500, replaced)
+        return {layer.name: layer.relu.mask.clone() for layer in student.relu_layers()}
+
+    before, after = kept(()), kept(gone)
+    assert all(torch.equal(before[name], after[name]) for name in gone), "what a branch is fitted to stays"
+    assert sum(int(before[name].sum()) for name in gone) > 0
+    others = [name for name in before if name not in gone]
+    assert sum(int(after[name].sum()) for name in others) == 500
+    assert all(bool((after[name] | ~before[name]).all()) for name in others), "none is lost for it"
+
+
+def test_gates_by_number_come_from_a_stage_of_their_own_that_all_numbers_share():
+    build = builder()
+    leaves = [build.chain(Choice(budget=0.2, mask_method="taylor", gate_blocks=number)) for number in (1, 3)]
+    assert len({leaf.parents["gating"].key for leaf in leaves}) == 1
+    assert leaves[0].key != leaves[1].key and leaves[0].parents["gating"].epochs == 0
+    none = build.chain(Choice(budget=0.2, mask_method="taylor", gate_blocks=0))
+    assert none.key == build.chain(Choice(budget=0.2, mask_method="taylor")).key
+    with pytest.raises(ValueError, match="gate_blocks 9; expected 0 to 8"):
+        build.chain(Choice(budget=0.2, gate_blocks=9))
+    with pytest.raises(ValueError, match="gate_blocks is -1"):
+        build.chain(Choice(budget=0.2, gate_blocks=-1))
+    with pytest.raises(ValueError, match=r"gate_blocks is 2 with d_th 0\.1"):
+        build.chain(Choice(budget=0.2, gate_blocks=2, d_th=0.1))
+
+
+@pytest.mark.parametrize(("method", "weights"), [("taylor", None), ("senet", "continue")])
+def test_a_network_with_gates_by_number_keeps_its_budget_and_loses_those_blocks(method, weights, tmp_path):
+    build = builder()
+    choice = Choice(budget=0.2, mask_method=method, weights=weights, gate_blocks=3, gb_init="least-squares", gate_epochs=0)
+    leaf = build.chain(choice)
+    assert run([leaf], tmp_path).ok
+    store = Store(root=tmp_path)
+    record = store.read(leaf)
+    parents = read_parents(leaf, store)
+    assert record["metrics"]["gated_blocks"] == gates.gated_by_loss(parents, 3)
+    row = record["rows"][0]
+    assert (row["gate_blocks"], row["d_th"], row["depth"]) == (3, None, 13)
+    layers = {
+        layer["layer"]: layer["kept"] for layer in record["metrics"].get("layers") or parents["mask"].record["metrics"]["layers"]
+    }
+    inner = leaf.config.experiment.inner_relus()
+    left = sum(layers.values()) - sum(layers[inner[block]] for block in record["metrics"]["gated_blocks"])
+    assert row["relus"] == left and (row["relus"] == row["budget"]) == (method == "taylor")
+
+
 def run(leaves, root):
     options = RunOptions(inline=True, gpus_per_stage=0)
     return run_sweep(leaves, root, [open_source("digits", None, None)], options, labels={}, console=Console(quiet=True))

@@ -159,9 +159,9 @@ def stages_of_presets():
         builder = ChainBuilder(preset, data[preset.dataset])
         choices = [
             Choice(budget=budget, d_th=d, ac_after=after)
-            for budget in preset.budgets
-            for d in preset.d_th
-            for after in preset.ac_after
+            for budget in preset.axes["budget"]
+            for d in preset.axes["d_th"]
+            for after in preset.axes["ac_after"]
         ]
         choices += [Choice(budget=0.1, mask_method=method, seed=1) for method in ("snl", "random", "counterfactual")]
         choices += [Choice(budget=0.2, d_th=0.3, gamma="cosine", gb_init="least-squares", kernel_size=5, ac_head="bottleneck",

@@ -40,8 +40,8 @@ from sweeps.cli import sweep as sweep_script
         (["--granularity", "channel", "--image-size", "16", "--budgets", "3"], "budget 3 by channel; expected at least 4"),
         (["--gb-init", "zero"], "least-squares"),
         (["--mask-start", "zero"], "scratch"),
-        (["--density", "0"], "density is 0; expected a share above 0 and below 1"),
-        (["--density", "0.95"], "max_density is 0.93; expected at least the density"),
+        (["--mask-method", "senet", "--density", "0"], "density is 0; expected a share above 0 and below 1"),
+        (["--mask-method", "senet", "--density", "0.95"], "max_density is 0.93; expected at least the density"),
         (["--kernel-size", "4"], "3"),
         (["--gate-epochs", "16"], "gate_epochs is 16; expected 0 to 15"),
         (["--gate-epochs", "-1"], "gate_epochs is -1"),
@@ -153,10 +153,10 @@ def test_bad_sensitivity_files_are_refused(content, message, tmp_path, monkeypat
 
 
 PLANS = [
-    ("schedule_sweep", ["--d-th", "none"], "4 configurations from 10 stages"),
+    ("schedule_sweep", ["--d-th", "none"], "4 configurations from 6 stages"),
     ("ac_sweep", [], "16 configurations from 22 stages"),
-    ("mask_sweep", [], "16 configurations from 34 stages"),
-    ("threshold_sweep", [], "20 configurations from 26 stages"),
+    ("mask_sweep", [], "20 configurations from 39 stages"),
+    ("threshold_sweep", [], "20 configurations from 22 stages"),
     ("schedule_sweep", [], "16 configurations from 22 stages"),
     ("ac_sweep", ["--model", "wrn22-8"], "8 configurations from 14 stages"),
     ("paper", ["table1"], "8 configurations from 18 stages"),
@@ -219,14 +219,14 @@ def test_a_network_of_the_paper_is_tried_at_its_full_size_and_without_data(tmp_p
 
 def test_what_one_sweep_has_trained_another_finds(tmp_path):
     assert sweep(*TINY, "--inline", cwd=tmp_path).returncode == 0
-    again = sweep(*TINY, "--inline", "--ac-after", "3", "--d-th", "0.1", cwd=tmp_path, script="threshold_sweep")
+    again = sweep(*TINY, "--inline", "--ac-after", "3", "--gate-blocks", "3", cwd=tmp_path, script="threshold_sweep")
     assert again.returncode == 0
     assert again.stdout.count("found    ") == 4
     assert "all-ReLU" in again.stdout
     masks = sweep("fig2", "--preset", "quick", *TINY[:4], "--inline", cwd=tmp_path, script="paper")
     assert masks.returncode == 0
     assert "stages.3.1.outer_relu" in masks.stdout, "a sweep of masks shows their layers"
-    assert masks.stdout.count("found    ") == 2
+    assert masks.stdout.count("found    ") == 1, "the baseline; its masks are the paper's"
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ class Change:
     mean: float
     """The same over all test images."""
     image_points: float
-    """What one test image is worth to the accuracy of a class of median size."""
+    """What one test image is worth to the accuracy of a class of median size, in points."""
 
 
 def changes_of(
@@ -60,10 +60,12 @@ def changes_of(
     by_key = {record["key"]: record for record in records}
     shown: list[Change] = []
     for group, rows in front.groupby(list(GROUP), sort=True):
-        answers = found[group].rows.index[:1] if group in found else None
-        best = knee(rows, objectives) if answers is None else None
-        first = answers if answers is not None else [best.name] if best is not None else []
-        role = "knee" if answers is None else "best that qualifies"
+        if group in found:
+            qualify = found[group].rows
+            role, first = "best that qualifies", list(qualify.index[qualify["mask_method"] != "none"][:1])
+        else:
+            best = knee(rows, objectives)
+            role, first = "knee", [] if best is None else [best.name]
         candidates = points.loc[list(dict.fromkeys([*first, *rows.index]))]
         changes = {
             index: change

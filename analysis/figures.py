@@ -141,7 +141,7 @@ def draw_classes(changes: Sequence[Change]) -> Figure:
         changes: at least one.
     """
     with matplotlib.rc_context(STYLE):
-        columns = min(3, len(changes))
+        columns = 2 if len(changes) == 4 else min(3, len(changes))
         rows = -(-len(changes) // columns)
         figure = Figure(figsize=(4.2 * columns if columns > 1 else 6.5, 0.6 + 3.4 * rows), layout="constrained")
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
@@ -170,14 +170,17 @@ def _draw_change(panel: Axes, change: Change, where: str) -> None:
         panel.set_xticks([])
         panel.set_xlabel(f"{len(place)} classes, those that lost most first")
         lost = [f"{_cut(name)} {points:+.1f}" for name, points in zip(change.names, change.points, strict=True)]
-        panel.text(0.97, 0.04, "\n".join(lost[:LISTED]), transform=panel.transAxes, ha="right", va="bottom", fontsize=9)
+        box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none"}
+        said = "\n".join(["lost most:", *lost[:LISTED]])
+        panel.text(0.97, 0.04, said, transform=panel.transAxes, ha="right", va="bottom", fontsize=9, bbox=box)
     panel.margins(x=0.01)
     panel.grid(axis="y", alpha=0.25)
+    panel.set_axisbelow(True)
     point = change.point
     relus = EngFormatter(sep="")(float(point["relus"]))
     said = f"{where}{relus} ReLUs, {point['exit']}" + (f", {point['seeds']} seeds" if point["seeds"] > 1 else "")
     said += f" ({change.role})" if change.role else ""
-    panel.set_title(f"{said}\n{str(point['key'])[:12]}; one image is {change.image_points:.2g} points", fontsize=9.5)
+    panel.set_title(f"{said}\n{str(point['key'])[:12]}; one image is {change.image_points:.2g} % of a class", fontsize=9.5)
 
 
 def _cut(name: str) -> str:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from analysis import paper
 from analysis.classes import changes_of
 from analysis.figures import draw_classes, draw_fronts, to_bytes
-from analysis.objectives import ACCURACIES, OBJECTIVES
+from analysis.objectives import ACCURACIES, BY_CLASS, OBJECTIVES
 from analysis.page import build_page
 from analysis.paper_figures import draw_figure1, draw_figure2, draw_growth
 from analysis.pareto import GROUP, Found, best_under, front_of_each_group, knee, ranks
@@ -90,7 +90,7 @@ def read_report(roots: Sequence[Location], question: Question | None = None) -> 
     runs = read_runs(roots)
     table = results_table(runs.records, runs.measurements)
     for name in (*question.objectives, *question.limits):
-        if name not in table or (len(table) and table[name].isna().all()):
+        if name not in table or (name in BY_CLASS and len(table) and table[name].isna().all()):
             raise ValueError(f"no model here has {name}, which it would be compared by; leave that out")
     points = points_of(table, question.accuracy)
     front = front_of_each_group(points, question.objectives).sort_values([*GROUP[:1], *COSTS], kind="stable")

@@ -73,7 +73,7 @@ def why_not(metrics: Mapping[str, Any]) -> str:
     if not (isinstance(images, list) and all(map(_is_count, images)) and isinstance(percent, dict)):
         return f"its {BY_CLASS!r} lacks a count of images per class, or the exits' accuracies"
     for values in percent.values():
-        if not (isinstance(values, list) and len(values) == len(images) and all(map(_is_percent, values))):
+        if not (isinstance(values, list) and len(values) == len(images) and all(map(_is_share, values, images))):
             return f"its {BY_CLASS!r} has no percentage for each of {len(images)} classes"
     return ""
 
@@ -82,5 +82,5 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
-def _is_percent(value: Any) -> bool:
-    return value is None or (type(value) in (int, float) and 0 <= value <= 100)
+def _is_share(value: Any, images: int) -> bool:
+    return value is None if images == 0 else type(value) in (int, float) and 0 <= value <= 100

@@ -50,6 +50,9 @@ RESULTS: Mapping[str, str] = {
     "params": "Its trainable parameters.",
     "val_accuracy": "Percent of the validation part that is right.",
     "test_accuracy": "Percent of the test part that is right. Where `selection` is `test`, the same as `val_accuracy`.",
+    "worst_class_accuracy": "Of each class's test images some percent is right: the lowest of these. Classes without test "
+    "images are left out. Empty for models of before classes were told apart.",
+    "class_spread": "Standard deviation of that accuracy over the classes, in points. Empty likewise.",
     "est_delphi_online_lan_s": "**Estimated** seconds of DELPHI's online phase, without a network's delay. Not measured.",
     "est_delphi_online_wan_s": "**Estimated** seconds of DELPHI's online phase at 400 Mbit/s and 40 ms a round trip.",
     "est_delphi_offline_lan_s": "**Estimated** seconds of DELPHI's offline phase, without a network's delay.",
@@ -77,6 +80,8 @@ POINTS: Mapping[str, str] = {
     "seeds": "How many seeds the point is the mean of.",
     "val_accuracy_std": "Standard deviation of `val_accuracy` over them (n - 1); empty for one seed.",
     "test_accuracy_std": "Standard deviation of `test_accuracy` over them (n - 1); empty for one seed.",
+    "worst_class_accuracy_std": "Standard deviation of `worst_class_accuracy` over them (n - 1); empty for one seed.",
+    "class_spread_std": "Standard deviation of `class_spread` over them (n - 1); empty for one seed.",
 }
 """Columns of pareto.csv that results.csv doesn't have."""
 
@@ -88,8 +93,8 @@ RECORD: Mapping[str, str] = {
     "config": "The stage's configuration: all that its result depends on, except its parents.",
     "canonical": "A key that stages with different configurations share if they train the same; elsewhere the stage's own.",
     "parents": "The stages whose results it read: kind and key by role.",
-    "metrics": "What the stage found out: the chosen epoch, sensitivities, layers, costs per exit. In a copy, `same_as` is the "
-    "key of the stage that trained.",
+    "metrics": "What the stage found out: the chosen epoch, sensitivities, layers, costs per exit; test accuracy per exit and "
+    "class (`test_by_class`), and a baseline's names of the classes. In a copy, `same_as` is the key of the stage that trained.",
     "history": "One object per epoch: loss, learning rate, validation accuracy, seconds.",
     "rows": "One object per exit that can be deployed: what becomes a row of `results.csv`.",
     "time_s": "Seconds of training, interruptions left out; 0 where another stage trained the same, and was copied.",
@@ -170,6 +175,11 @@ FILES = (
         columns=POINTS,
     ),
     File(name="pareto.png, pareto.svg", what="A panel per cost, each with the front of accuracy against that cost alone."),
+    File(
+        name="classes.png, classes.svg",
+        what="What each class lost or gained against the all-ReLU network of the same seed, for models of the front; where both "
+        "were trained since classes are told apart.",
+    ),
     File(
         name="fig1.png, fig2a.png, fig2b.png, growth.png",
         what="The paper's figures from your models, and the front's hypervolume over device-hours; each where there is something "

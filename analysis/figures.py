@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from analysis.classes import Change
 from analysis.objectives import OBJECTIVES
 from analysis.pareto import GROUP
 
@@ -33,6 +34,9 @@ STYLE: Any = {
 }
 MANY = 2000
 """More points are one picture in an SVG, which would take long to open otherwise."""
+NAMED = 20
+"""Up to so many classes each bar has its name; of more, those that lost most are named."""
+LISTED = 5
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 
 
@@ -128,6 +132,59 @@ def _draw_published(panel: Axes, curves: Curves) -> None:
             relus, accuracies, color="0.6", marker=PUBLISHED[name], markersize=5, linewidth=0.8, linestyle=":", zorder=0,
             label=f"{name}, as published (test)",
         )  # fmt: skip
+
+
+def draw_classes(changes: Sequence[Change]) -> Figure:
+    """Draw what each class lost or gained against the all-ReLU network: a panel per model, its classes from the largest loss on.
+
+    Args:
+        changes: at least one.
+    """
+    with matplotlib.rc_context(STYLE):
+        columns = 2 if len(changes) == 4 else min(3, len(changes))
+        rows = -(-len(changes) // columns)
+        figure = Figure(figsize=(4.2 * columns if columns > 1 else 6.5, 0.6 + 3.4 * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
+        several = len({(change.point["dataset"], change.point["selection"]) for change in changes}) > 1
+        for panel, change in zip(panels.flat, changes, strict=False):
+            _draw_change(panel, change, where=f"{change.point['dataset']}, " if several else "")
+        for panel in panels.flat[len(changes) :]:
+            panel.set_axis_off()
+        for first in panels[:, 0]:
+            first.set_ylabel("change in test accuracy\n(points)")
+        _legend(figure, panels.flat)
+    return figure
+
+
+def _draw_change(panel: Axes, change: Change, where: str) -> None:
+    place = range(len(change.points))
+    colors = [PALETTE[1] if points < 0 else PALETTE[0] for points in change.points]
+    panel.bar(place, change.points, color=colors, width=0.8 if len(place) <= NAMED else 1.0)
+    panel.axhline(0.0, color="0.3", linewidth=0.8)
+    panel.axhline(change.mean, color="0.3", linewidth=1.2, linestyle="--", label="over all test images")
+    if len(place) <= NAMED:
+        long = max(map(len, change.names)) > 2
+        panel.set_xticks(place, [_cut(name) for name in change.names], rotation=90 if long else 0)
+        panel.tick_params(axis="x", length=0)
+    else:
+        panel.set_xticks([])
+        panel.set_xlabel(f"{len(place)} classes, those that lost most first")
+        lost = [f"{_cut(name)} {points:+.1f}" for name, points in zip(change.names, change.points, strict=True)]
+        box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none"}
+        said = "\n".join(["lost most:", *lost[:LISTED]])
+        panel.text(0.97, 0.04, said, transform=panel.transAxes, ha="right", va="bottom", fontsize=9, bbox=box)
+    panel.margins(x=0.01)
+    panel.grid(axis="y", alpha=0.25)
+    panel.set_axisbelow(True)
+    point = change.point
+    relus = EngFormatter(sep="")(float(point["relus"]))
+    said = f"{where}{relus} ReLUs, {point['exit']}" + (f", {point['seeds']} seeds" if point["seeds"] > 1 else "")
+    said += f" ({change.role})" if change.role else ""
+    panel.set_title(f"{said}\n{str(point['key'])[:12]}; one image is {change.image_points:.2g} % of a class", fontsize=9.5)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= 16 else f"{name[:15]}…"
 
 
 def _legend(figure: Figure, panels: Iterable[Axes]) -> None:

@@ -38,6 +38,8 @@ OBJECTIVES: dict[str, Objective] = {
     for objective in (
         Objective(column="val_accuracy", label="validation accuracy (%)", short="val %", maximise=True),
         Objective(column="test_accuracy", label="test accuracy (%)", short="test %", maximise=True),
+        Objective(column="worst_class_accuracy", label="test accuracy, worst class (%)", short="worst class %", maximise=True),
+        Objective(column="class_spread", label="test accuracy, standard deviation over classes (points)", short="class spread"),
         Objective(column="relus", label="ReLUs per image", short="ReLUs", is_log=True, is_whole=True),
         Objective(column="macs", label="MACs per image", short="MACs", is_log=True, is_whole=True),
         Objective(column="depth", label="depth (convolutions)", short="depth", is_whole=True),
@@ -55,6 +57,8 @@ OBJECTIVES: dict[str, Objective] = {
 """Every objective by its column, in the order in which they are shown."""
 
 ACCURACIES = ("val_accuracy", "test_accuracy")
+BY_CLASS = ("worst_class_accuracy", "class_spread")
+"""What a mean accuracy hides. Records of before classes were counted apart have neither."""
 
 
 def present(table: pd.DataFrame) -> list[Objective]:

@@ -17,12 +17,12 @@ import jinja2
 import markupsafe
 import pandas as pd
 
-from analysis.objectives import ACCURACIES, Objective, present
+from analysis.objectives import Objective, present
 from analysis.pareto import GROUP, pareto_front
 from analysis.published import published_beside
 from analysis.records import Runs
 from analysis.results import WHICH
-from analysis.seeds import SPREAD
+from analysis.seeds import MEANS, SPREAD
 from analysis.tables import SHORT, Table, differing
 from raysp.store.records import label_of
 
@@ -72,7 +72,7 @@ def build_page(
         "published": [published.get(group, {}) for group in _groups(points)],
         "chunkOf": chunk_of,
         "y": accuracy,
-        "accuracies": list(ACCURACIES),
+        "means": list(MEANS),
     }
     page = template.render(
         title=title,
@@ -103,7 +103,7 @@ def _columns(points: pd.DataFrame, objectives: Sequence[Objective]) -> list[dict
 
     several = bool((points["seeds"] > 1).any())
     first = [column("group", "group", shown=False), column("key", "record", shown=True), column("exit", "exit", shown=True)]
-    rare = ("params", "est_delphi_off")
+    rare = ("params", "est_delphi_off", "class_spread")
     costs = [column(o.column, o.short, shown=not o.column.startswith(rare)) for o in objectives]
     costs += [column("pi_protocol", "PI protocol", shown=True)] if "pi_protocol" in points else []
     middle = [column("rank", "rank", shown=True), column("seeds", "seeds", shown=several)]

@@ -16,6 +16,7 @@ from typing import Any
 from analysis.objectives import OBJECTIVES
 from raysp.data.config import DataConfig, Selection
 from raysp.pi import MeasuredFile, read_measurements
+from raysp.store import classes
 from raysp.store.keys import SHORT_KEY_DIGITS
 from raysp.store.location import Location, NotAFile, exists, read
 from raysp.store.manifest import Manifest, read_manifests
@@ -139,6 +140,8 @@ def why_not(record: Mapping[str, Any]) -> str:
     for row in record["rows"]:
         if reason := _why_not_row(row):
             return f"its row has {reason}"
+    if reason := classes.why_not(record["metrics"]):
+        return reason
     if record["stage"] == "mask":
         try:
             facts = mask_facts(record)

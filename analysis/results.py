@@ -5,9 +5,11 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.objectives import ACCURACIES, BY_CLASS
 from analysis.records import configurations, mask_facts
 from raysp.models.costs import estimate_delphi
 from raysp.pi import MEANING, MeasuredFile
+from raysp.store.classes import percent_of, spread, worst_class
 
 ESTIMATED = tuple(estimate_delphi(0, 0, 0))
 """Columns of published estimates (`raysp.models.costs`), whose names say so."""
@@ -17,8 +19,11 @@ MEASURED_PI = ("pi_time_s", "pi_bytes", "pi_protocol")
 that both parties send, and what kind of run it was. Kinds can't be compared: a table has one, CHEETAH's where there is any.
 """
 
-MEASURED = ("relus", "macs", "depth", "params", "val_accuracy", "test_accuracy", *ESTIMATED, "time_s")
+MEASURED = ("relus", "macs", "depth", "params", *ACCURACIES, *BY_CLASS, *ESTIMATED, "time_s")
 """Columns that a configuration doesn't have but gets."""
+
+DECIMALS = 3
+"""Of `class_spread`; accuracies by class are kept with two."""
 
 MASK_COLUMNS = (
     "dataset",
@@ -102,11 +107,13 @@ def results_table(
                     "ac_init": row.get("ac_init") or "random",
                     "ac_end": row.get("ac_end") or "trained",
                 }
-            rows.append(row | known | old | _estimates(record, row) | measured.get((record["key"], row.get("exit")), {}))
+            computed = _estimates(record, row) | _over_classes(record, row)
+            rows.append(row | known | old | computed | measured.get((record["key"], row.get("exit")), {}))
     more = [name for name in MEASURED_PI if any(row.get(name) is not None for row in rows)]
     table = pd.DataFrame(rows, columns=[*COLUMNS, *more])
     table[["kernel_size", "gate_epochs"]] = table[["kernel_size", "gate_epochs"]].astype("Int64")
     table["ac_after"] = table["ac_after"].astype("string")
+    table[list(BY_CLASS)] = table[list(BY_CLASS)].astype("float64")
     order = [name for name in COLUMNS if name not in (*NAMES, "exit", *MEASURED)]
     return table.sort_values([*order, "key", "exit"], kind="stable", ignore_index=True)
 
@@ -134,6 +141,14 @@ def _estimates(record: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, f
     except (KeyError, TypeError):
         layers = None
     return estimate_delphi(row["relus"], row["macs"], layers)
+
+
+def _over_classes(record: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, float | None]:
+    """The columns of `BY_CLASS`; None where the record doesn't tell classes apart."""
+    percent = percent_of(record["metrics"], row.get("exit", ""))
+    worst, deviation = worst_class(percent), spread(percent)
+    values = (None if worst is None else percent[worst], None if deviation is None else round(deviation, DECIMALS))
+    return dict(zip(BY_CLASS, values, strict=True))
 
 
 LAYER_COLUMNS = ("mask_key", *MASK_COLUMNS, "layer", "size", "kept", "d", "eta_alpha")

@@ -20,6 +20,8 @@ from raysp.store.figures import COSTS
 
 ALWAYS = ("budget", "d_th", "exit")
 """Columns of a table of models that are shown even if all agree."""
+WORST = ("worst_class_accuracy",)
+"""What stands beside the accuracies, where it is known: a mean hides it."""
 OFF_COUNTS = ("d_th", "gate_blocks", "ac_after")
 """Columns in which nothing is a value like others."""
 OF_ALL = ("dataset", "selection", "model", "width", "image_size", "precision")
@@ -60,8 +62,8 @@ class Table:
 
 
 def models_table(title: str, points: pd.DataFrame, note: str = "", costs: Sequence[str] = COSTS) -> Table:
-    """A table of models: the columns in which they differ, both accuracies, ReLUs, MACs, depth, these costs, and what was
-    measured. Where all are one network on one data set, the note says which.
+    """A table of models: the columns in which they differ, both accuracies, the worst class, ReLUs, MACs, depth, these costs, and
+    what was measured. Where all are one network on one data set, the note says which.
     """
     named = points[["model", "dataset"]].drop_duplicates()
     if len(named) == 1:
@@ -70,7 +72,7 @@ def models_table(title: str, points: pd.DataFrame, note: str = "", costs: Sequen
     shown = [name for name in WHICH if name not in ("configuration", "exit") and (name in ALWAYS or name in telling)]
     shown = [name for name in shown if points[name].notna().any()]
     has_seeds = bool((points["seeds"] > 1).any()) if len(points) else False
-    objectives = [o for o in present(points) if o.column in (*ACCURACIES, *COSTS, *costs, *MEASURED_PI)]
+    objectives = [o for o in present(points) if o.column in (*ACCURACIES, *WORST, *COSTS, *costs, *MEASURED_PI)]
     extra = ["misses"] if "misses" in points else []
     headings = [SHORT.get(name, name) for name in shown] + ["exit"] + (["seeds"] if has_seeds else [])
     headings += [o.short for o in objectives] + extra + ["key"]

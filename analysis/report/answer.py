@@ -15,8 +15,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import paper
-from analysis.figures import draw_fronts, to_bytes
-from analysis.objectives import ACCURACIES, OBJECTIVES
+from analysis.classes import changes_of
+from analysis.figures import draw_classes, draw_fronts, to_bytes
+from analysis.objectives import ACCURACIES, BY_CLASS, OBJECTIVES
 from analysis.page import build_page
 from analysis.paper_figures import draw_figure1, draw_figure2, draw_growth
 from analysis.pareto import GROUP, Found, best_under, front_of_each_group, knee, ranks
@@ -43,13 +44,13 @@ class Question:
     accuracy: str = "val_accuracy"
     """By which models are chosen."""
     costs: tuple[str, ...] = COSTS
-    """What is to be small."""
+    """What is to be small, or to be large beside it (`OBJECTIVES` says which)."""
     limits: Mapping[str, float] = field(default_factory=dict)
     """Per objective the least accuracy, or the largest cost."""
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """Accuracy and costs."""
+        """Accuracy, and what stands beside it."""
         return (self.accuracy, *self.costs)
 
 
@@ -89,7 +90,7 @@ def read_report(roots: Sequence[Location], question: Question | None = None) -> 
     runs = read_runs(roots)
     table = results_table(runs.records, runs.measurements)
     for name in (*question.objectives, *question.limits):
-        if name not in table:
+        if name not in table or (name in BY_CLASS and len(table) and table[name].isna().all()):
             raise ValueError(f"no model here has {name}, which it would be compared by; leave that out")
     points = points_of(table, question.accuracy)
     front = front_of_each_group(points, question.objectives).sort_values([*GROUP[:1], *COSTS], kind="stable")
@@ -170,6 +171,8 @@ def figures_of(report: Report) -> dict[str, tuple[str, Figure]]:
         fronts = {cost: front_of_each_group(complete, (question.accuracy, cost)) for cost in COSTS}
         published = published_beside(complete)
         found["pareto"] = ("Accuracy against ReLUs, MACs and depth", draw_fronts(complete, fronts, published, question.accuracy))
+    if changes := changes_of(points, report.front, report.found, report.runs.records, question.objectives):
+        found["classes"] = ("What each class lost or gained against the all-ReLU network", draw_classes(changes))
     if len(bars := paper.figure1(points)):
         found["fig1"] = ("Fig. 1: metrics as shares of their largest value", draw_figure1(bars))
     if len(lines := paper.figure2a(report.layers)):

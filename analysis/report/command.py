@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Drawn
 
-from analysis.objectives import OBJECTIVES, chosen
+from analysis.objectives import ACCURACIES, OBJECTIVES, chosen
 from analysis.records import check_root
 from analysis.report.answer import FRONT, QUALIFIES, Question, Report, read_report, save_report, tables_of
 from analysis.report.flags import ReportFlags
@@ -23,9 +23,9 @@ def question_of(flags: ReportFlags) -> Question:
     """What the flags ask. Raises ValueError."""
     chosen(flags.costs)
     for name in flags.costs:
-        if OBJECTIVES[name].maximise:
-            small = ", ".join(column for column, objective in OBJECTIVES.items() if not objective.maximise)
-            raise ValueError(f"--costs {name}; expected columns that are to be small: {small}")
+        if name in ACCURACIES:
+            others = ", ".join(column for column in OBJECTIVES if column not in ACCURACIES)
+            raise ValueError(f"--costs {name}; expected what stands beside the accuracy that --selection names: {others}")
     return Question(accuracy=f"{flags.selection}_accuracy", costs=flags.costs, limits=flags.limits())
 
 

@@ -23,9 +23,12 @@ class ReportFlags:
     selection: Literal["val", "test"] = "val"
     """Which accuracy compares models. By the test part's it flatters: what is chosen by it can't be judged by it."""
     costs: Annotated[tuple[str, ...], arg(metavar="COLUMN ...", help_behavior_hint=f"(default: {' '.join(COSTS)})")] = COSTS
-    """Columns that are to be small, for the front, its ranks, the knee and hypervolume."""
+    """What models are compared by beside accuracy, for the front, its ranks, the knee and hypervolume: columns that are to be
+    small, and worst_class_accuracy, which is to be large."""
     min_accuracy: Amount = None
     """List the models that have at least this accuracy in percent, best first."""
+    min_class_accuracy: Amount = None
+    """... and at least this test accuracy in percent in every class."""
     max_relus: Amount = None
     """... at most so many ReLUs, e.g. 50k."""
     max_macs: Amount = None
@@ -43,6 +46,7 @@ class ReportFlags:
         """The limits that were given, by the column that they are about. Raises ValueError."""
         columns = {
             "min_accuracy": f"{self.selection}_accuracy",
+            "min_class_accuracy": "worst_class_accuracy",
             "max_relus": "relus",
             "max_macs": "macs",
             "max_depth": "depth",
@@ -50,8 +54,9 @@ class ReportFlags:
         }
         given = {name: getattr(self, name) for name in columns}
         limits = {columns[name]: read_amount(text, name) for name, text in given.items() if text is not None}
-        if limits.get(columns["min_accuracy"], 0) > 100:
-            raise ValueError(f"--min-accuracy {self.min_accuracy}; expected percent, at most 100")
+        for name in ("min_accuracy", "min_class_accuracy"):
+            if limits.get(columns[name], 0) > 100:
+                raise ValueError(f"--{name.replace('_', '-')} {given[name]}; expected percent, at most 100")
         return limits
 
     def check(self) -> None:

@@ -5,7 +5,7 @@ const objective = Object.fromEntries(data.objectives.map((o) => [o.column, o]));
 const $ = (id) => document.getElementById(id);
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const LIMITS = ["val_accuracy", "test_accuracy", "relus", "macs", "depth", "est_delphi_online_wan_s"].filter((c) => c in objective);
+const LIMITS = ["val_accuracy", "test_accuracy", "worst_class_accuracy", "relus", "macs", "depth", "est_delphi_online_wan_s"].filter((c) => c in objective);
 const MANY = 2000; // from here on points are drawn by the graphics card, where there is one
 let visible = null; // rows that pass search and limits; null: all
 let list = null;
@@ -65,7 +65,7 @@ function drawPlot() {
   });
   const type = rows.length > MANY && hasWebgl() ? "scattergl" : "scatter";
   const traces = [];
-  for (const [curve, points] of Object.entries(x.column === "relus" && y.column.endsWith("_accuracy") ? data.published[group] : {})) {
+  for (const [curve, points] of Object.entries(x.column === "relus" && ["val_accuracy", "test_accuracy"].includes(y.column) ? data.published[group] : {})) {
     traces.push({
       x: points.map((p) => p[0]), y: points.map((p) => p[1]), name: `${curve}, as published (test)`, type: "scatter", mode: "lines+markers",
       line: { color: css("--published"), dash: "dot", width: 1 }, marker: { color: css("--published"), symbol: "square-open", size: 6 }, hovertemplate: "%{x:,} ReLUs: %{y} %",
@@ -83,7 +83,7 @@ function drawPlot() {
       x: mine.map((n) => data.rows[n][at[x.column]]), y: mine.map((n) => data.rows[n][at[y.column]]), customdata: mine, name: label, type, mode: "markers",
       text: mine.map((n) => hover(data.rows[n])), hovertemplate: "%{text}<extra></extra>", marker: { symbol, color: css(color), size: name === "baseline" ? 13 : 9, opacity: 0.85 },
     };
-    if (data.accuracies.includes(y.column) && mine.length < 500) {
+    if (data.means.includes(y.column) && mine.length < 500) {
       const deviation = mine.map((n) => data.rows[n][at[`${y.column}_std`]]);
       if (deviation.some((s) => s !== null)) trace.error_y = { type: "data", array: deviation.map((s) => s ?? 0), thickness: 1, width: 3, color: css(color) };
     }

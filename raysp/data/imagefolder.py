@@ -40,7 +40,26 @@ def scan(root: Path) -> tuple[list[str], str]:
         contents = pool.map(lambda file: hashlib.sha256(_read(file)).digest(), files)
         for file, content in zip(files, contents, strict=True):
             digest.update(f"{file.relative_to(root).as_posix()}\0".encode("utf-8", "surrogateescape") + content)
-    return _classes(root), digest.hexdigest()
+    return classes(root), digest.hexdigest()
+
+
+def classes(root: Path) -> list[str]:
+    """Names of the training part's classes, in the order of their labels. Raises FolderError, as `scan` does."""
+    parts = _parts(root)
+    names = {part: {d.name for d in _folders(path)} for part, path in parts.items()}
+    for part, path in parts.items():
+        if not names[part]:
+            raise FolderError(f"{path} has no class folders; expected one folder of images per class")
+        if extra := sorted(names[part] - names["train"]):
+            raise FolderError(
+                f"{path} has classes that {parts['train']} lacks: {', '.join(extra[:5])}; add them there or remove them"
+            )
+    for name in sorted(names["train"]):
+        if not any(_images(parts["train"] / name)):
+            raise FolderError(f"{parts['train'] / name} holds no image; expected files ending in {', '.join(IMG_EXTENSIONS)}")
+    if len(names["train"]) < 2:
+        raise FolderError(f"{parts['train']} has one class only; expected at least 2")
+    return sorted(names["train"])
 
 
 def decode(root: Path, image_size: int) -> DECODED:
@@ -53,7 +72,7 @@ def decode(root: Path, image_size: int) -> DECODED:
     Raises:
         FolderError: what `scan` raises, or an unreadable image.
     """
-    labels = {name: number for number, name in enumerate(_classes(root))}
+    labels = {name: number for number, name in enumerate(classes(root))}
     decoded = {}
     with ThreadPoolExecutor() as pool:
         for part, directory in _parts(root).items():
@@ -95,24 +114,6 @@ def _parts(root: Path) -> dict[str, Path]:
     if test.is_dir() and val.is_dir():
         parts["val"] = val
     return parts
-
-
-def _classes(root: Path) -> list[str]:
-    parts = _parts(root)
-    names = {part: {d.name for d in _folders(path)} for part, path in parts.items()}
-    for part, path in parts.items():
-        if not names[part]:
-            raise FolderError(f"{path} has no class folders; expected one folder of images per class")
-        if extra := sorted(names[part] - names["train"]):
-            raise FolderError(
-                f"{path} has classes that {parts['train']} lacks: {', '.join(extra[:5])}; add them there or remove them"
-            )
-    for name in sorted(names["train"]):
-        if not any(_images(parts["train"] / name)):
-            raise FolderError(f"{parts['train'] / name} holds no image; expected files ending in {', '.join(IMG_EXTENSIONS)}")
-    if len(names["train"]) < 2:
-        raise FolderError(f"{parts['train']} has one class only; expected at least 2")
-    return sorted(names["train"])
 
 
 def _files(part: Path) -> Iterator[Path]:

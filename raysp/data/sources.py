@@ -57,6 +57,8 @@ class Splits:
     """Per channel over the training part, in units of 255."""
     std: list[float]
     """Per channel over the training part, in units of 255."""
+    classes: tuple[str, ...] = ()
+    """Names in the order of labels; empty where classes have none but their numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +78,8 @@ class _Builtin:
     flip: bool
     num_images: tuple[int, int]
     """In the training and the test part."""
-    load: Callable[[int, Path], tuple[Part, Part]]
-    """(image size, directory) to the training and the test part."""
+    load: Callable[[int, Path], tuple[Part, Part, tuple[str, ...]]]
+    """(image size, directory) to the training and the test part, and the names of the classes if they have any."""
 
 
 def open_source(name: str, image_size: int | None, data_dir: Path, selection: Selection = "val") -> Source:
@@ -138,12 +140,13 @@ def load_splits(source: Source) -> Splits:
     if config.name == "imagefolder":
         try:
             decoded = {part: Part(images=i, labels=l) for part, (i, l) in imagefolder.decode(path, config.image_size).items()}
+            classes = tuple(imagefolder.classes(path))
         except imagefolder.FolderError as error:
             raise DataError(str(error)) from None
         train, test, val = decoded["train"], decoded["test"], decoded.get("val")
     else:
         try:
-            train, test = _BUILTIN[config.name].load(config.image_size, path)
+            train, test, classes = _BUILTIN[config.name].load(config.image_size, path)
         except (OSError, RuntimeError) as error:
             raise DataError(
                 f"{config.name} is not in {path} (or not whole), and could not be downloaded to it: {error}; "
@@ -160,7 +163,7 @@ def load_splits(source: Source) -> Splits:
             "expected at least 2 for training and 1 of each other"
         )
     mean, std = _statistics(train.images)
-    return Splits(train=train, val=val, test=test, mean=mean, std=std)
+    return Splits(train=train, val=val, test=test, mean=mean, std=std, classes=classes)
 
 
 def part_sizes(source: Source) -> dict[str, int]:
@@ -204,13 +207,13 @@ def _statistics(images: Images) -> tuple[list[float], list[float]]:
     return means, stds
 
 
-def _load_digits(image_size: int, path: Path) -> tuple[Part, Part]:
+def _load_digits(image_size: int, path: Path) -> tuple[Part, Part, tuple[str, ...]]:
     """scikit-learn's 1,797 handwritten digits, 8x8; a fixed fifth, drawn in proportion to the classes, is the test part."""
     table = _digits_table()
     images = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
     resized = np.stack([imagefolder.to_array(image, image_size)[:1] for image in images])
     whole = Part(images=resized, labels=table[:, -1].astype(np.int64))
-    return _hold_out(whole, 0.2)
+    return *_hold_out(whole, 0.2), ()
 
 
 def _digits_table() -> npt.NDArray[np.float64]:
@@ -226,7 +229,7 @@ def _digits_table() -> npt.NDArray[np.float64]:
     return np.column_stack([bunch.data, bunch.target])
 
 
-def _load_cifar(name: str, image_size: int, path: Path) -> tuple[Part, Part]:
+def _load_cifar(name: str, image_size: int, path: Path) -> tuple[Part, Part, tuple[str, ...]]:
     import torchvision
 
     if path.exists() and not path.is_dir():
@@ -255,7 +258,7 @@ def _load_cifar(name: str, image_size: int, path: Path) -> tuple[Part, Part]:
         else:
             images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         parts.append(Part(images=images, labels=np.asarray(found.targets, dtype=np.int64)))
-    return parts[0], parts[1]
+    return parts[0], parts[1], tuple(found.classes)
 
 
 _CIFAR = partial(_Builtin, channels=3, native_size=32, flip=True, num_images=(50_000, 10_000))

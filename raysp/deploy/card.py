@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from raysp.models.costs import count_costs, estimate_delphi
+from raysp.models.exits import FINAL
 from raysp.models.files import checked_weights
 from raysp.models.network import Network
 from raysp.pi import MEANING
 from raysp.pi.files import read_measurements
+from raysp.store.classes import NAMES, percent_of, worst_class
 from raysp.store.location import Location, exists
 from raysp.store.records import RECORD, WEIGHTS, label_of, read_record
 
@@ -61,6 +63,7 @@ def card_of(
         "accuracy_percent": {
             "validation": row.get("val_accuracy", NOT_KNOWN),
             "test": row.get("test_accuracy", NOT_KNOWN),
+            "worst_class": _worst_class(record, exit, directory),
             "selected_on": row.get("selection", NOT_KNOWN),
         },
         "costs_per_image": {
@@ -84,6 +87,26 @@ def card_of(
             "trained": record.get("finished", NOT_KNOWN),
             "exported": datetime.now(UTC).isoformat(timespec="seconds"),
         },
+    }
+
+
+def _worst_class(record: Mapping[str, Any], exit_name: str, directory: Location) -> dict[str, Any] | str:
+    """The class with the lowest test accuracy, and what it has lost against the all-ReLU network, as far as that is known."""
+    percent = percent_of(record.get("metrics", {}), exit_name)
+    worst = worst_class(percent)
+    if worst is None:
+        return NOT_KNOWN
+    baseline: Mapping[str, Any] = record
+    if parent := record.get("parents", {}).get("baseline"):
+        path = directory.parent / label_of(parent) / RECORD
+        baseline = (read_record(path) if exists(path) else None) or {}
+    names = baseline.get("metrics", {}).get(NAMES, [])
+    before = percent_of(baseline.get("metrics", {}), FINAL)
+    had = before[worst] if len(before) == len(percent) else None
+    return {
+        "class": names[worst] if len(names) == len(percent) else str(worst),
+        "test": percent[worst],
+        "all_relu": NOT_KNOWN if had is None else had,
     }
 
 
@@ -111,7 +134,7 @@ def markdown(card: Mapping[str, Any]) -> str:
         "",
         *_section("Input", {**model["input"], "classes": model["classes"]}),
         *_section("Data", card["data"]),
-        *_section("Accuracy in percent", accuracy),
+        *_section("Accuracy in percent", {**accuracy, "worst_class": _worst_line(accuracy["worst_class"])}),
         *([flattered.strip(), ""] if flattered else []),
         *_section("Costs per image, counted", card["costs_per_image"]["counted"]),
         *_section("Costs per image, estimated from DELPHI's published constants", card["costs_per_image"]["estimated"]),
@@ -124,6 +147,14 @@ def markdown(card: Mapping[str, Any]) -> str:
         lines += [f"### Stage {_plain(stage)}", "", "```json", json.dumps(config, indent=1), "```", ""]
     lines += _section("Origin", card["origin"])
     return "\n".join(lines)
+
+
+def _worst_line(worst: Mapping[str, Any] | str) -> str:
+    if isinstance(worst, str):
+        return worst
+    had = worst["all_relu"]
+    lost = "" if isinstance(had, str) else f" ({worst['test'] - had:+.2f} points from the all-ReLU network's {had:.2f})"
+    return f"{worst['class']}: {worst['test']:.2f}{lost or ' (what it lost is not known)'}"
 
 
 def _section(title: str, values: Mapping[str, Any]) -> list[str]:

@@ -211,4 +211,5 @@ def random_images(data: DataConfig, counts: Mapping[str, int]) -> Splits:
         )
         for name, count in counts.items()
     }
-    return Splits(**parts, mean=[0.5] * data.channels, std=[0.25] * data.channels)
+    mean, std = [0.5] * data.channels, [0.25] * data.channels
+    return Splits(train=parts["train"], val=parts["val"], test=parts["test"], mean=mean, std=std)

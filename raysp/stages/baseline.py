@@ -1,6 +1,7 @@
 """Stage 0: the all-ReLU (AR) baseline, which teaches every student: trained, or a user's own."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,10 +10,11 @@ from raysp.engine.context import Context
 from raysp.models.costs import count_costs
 from raysp.models.exits import FINAL
 from raysp.stages.experiment import Experiment, exit_rows
+from raysp.store.classes import BY_CLASS, by_class, named
 from raysp.store.keys import Config, added
 from raysp.store.stage import Stage, StageResult
 from raysp.training.batches import Batches
-from raysp.training.loop import accuracy, train
+from raysp.training.loop import accuracy, tally, train
 from raysp.training.recipes import Recipe
 from raysp.training.task import Task
 
@@ -62,15 +64,17 @@ def run(config: BaselineConfig, context: Context) -> StageResult:
         val_accuracy, best_epoch, history = trained.val_accuracy, trained.best_epoch, trained.history
     experiment.save(model, context)
     costs = count_costs(model)
+    tested = tally(model, batches, "test", context.workers)
     rows = exit_rows(
         experiment,
         {FINAL: costs},
         val_accuracy,
-        accuracy(model, batches, "test", context.workers),
+        tested.accuracy(),
         budget=model.num_relus(),
         recipe=None if config.given else config.recipe,
     )
-    metrics = {"best_epoch": best_epoch, "mean": splits.mean, "std": splits.std, "costs": {FINAL: costs.by_layer()}}
+    metrics: dict[str, Any] = {"best_epoch": best_epoch, "mean": splits.mean, "std": splits.std}
+    metrics |= {"costs": {FINAL: costs.by_layer()}, BY_CLASS: by_class(tested.images, tested.right), **named(splits.classes)}
     return StageResult(metrics=metrics, history=history, rows=rows)
 
 

@@ -22,10 +22,11 @@ from raysp.models.network import Network
 from raysp.stages.experiment import Experiment, exit_rows
 from raysp.stages.gates import gated_by_loss, inner_densities
 from raysp.stages.student import grow_shallow_branches, measure_body, refit_heads, start_branches, start_heads, start_student
+from raysp.store.classes import BY_CLASS, by_class
 from raysp.store.keys import Config, added
 from raysp.store.stage import Stage, StageResult
 from raysp.training.batches import Batches
-from raysp.training.loop import accuracy, seed_torch, train
+from raysp.training.loop import accuracy, seed_torch, tally, train
 from raysp.training.recipes import GammaSchedule, Recipe, gamma_at
 from raysp.training.task import Task
 
@@ -209,11 +210,13 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
         val_accuracy = accuracy(deployed, batches, "val", context.workers)
     experiment.save(deployed, context)
     costs = {name: count_costs(deployed, name) for name in val_accuracy}
+    tested = tally(deployed, batches, "test", context.workers)
+    metrics[BY_CLASS] = by_class(tested.images, tested.right)
     rows = exit_rows(
         experiment,
         costs,
         val_accuracy,
-        accuracy(deployed, batches, "test", context.workers),
+        tested.accuracy(),
         **facts,
         weights=config.weights,
         **gate_columns(config),

@@ -53,6 +53,10 @@ class Batches:
         full, rest = divmod(len(self._parts["train"][1]), batch_size)
         return full + (rest > 1)
 
+    def num_images(self, part: str) -> int:
+        """Images in the part "train", "val" or "test"."""
+        return len(self._parts[part][1])
+
     def train(
         self, batch_size: int, seed: int, epoch: int, workers: Workers = ALONE, first: int = 0
     ) -> Iterator[tuple[Tensor, Tensor, float]]:

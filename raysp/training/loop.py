@@ -171,28 +171,55 @@ class _Loop:
             raise Terminated
 
 
-def accuracy(model: Network, batches: Batches, part: str, workers: Workers = ALONE) -> dict[str, float]:
-    """Accuracy in percent of every exit on a part of the data; leaves the model in evaluation mode.
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """How much of a part of the data a model has right."""
+
+    images: list[int]
+    """By class, in the order of labels: how many there are."""
+    right: dict[str, list[int]]
+    """Of each exit, by class: how many of them it has right."""
+
+    def accuracy(self) -> dict[str, float]:
+        """Percent per exit, of all images."""
+        return {name: 100.0 * float(sum(right)) / sum(self.images) for name, right in self.right.items()}
+
+
+def tally(model: Network, batches: Batches, part: str, workers: Workers = ALONE) -> Tally:
+    """Count what every exit has right of a part of the data, in one pass; leaves the model in evaluation mode.
 
     Args:
         model: the same on all workers.
         batches: the data, on the model's device.
         part: "train", "val" or "test".
-        workers: they share the part out; each must call this, and gets the accuracy on all of it.
+        workers: they share the part out; each must call this, and gets the counts over all of it.
     """
     model.eval()
-    correct: dict[str, Tensor] = {}
-    total = 0
+    seen: list[Tensor] = []
+    hits: dict[str, list[Tensor]] = {}
     with torch.inference_mode():
-        # Of a part too small to share out all workers see all; their sums are multiples of the same numbers.
         for images, labels in batches.in_order(part, workers=workers):
-            total += len(labels)
+            seen.append(labels)
             for name, logits in model.forward(images).logits.items():  # never compiled: its sizes come once per epoch
-                found = (logits.argmax(dim=1) == labels).sum()
-                correct[name] = correct.get(name, torch.zeros_like(found)) + found
-        seen = torch.tensor(total, device=labels.device)
-        workers.sum_(seen, *correct.values())
-    return {name: 100.0 * float(count) / int(seen) for name, count in correct.items()}
+                hits.setdefault(name, []).append(logits.argmax(dim=1) == labels)
+        # Classes are told apart once, behind the last batch: counts are whole numbers, which add up the same in any order.
+        by_image = torch.cat(seen)
+        none = by_image.new_zeros(logits.shape[1])
+        counts = [none.index_add(0, by_image, torch.cat(found).to(by_image.dtype)) for found in hits.values()]
+        counts.append(none.index_add(0, by_image, torch.ones_like(by_image)))
+        workers.sum_(*counts)
+    *right, of_class = (count.tolist() for count in counts)
+    # Of a part too small to share out all workers see all; their sums are multiples of the same numbers.
+    repeats = sum(of_class) // batches.num_images(part)
+    return Tally(
+        images=[count // repeats for count in of_class],
+        right={name: [count // repeats for count in counted] for name, counted in zip(hits, right, strict=True)},
+    )
+
+
+def accuracy(model: Network, batches: Batches, part: str, workers: Workers = ALONE) -> dict[str, float]:
+    """Accuracy in percent of every exit on a part of the data; as `tally`."""
+    return tally(model, batches, part, workers).accuracy()
 
 
 def seed_torch(seed: int, purpose: str) -> None:

@@ -57,7 +57,7 @@ def test_nothing_is_written_where_there_is_nothing(tmp_path):
         (["empty", "--max-relus", "lots"], "--max-relus 'lots'; expected a number"),
         (["empty", "--max-relus=-5"], "--max-relus '-5'; expected a number"),
         (["empty", "--costs", "speed"], "objective 'speed'; expected of: val_accuracy"),
-        (["empty", "--costs", "val_accuracy"], "expected columns that are to be small"),
+        (["empty", "--costs", "val_accuracy"], "expected what stands beside the accuracy that --selection names: worst_class"),
         (["empty", "--costs", "relus", "pi_time_s"], "no model here has pi_time_s"),
         (["empty", "--out", ""], "--out is empty"),
         (["empty", "--every", "0"], "--every 0; expected seconds"),

@@ -213,11 +213,13 @@ def test_of_two_sweeps_that_start_at_once_one_downloads(tmp_path, monkeypatch):
                 time.sleep(0.3)
                 (root / "there").touch()
             self.data, self.targets = np.zeros((40, 32, 32, 3), dtype=np.uint8), [n % 10 for n in range(40)]
+            self.classes = list("abcdefghij")
 
     monkeypatch.setattr("torchvision.datasets.CIFAR10", Downloaded)
     with ThreadPoolExecutor(2) as pool:
         source = open_source("cifar10", None, tmp_path / "new" / "data")
-        assert [len(splits.train) for splits in pool.map(load_splits, [source, source])] == [36, 36]
+        found = list(pool.map(load_splits, [source, source]))
+        assert [len(splits.train) for splits in found] == [36, 36] and found[0].classes == tuple("abcdefghij")
     assert len(downloads) == 1
 
 

@@ -77,7 +77,12 @@ def test_a_finished_stage_s_card_says_all_that_the_records_say(tmp_path):
     (store.directory(stage) / "pi-ac2-semi2k.json").write_text(json.dumps(measured))
     card = export(store.directory(stage), tmp_path / "out", format="torch", exit="ac2", data_licence="mine")
     assert card["data"] == {"name": "digits", "licence": "mine"}
-    assert card["accuracy_percent"] == {"validation": 80.0, "test": 71.25, "selected_on": "test"}
+    assert card["accuracy_percent"] == {
+        "validation": 80.0,
+        "test": 71.25,
+        "worst_class": "not known",
+        "selected_on": "test",
+    }
     assert card["recipe"]["preset"] == "quick"
     assert card["recipe"]["stages"]["mask"] == {"budget": 4321}
     assert card["origin"]["key"] == stage.key
@@ -93,6 +98,30 @@ def test_a_finished_stage_s_card_says_all_that_the_records_say(tmp_path):
     assert "- test: 71.25" in text
     assert "These flatter: the test part chose the model." in text
     assert "4321" in text
+
+
+@pytest.mark.parametrize(
+    ("of_baseline", "said"),
+    [
+        (
+            {"images": [50, 0, 50], "percent": {"final": [96.0, None, 90.0]}},
+            "dog: 70.00 (-20.00 points from the all-ReLU network's 90.00)",
+        ),
+        (None, "dog: 70.00 (what it lost is not known)"),
+    ],
+)
+def test_a_card_says_what_the_worst_class_has_lost(of_baseline, said, tmp_path):
+    model = networks.gated("resnet18", in_channels=3)
+    baseline, stage = toy(name="baseline", number=1), toy(name="finetune", number=2)
+    before = {"classes": ["cat", "none", "dog"]} | ({"test_by_class": of_baseline} if of_baseline else {})
+    metrics = {"test_by_class": {"images": [50, 0, 50], "percent": {"final": [94.0, None, 70.0]}}}
+    with Store(root=tmp_path / "run").lock() as store:
+        store.commit(baseline, record_of(baseline, metrics=before), {})
+        files = {"weights.safetensors": store.save_weights(stage, model.state_dict(), metadata_of(model))}
+        parents = {"baseline": {"stage": "baseline", "key": baseline.key}}
+        store.commit(stage, record_of(stage, [row()], parents=parents, metrics=metrics), files)
+    export(store.directory(stage), tmp_path / "out", format="torch")
+    assert f"- worst class: {said}\n" in (tmp_path / "out" / "card.md").read_text()
 
 
 @pytest.mark.parametrize("there", ["directory", "file", "link"])

@@ -77,6 +77,15 @@ def test_several_workers_train_what_one_trains(trained, case, size):
 
 
 @pytest.mark.parametrize("size", [2, 3])
+def test_several_workers_count_by_class_what_one_counts(trained, size):
+    directory, _ = trained
+    alone = parallel.counted(ALONE)
+    assert (sum(alone["val"]["images"]), sum(alone["test"]["images"])) == (33, 3)
+    for rank in range(size):
+        assert json.loads((directory / f"rank-{size}-{rank}.json").read_text())["tally"] == alone
+
+
+@pytest.mark.parametrize("size", [2, 3])
 def test_all_workers_hold_the_same_bits_and_hear_of_every_epoch(trained, size):
     directory, _ = trained
     ranks = [json.loads((directory / f"rank-{size}-{rank}.json").read_text()) for rank in range(size)]

@@ -39,7 +39,7 @@ from raysp.store.records import Store
 from raysp.store.stage import Stage, StageResult
 from raysp.training import loop
 from raysp.training.batches import Batches
-from raysp.training.loop import accuracy, train
+from raysp.training.loop import accuracy, tally, train
 from raysp.training.recipes import Recipe
 from raysp.training.task import Task
 
@@ -189,6 +189,12 @@ def tell_to_end(figures):
     Task.after_step = told
 
 
+def counted(workers):
+    """What a network of several exits has right: of a part that workers share out, and of one too small for that."""
+    batches = Batches(DATA, splits(), torch.device("cpu"))
+    return {part: vars(tally(network(2, share=0.4, after=(1, 2)), batches, part, workers)) for part in ("val", "test")}
+
+
 def nobody(figures):
     """Who listens to this report."""
 
@@ -201,6 +207,7 @@ def work(directory, rank, size):
     write = Store.write
     Store.write = lambda store, path, content: (written.append(path.name), write(store, path, content))
     found = {"rank": Workers(rank, size).from_first(lambda: rank)}
+    found["tally"] = counted(Workers(rank, size))
     for case in CASES:
         epochs = []
 

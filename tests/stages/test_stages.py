@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from quick import builder
@@ -364,6 +365,12 @@ def test_finished_stages_are_loaded_as_models(varied):
                 found = model(images).logits[row["exit"]].argmax(dim=1)
             accuracy = 100 * float((found == torch.from_numpy(splits.test.labels)).float().mean())
             assert accuracy == pytest.approx(row["test_accuracy"], abs=0.3), "the saved normalisation belongs to it"
+            by_class = store.read(leaf)["metrics"]["test_by_class"]
+            assert by_class["images"] == np.bincount(splits.test.labels).tolist()
+            right = np.bincount(splits.test.labels, weights=found.numpy() == splits.test.labels)
+            hits = np.multiply(by_class["images"], by_class["percent"][row["exit"]]) / 100
+            assert np.abs(hits - right).max() < 1.1, "a class's share"
+            assert 100 * hits.round().sum() / len(splits.test) == pytest.approx(row["test_accuracy"])
     assert load_model(store.directory(leaves[0].parents["baseline"])).name == "resnet18"
 
 

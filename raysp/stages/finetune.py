@@ -181,7 +181,8 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     student = experiment.build("finetune")
     chosen = None if config.gate_blocks is None else gated_by_loss(context.parents, config.gate_blocks)
     inner = experiment.inner_relus()
-    facts = start_student(student, context, config.weights, config.budget, [inner[block] for block in chosen or ()])
+    replaced = [inner[block] for block in chosen or ()]
+    facts = start_student(student, context, config.weights, config.budget, replaced)
     seed_torch(experiment.seed, "finetune branches")
     gated = grow_shallow_branches(student, config.d_th if chosen is None else chosen, config.kernel_size)
     for stage in config.ac_after:
@@ -190,7 +191,8 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     metrics: dict[str, Any] = {"gated_blocks": gated}
     if config.budget is not None:
         metrics["layers"] = [
-            {"layer": l.name, "kept": l.relu.kept, "size": l.relu.size, "eta_alpha": None} for l in student.relu_layers()
+            {"layer": l.name, "kept": 0 if l.name in replaced else l.relu.kept, "size": l.relu.size, "eta_alpha": None}
+            for l in student.relu_layers()
         ]
     size, seed = config.recipe.batch_size, experiment.seed
     if config.weights == "rewind":

@@ -157,6 +157,7 @@ RANKED = (
     Choice(budget=0.2, mask_method="frozen", granularity="channel"),
     Choice(budget=0.2, mask_method="snl-walk"),
     Choice(budget=0.1, mask_method="random", weights="rewind"),
+    Choice(budget=0.3, mask_method="taylor", gate_blocks=2, gate_epochs=2),
 )
 
 
@@ -414,16 +415,18 @@ def test_a_run_interrupted_in_every_stage_ends_bit_identical(fixture, make, requ
         break
     assert outcome.ok
     stages = Plan(leaves).stages.values()
-    assert len(interrupted) == 3 * len(stages)
-    assert all(stage.epochs >= 4 for stage in stages)
+    trained = [stage for stage in stages if stage.name != "gating"]  # which trains nothing, and has no weights
+    assert len(interrupted) == 3 * len(trained)
+    assert all(stage.epochs >= 4 for stage in trained)
     moving = [0.5] * (fixture == "ranked") + [
         h["gamma"] for leaf in leaves for h in Store(root=root).read(leaf)["history"][1:2] if "gamma" in h
     ]
     assert any(0 < gamma < 1 for gamma in moving), "an epoch with both branches must be resumed"
     for stage in stages:
-        one, two = weights(root, stage), weights(tmp_path, stage)
-        assert one.keys() == two.keys()
-        assert all(torch.equal(one[name], two[name]) for name in one), stage.label
+        if stage in trained:
+            one, two = weights(root, stage), weights(tmp_path, stage)
+            assert one.keys() == two.keys()
+            assert all(torch.equal(one[name], two[name]) for name in one), stage.label
         assert Store(root=root).read(stage)["metrics"] == Store(root=tmp_path).read(stage)["metrics"]
     columns = results_table(Store(root=root).records()[0]).columns.drop("time_s")
     assert results_table(Store(root=root).records()[0])[columns].equals(results_table(Store(root=tmp_path).records()[0])[columns])

@@ -202,7 +202,9 @@ def presets_table() -> str:
 
     rows = []
     for preset in PRESETS.values():
-        recipes = (preset.baseline, preset.sensitivity, preset.mask, preset.finetune)
+        ranks = "mask_method" in preset.axes
+        between = [preset.ranking] if ranks else [preset.sensitivity, preset.mask]
+        recipes = [preset.baseline, *between, preset.rewind if ranks else preset.finetune]
         rows.append(
             [
                 _code(preset.name),
@@ -211,11 +213,19 @@ def presets_table() -> str:
                 " ".join(f"{budget:,g}" for budget in preset.axes["budget"]),
                 _gates_of(preset),
                 " ".join("+".join(map(str, placement)) or "none" for placement in preset.axes["ac_after"]),
-                f"{preset.beta:g}",
+                f"{preset.rewind_beta if ranks else preset.beta:g}",
                 preset.selection,
             ]
         )
-    heads = ["preset", "data, network", "epochs: baseline, sensitivity, mask, fine-tuning", "budgets", "gates", "AC after", "β"]
+    heads = [
+        "preset",
+        "data, network",
+        "epochs: baseline, ranking or else sensitivity and mask, fine-tuning",
+        "budgets",
+        "gates",
+        "AC after",
+        "β",
+    ]
     return _table([*heads, "selected on"], rows)
 
 

@@ -23,7 +23,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["--mask-method", "senet", "--d-th", "0.1", "--gb-init", "random", "--width", "4", "--epochs-scale", "0.25", "--budgets", "0.1", "0.2", "0.3", "0.4", "--gpus-per-stage", "0"]
+SMALL = [
+    "--mask-method",
+    "senet",
+    "--d-th",
+    "0.1",
+    "--gb-init",
+    "random",
+    "--width",
+    "4",
+    "--epochs-scale",
+    "0.25",
+    "--budgets",
+    "0.1",
+    "0.2",
+    "0.3",
+    "0.4",
+    "--gpus-per-stage",
+    "0",
+]
 MARK = "RAYSP_FAULTS"
 """Environment variable that all processes of a run inherit, by which those that are left are found."""
 PATIENCE_S = 600.0

@@ -258,8 +258,9 @@ def _command(settings: Found, scale: float, dataset: str) -> str:
     return (
         f"raysp sweep budget --preset {settings['preset']} --dataset {dataset} --image-size {settings['image_size']} "
         f"--width {settings['width']} --budgets {budgets} --mask-method {settings['mask_method']} --d-th 0.1 "
-        f"--gb-init least-squares --ac-after 2+3 --ac-head bottleneck --precision {settings['precision']} "
-        f"--epochs-scale {scale:g} --inline" + (" --cuda-graph on" if settings["device"] == "cuda" else "")
+        f"--gb-init least-squares --ac-after 2+3 --ac-head bottleneck --ac-init random --ac-end trained "
+        f"--precision {settings['precision']} --epochs-scale {scale:g} --inline"
+        + (" --cuda-graph on" if settings["device"] == "cuda" else "")
     )
 
 

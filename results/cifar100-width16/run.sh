@@ -19,7 +19,9 @@ sweep() {
 # The paper's recipe at a tenth of its epochs: 24 for the baseline, 24 for the sensitivity, 15 for a mask, 18 of fine-tuning.
 paper() { sweep --preset paper-resnet18-cifar100 --epochs-scale 0.1 "$@"; }
 # Ours, with as many for the baseline and for fine-tuning: 24, 12, 12 and 18.
-ours() { sweep --preset cifar100 --epochs-scale 0.6 --ac-after 2+3 --ac-head bottleneck "$@"; }
+ours() {
+  sweep --preset cifar100 --epochs-scale 0.6 --ac-after 2+3 --ac-head bottleneck --ac-init random --ac-end trained "$@"
+}
 
 # Gated branching at two thresholds and without, linear; cosine at one budget (at all of them for the first seed).
 paper --seeds 0 1 2 --budgets 0.045 0.09 0.18 --d-th none 0.05 0.1 --gamma linear --ac-after 2+3

@@ -103,9 +103,12 @@ def _columns(points: pd.DataFrame, objectives: Sequence[Objective]) -> list[dict
 
     several = bool((points["seeds"] > 1).any())
     first = [column("group", "group", shown=False), column("key", "record", shown=True), column("exit", "exit", shown=True)]
-    rare = ("params", "est_delphi_off")
+    rare = ("params", "est_delphi_off", "pred_round", "pred_lan")
     costs = [column(o.column, o.short, shown=not o.column.startswith(rare)) for o in objectives]
     costs += [column("pi_protocol", "PI protocol", shown=True)] if "pi_protocol" in points else []
+    costs += [
+        column(name, name, shown=name == "pred_link") for name in ("pred_link", "pred_from", "pred_fitted") if name in points
+    ]
     middle = [column("rank", "rank", shown=True), column("seeds", "seeds", shown=several)]
     names = [name for name in WHICH if name not in ("configuration", "exit")]
     telling = differing(points, names)

@@ -5,7 +5,7 @@ const objective = Object.fromEntries(data.objectives.map((o) => [o.column, o]));
 const $ = (id) => document.getElementById(id);
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const LIMITS = ["val_accuracy", "test_accuracy", "relus", "macs", "depth", "est_delphi_online_wan_s"].filter((c) => c in objective);
+const LIMITS = ["val_accuracy", "test_accuracy", "relus", "macs", "depth", "est_delphi_online_wan_s", "pred_wan_s", "pred_link_s", "pred_bytes"].filter((c) => c in objective);
 const MANY = 2000; // from here on points are drawn by the graphics card, where there is one
 let visible = null; // rows that pass search and limits; null: all
 let list = null;
@@ -39,7 +39,8 @@ function hover(row) {
   const said = ["model", "width", "mask_method", "budget", "d_th", "gamma", "ac_after", "exit"]
     .filter((name) => row[at[name]] !== null && row[at[name]] !== undefined)
     .map((name) => `${name} ${escape(short(row[at[name]]))}`);
-  const costs = data.objectives.filter((o) => !o.column.startsWith("est_") || o.column === "est_delphi_online_wan_s");
+  const told = ["est_delphi_online_wan_s", "pred_wan_s", "pred_link_s", "pred_bytes"];
+  const costs = data.objectives.filter((o) => !/^(est|pred)_/.test(o.column) || told.includes(o.column));
   const figures = costs.map((o) => `${escape(o.short)} <b>${short(row[at[o.column]], o)}</b>`);
   return `${said.slice(0, 4).join(", ")}<br>${said.slice(4).join(", ")}<br>${figures.slice(0, 5).join(", ")}<br>${figures.slice(5).join(", ")}`;
 }
@@ -235,8 +236,8 @@ async function fill(body, record, row) {
     const shown = data.objectives.filter((o) => exits.some((e) => e[o.column] !== undefined));
     body.append(element("h3", { textContent: "Results and costs" }));
     body.append(grid(["exit", ...shown.map((o) => o.label)], exits.map((e) => [e.exit, ...shown.map((o) => short(e[o.column], o))])));
-    const estimated = data.objectives.filter((o) => o.column.startsWith("est_"));
-    if (estimated.length) body.append(grid([`estimated, not measured${row[at.seeds] > 1 ? "; of the best seed" : ""}`, row[at.exit] ?? ""], estimated.map((o) => [o.label, short(row[at[o.column]], o)])));
+    const estimated = data.objectives.filter((o) => /^(est|pred)_/.test(o.column) && row[at[o.column]] !== null);
+    if (estimated.length) body.append(grid([`estimated or predicted, not measured${row[at.seeds] > 1 ? "; of the best seed" : ""}`, row[at.exit] ?? ""], estimated.map((o) => [o.label, short(row[at[o.column]], o)])));
   }
   const pair = element("div", { className: "pair" });
   body.append(pair);

@@ -120,8 +120,9 @@ def _notes(found: Predictions, calibrations: Calibrations, link: Link | None) ->
             notes.append(f"While the layers were measured, {busy}.")
     for kind, shapes in sorted(_by_kind(found.fitted).items()):
         error = calibrations.error(shapes[0])
-        off = f" (of {error.layers} left out in turn: {_off(error)})" if error else ""
-        notes.append(f"Fitted, because no calibration has them: {_named(shapes)}; off for a {kind} layer{off}.")
+        notes.append(f"Fitted, because no calibration has them: {_named(shapes)}.")
+        if error:
+            notes.append(f"Of {error.layers} measured {kind} layers, each left out in turn, the fit was off in {_off(error)}.")
     notes += [f"Not predicted: {name}: {reason}." for name, reason in list(found.untold.items())[:NAMED]]
     if len(found.untold) > NAMED:
         notes.append(f"Not predicted: {len(found.untold) - NAMED} more.")
@@ -142,6 +143,6 @@ def _named(shapes: list[str]) -> str:
 
 def _off(error: Error) -> str:
     return (
-        f"bytes by {error.bytes_median:.0%}, at most {error.bytes_largest:.0%}; seconds by {error.time_median:.0%}, at most "
-        f"{error.time_largest:.0%}"
+        f"bytes by {error.bytes_median:.0%} (median; at most {error.bytes_largest:.0%}), in seconds by {error.time_median:.0%} "
+        f"(at most {error.time_largest:.0%})"
     )

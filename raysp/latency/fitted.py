@@ -1,7 +1,7 @@
 """Layers that nobody measured: what they cost, from those that were, by the kind of layer.
 
-Owns the model, a ridge regression of the logarithm of each cost on those of a layer's sizes, and its error. Contract: the error
-is that of leaving out one measured layer at a time; a kind of which too few were measured is not told.
+Owns the model, a regression of the logarithm of each cost on those of a layer's sizes, and its error. Contract: the error is that
+of leaving out one measured layer at a time; a kind of which too few were measured is not told.
 """
 
 import math
@@ -14,12 +14,16 @@ import numpy.typing as npt
 from raysp.latency.shapes import Shape, read_shape
 from raysp.latency.tables import COSTS, PartCosts
 
-SPARE = 3
-"""A kind is told if so many more of its layers were measured than the model has slopes."""
+SPARE, ENOUGH = 3, 8
+"""A kind is told if so many more of its layers were measured than the model has slopes, or so many in all: the ridge does with
+fewer than slopes.
+"""
 RIDGE = 1.0
 """What holds slopes of sizes that go together, each scaled to a standard deviation of 1."""
+NEAR, NOISE = 2.0, 0.1
+"""How near layers are alike, in standard deviations, and what of their costs is chance. Both chosen by the error below."""
 BLOCK = 4096
-"""Values that go into one ciphertext, roughly: costs rise by steps."""
+"""Values that go into one ciphertext, roughly: a smaller layer costs no less."""
 
 Array = npt.NDArray[np.float64]
 
@@ -77,14 +81,14 @@ class Fitted:
             pairs = [
                 (_features(shape), value) for shape, costs in self._kinds.get(kind, []) if (value := getattr(costs, cost)) > 0
             ]
-            enough = bool(pairs) and len(pairs) >= len(pairs[0][0]) + SPARE
+            enough = bool(pairs) and len(pairs) >= min(len(pairs[0][0]) + SPARE, ENOUGH)
             points = (np.array([x for x, _ in pairs]), np.log([y for _, y in pairs])) if enough else None
             self._lines[kind, cost] = _Line(*points) if points else None
         return self._lines[kind, cost]
 
 
 class _Line:
-    """A ridge regression.
+    """A ridge regression, and what it leaves, smoothed over alike layers.
 
     Args:
         x: (points, features).
@@ -95,14 +99,19 @@ class _Line:
         self._x, self._y = x, y
         self._centre, spread, self._start = x.mean(axis=0), x.std(axis=0), float(y.mean())
         self._scale = np.where(spread > 0, spread, 1.0)
-        z = (x - self._centre) / self._scale
-        self._slopes: Array = np.linalg.solve(z.T @ z + RIDGE * np.eye(x.shape[1]), z.T @ (y - self._start))
+        self._z = (x - self._centre) / self._scale
+        left = y - self._start
+        self._slopes: Array = np.linalg.solve(self._z.T @ self._z + RIDGE * np.eye(x.shape[1]), self._z.T @ left)
+        left = left - self._z @ self._slopes
+        self._weights: Array = np.linalg.solve(self._alike(self._z) + NOISE * np.eye(len(y)), left)
 
     def at(self, features: Array) -> float:
-        return math.exp(self._start + float((features - self._centre) / self._scale @ self._slopes))
+        """The cost."""
+        z = (features - self._centre) / self._scale
+        return math.exp(self._start + float(z @ self._slopes + self._alike(z[None])[0] @ self._weights))
 
     def errors(self) -> Array:
-        """Each point's, of a line through the others."""
+        """Each point's, as told by the others."""
         found = []
         for left_out in range(len(self._y)):
             others = np.arange(len(self._y)) != left_out
@@ -110,18 +119,20 @@ class _Line:
             found.append(abs(line.at(self._x[left_out]) / math.exp(self._y[left_out]) - 1))
         return np.array(found)
 
+    def _alike(self, z: Array) -> Array:
+        distance = np.square(z[:, None] - self._z[None]).sum(axis=-1)
+        return np.asarray(np.exp(-distance / (2 * NEAR**2)))
+
 
 def _features(shape: Shape) -> Array:
     """Logarithms of what a layer's costs may follow."""
     read, given = shape.channels * shape.pixels, shape.outs * shape.out_pixels
+    if shape.kind == "norm":
+        return np.array([math.log(read)])
+    if shape.kind == "pool":
+        return np.array([math.log(read), math.log(given)])
     macs = given * shape.channels * shape.kernel
-    if shape.kind == "conv":
-        return np.array(
-            [
-                *map(math.log, (read, given, macs, shape.kernel, shape.stride, math.ceil(macs / BLOCK))),
-                float(shape.is_image),
-            ]
-        )
+    sizes = [math.log(read), math.log(given), math.log(macs), *(math.log1p(size / BLOCK) for size in (read, given, macs))]
     if shape.kind == "linear":
-        return np.array(list(map(math.log, (read, given, math.ceil(macs / BLOCK)))))
-    return np.array([math.log(read)] if shape.kind == "norm" else [math.log(read), math.log(given)])
+        return np.array(sizes)
+    return np.array([*sizes, math.log(shape.kernel), math.log(shape.stride), float(shape.is_image)])

@@ -1,0 +1,162 @@
+"""Predictions from records: what the network itself is predicted to take, and fast."""
+
+import itertools
+import time
+
+import networks
+import pytest
+import torch
+from tables import known, members, small
+
+from raysp.latency.prediction import predict
+from raysp.latency.recorded import outline_of, predict_records, structure_of
+from raysp.latency.tables import COSTS
+from raysp.models.collapse import drop_main_branches
+from raysp.models.costs import count_costs
+from raysp.models.files import load_outline, save_model
+from raysp.models.network import Network
+
+SIZES = {"num_classes": 10, "image_size": 8, "channels": 1}
+
+
+def recorded(model: Network, *, key="0", gated=(), kernel_size=3, ac_after=(), ac_head="pool", **changes):
+    """What a fine-tuning would write of a network."""
+    deployed = drop_main_branches(model)
+    costs = {name: count_costs(deployed, name) for name in deployed.exit_names}
+    data = {"num_classes": model.num_classes, "image_size": model.image_size, "channels": model.in_channels}
+    return {
+        "key": key,
+        "stage": "finetune",
+        "config": {
+            "experiment": {"data": data, "model": model.name, "width": model.width, "seed": 0},
+            "kernel_size": kernel_size, "ac_after": list(ac_after), "ac_head": ac_head,
+        },
+        "metrics": {"gated_blocks": list(gated), "costs": {name: found.by_layer() for name, found in costs.items()}},
+        "rows": [{"exit": name, "model": model.name} for name in costs],
+    }  # fmt: skip
+
+
+def nothing(record):
+    raise ValueError("nobody knows it")
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel", "head", "blocks"),
+    [
+        ("resnet18", 3, "pool", ()),
+        ("resnet18", 5, "bottleneck", (0, 2)),
+        ("wrn22-8", 3, "grid", (1,)),
+        ("vgg16", 3, "pool", (0, 2)),
+    ],
+)
+def test_a_record_is_told_as_its_network_is(name, kernel, head, blocks):
+    model = networks.gated(name, ac_after=2, blocks=blocks, kernel=kernel, head=head, in_channels=3)
+    names = [name for name, _ in model.gated_blocks()]
+    inner = model.gated_blocks()[3][1].inner_relu
+    inner.set_mask(torch.zeros(inner.shape, dtype=torch.bool))
+    calibrations = known(members(kernels=(3, 5), heads=(head,), model=name))
+    record = recorded(model, gated=[names[n] for n in blocks], kernel_size=kernel, ac_after=(2,), ac_head=head)
+    found = predict_records([record], calibrations, nothing)
+    assert set(found.rows) == {("0", "final"), ("0", "ac2")} and not found.untold
+    for exit_name in ("final", "ac2"):
+        expected, row = predict(model, exit_name, calibrations), found.rows["0", exit_name]
+        assert {cost: getattr(row.costs, cost) for cost in COSTS} == pytest.approx(
+            {cost: getattr(expected, cost) for cost in COSTS}
+        )
+        assert (row.fitted, row.calibration) == (len(expected.fitted), "mine")
+
+
+def test_a_network_of_ones_own_is_told_by_its_weights_header(tmp_path):
+    model = networks.gated("resnet18", ac_after=2, in_channels=3)
+    save_model(drop_main_branches(model), tmp_path)
+    record = recorded(model, ac_after=(2,))
+    record["config"]["experiment"] |= {"model": "custom", "width": 0, "network": {"name": "mine:build", "sha256": "ab"}}
+    calibrations = known(members())
+    found = predict_records([record], calibrations, lambda _: load_outline(tmp_path))
+    assert found.rows["0", "ac2"].costs.bytes == pytest.approx(predict(model, "ac2", calibrations).bytes)
+    assert all(parameter.is_meta for parameter in load_outline(tmp_path).parameters())
+    untold = predict_records([record], calibrations, nothing)
+    assert not untold.rows and untold.untold == {"resnet18": "nobody knows it"}
+
+
+def test_a_file_that_says_nothing_of_its_network_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="which would say what network it is"):
+        load_outline(tmp_path)
+    for content in (b"", b"\xff" * 40, b"\x02" + b"\0" * 7 + b"{}"):
+        (tmp_path / "weights.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match="says nothing of its network"):
+            load_outline(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": {}},
+        {"config": {"experiment": {"data": SIZES, "model": "resnet18"}}},
+        {"config": {"experiment": {"data": SIZES, "model": "resnet18", "width": 4}, "ac_after": 3}},
+        {"config": {"experiment": {"data": {**SIZES, "image_size": {}}, "model": "resnet18", "width": 4}}},
+    ],
+)
+def test_a_record_that_says_nothing_of_its_network_is_left_open(change):
+    record = recorded(small()) | change
+    with pytest.raises(ValueError, match="says nothing of its network"):
+        structure_of(record)
+    found = predict_records([record], known(members()), nothing)
+    assert not found.rows and list(found.untold) == ["finetune 0"]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"gated": ["stages.9"]}, "a shallow block 'stages.9'"),
+        ({"ac_after": (9,)}, "auxiliary classifier after stage 9"),
+        ({"ac_after": (1,), "ac_head": "big"}, "unknown head"),
+    ],
+)
+def test_a_network_that_cannot_be_is_named_once(change, why):
+    records = [recorded(small(), key=key, **change) for key in "01"]
+    found = predict_records(records, known(members()), nothing)
+    assert not found.rows
+    ((name, reason),) = found.untold.items()
+    assert name == "resnet18" and why in reason
+
+
+def test_records_of_before_costs_by_layer_are_left_open():
+    record = recorded(small())
+    del record["metrics"]["costs"]
+    other = recorded(small(), key="1")
+    del other["metrics"]["costs"]["final"][2]["relu_positions"]
+    found = predict_records([record, other], known(members(image_size=8, in_channels=1, num_classes=10)), nothing)
+    assert not found.rows and not found.untold
+
+
+def test_layers_that_nobody_can_tell_leave_their_rows_open():
+    model = networks.gated("wrn22-8", in_channels=3, blocks=())
+    found = predict_records([recorded(model)], known(members()), nothing)
+    assert not found.rows
+    assert all(name.startswith("norm ") for name in found.untold) and found.untold
+
+
+def test_building_an_outline_draws_no_random_number():
+    structure = structure_of(recorded(small(), ac_after=(2,), gated=("stages.0.0",)))
+    before = torch.get_rng_state()
+    outline = outline_of(structure)
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(parameter.is_meta for parameter in outline.parameters())
+
+
+def test_ten_thousand_rows_take_seconds():
+    names = [name for name, _ in small().gated_blocks()]
+    kinds = []
+    for gated in itertools.islice(itertools.combinations(names, 2), 10):
+        model = small()
+        for name in gated:
+            dict(model.gated_blocks())[name].add_shallow_branch(3)
+        model.add_exit(2, "pool")
+        kinds.append(recorded(model, gated=gated, ac_after=(2,)))
+    records = [{**kinds[number % len(kinds)], "key": str(number)} for number in range(5_000)]
+    calibrations = known(members(image_size=8, in_channels=1, num_classes=10))
+    begin = time.process_time()
+    found = predict_records(records, calibrations, nothing)
+    assert time.process_time() - begin < 5
+    assert len(found.rows) == 10_000

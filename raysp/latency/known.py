@@ -84,8 +84,8 @@ class Calibrations:
         )
 
     def has_any(self, shapes: Iterable[str]) -> bool:
-        """Whether one of these shapes was measured."""
-        return any(shape in self._layers for shape in shapes)
+        """Whether a convolution among these shapes was measured."""
+        return any(shape in self._layers for shape in shapes if shape.startswith("conv"))
 
     def error(self, shape: str) -> Error | None:
         """How far fitted costs of such a layer are off; None where that can't be told."""

@@ -119,7 +119,7 @@ class Predictions:
     untold: dict[str, str] = field(default_factory=dict)
     """Shapes of layers that nobody can tell, and networks that can't be rebuilt, each with why."""
     has_measured: bool = False
-    """Whether a layer of one of the networks was measured."""
+    """Whether a convolution of one of the networks was measured."""
 
 
 def predict_records(records: Iterable[Record], calibrations: Calibrations, outline: Outline) -> Predictions:

@@ -9,6 +9,7 @@ from raysp.latency.links import BITS, LAN, SECONDS, WAN, Link, parse_link
 NUMBERS = st.decimals(min_value="0.001", max_value=100_000, places=3).map(lambda number: f"{number:f}")
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     bandwidth=NUMBERS,
     unit=st.sampled_from(list(BITS)),

@@ -6,34 +6,15 @@ import time
 import networks
 import pytest
 import torch
-from tables import known, members, small
+from tables import known, members, recorded, small
 
 from raysp.latency.prediction import predict
 from raysp.latency.recorded import outline_of, predict_records, structure_of
 from raysp.latency.tables import COSTS
 from raysp.models.collapse import drop_main_branches
-from raysp.models.costs import count_costs
 from raysp.models.files import load_outline, save_model
-from raysp.models.network import Network
 
 SIZES = {"num_classes": 10, "image_size": 8, "channels": 1}
-
-
-def recorded(model: Network, *, key="0", gated=(), kernel_size=3, ac_after=(), ac_head="pool", **changes):
-    """What a fine-tuning would write of a network."""
-    deployed = drop_main_branches(model)
-    costs = {name: count_costs(deployed, name) for name in deployed.exit_names}
-    data = {"num_classes": model.num_classes, "image_size": model.image_size, "channels": model.in_channels}
-    return {
-        "key": key,
-        "stage": "finetune",
-        "config": {
-            "experiment": {"data": data, "model": model.name, "width": model.width, "seed": 0},
-            "kernel_size": kernel_size, "ac_after": list(ac_after), "ac_head": ac_head,
-        },
-        "metrics": {"gated_blocks": list(gated), "costs": {name: found.by_layer() for name, found in costs.items()}},
-        "rows": [{"exit": name, "model": model.name} for name in costs],
-    }  # fmt: skip
 
 
 def nothing(record):

@@ -117,7 +117,7 @@ def _notes(found: Predictions, calibrations: Calibrations, link: Link | None) ->
             f"so much ({said})."
         )
         if busy := disturbed(calibrations.others_cores):
-            notes.append(f"While the layers were measured, {busy}.")
+            notes.append(f"When the layers were measured, {busy}.")
     for kind, shapes in sorted(_by_kind(found.fitted).items()):
         error = calibrations.error(shapes[0])
         notes.append(f"Fitted, because no calibration has them: {_named(shapes)}.")

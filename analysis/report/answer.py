@@ -121,10 +121,8 @@ def read_report(roots: Sequence[Location], question: Question | None = None) -> 
     runs = read_runs(roots)
     foretold = foretell(runs, question.calibrations or packaged(), question.link, is_own=question.calibrations is not None)
     table = results_table(runs.records, runs.measurements, foretold.columns)
-    for name in (
-        *question.objectives,
-        *(question.limits if len(table) else ()),
-    ):  # nothing meets limits while nothing is finished
+    limits = question.limits if len(table) else ()  # while nothing is finished, nothing meets them
+    for name in (*question.objectives, *limits):
         if name not in table:
             why = " ".join(("", *foretold.notes)) if name.startswith("pred_") else ""
             raise ValueError(f"no model here has {name}, which it would be compared by; leave that out.{why}".rstrip("."))

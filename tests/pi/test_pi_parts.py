@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from raysp.models import build_model
+from raysp.models.files import save_model
 from raysp.pi import MeasureOptions, machine, read_measurements, require_engine
+from raysp.pi.__main__ import main
 from raysp.pi.calibration import family
 from raysp.pi.files import FORMAT
 from raysp.pi.statistics import parse
@@ -115,3 +117,23 @@ def test_two_measurements_wait_for_each_other(monkeypatch, tmp_path):
 def test_bad_options_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         MeasureOptions(**wrong)
+
+
+def test_predict_says_what_a_model_will_take(tmp_path, capsys):
+    save_model(build_model("resnet18", num_classes=10, image_size=8, in_channels=1, width=16), tmp_path / "model")
+
+    def said(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            main(["predict", str(tmp_path / "model"), *arguments])
+        captured = capsys.readouterr()
+        return stopped.value.code, " ".join((captured.out + captured.err).split())
+
+    code, text = said("--link", "100mbit,20ms")
+    assert code == 0
+    assert all(f"{link}: at most" in text for link in ("lan", "wan", "100mbit,20ms"))
+    assert "the machine of resnet18-width16-8px" in text and "fitted" not in text
+    assert said("--link", "fast")[0] == said("--calibration", str(tmp_path / "none.json"))[0] == 2
+    save_model(build_model("resnet18", num_classes=10, image_size=8, in_channels=1, width=4), tmp_path / "narrow" / "model")
+    with pytest.raises(SystemExit):
+        main(["predict", str(tmp_path / "narrow" / "model")])
+    assert "fitted, because no calibration has them: stem_conv, " in " ".join(capsys.readouterr().out.split())

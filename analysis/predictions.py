@@ -4,7 +4,7 @@ Owns the columns' values. What a part of a network takes, and how parts add up, 
 be told is left open, and why is said once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from raysp.latency.fitted import Error
 from raysp.latency.known import Calibrations
 from raysp.latency.links import KNOWN, LAN, WAN, Link
 from raysp.latency.protocols import MEANING
-from raysp.latency.recorded import Predictions, Row, predict_records
+from raysp.latency.recorded import Layers, Predictions, Row, predict_records
 from raysp.models.files import load_outline
 from raysp.models.network import Network
 from raysp.pi.machine import disturbed
@@ -35,6 +35,10 @@ class Foretold:
 
     columns: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     """By key and exit."""
+    layers: Mapping[tuple[str, str], Layers] = field(default_factory=dict)
+    """What each of their layers takes, by key and exit."""
+    links: tuple[Link, ...] = (LAN, WAN)
+    """That seconds are said of."""
     notes: tuple[str, ...] = ()
     """What must be said beside them."""
 
@@ -76,8 +80,12 @@ def foretell(runs: Runs, calibrations: Calibrations, link: Link | None, *, is_ow
             f"and the models are {'; '.join(models)[:300]}; make one of theirs: raysp pi calibrate with their --model, --width, "
             "--image-size, --in-channels and --num-classes"
         )
+    links = (LAN, WAN, *([link] if link is not None and link.name not in KNOWN else []))
     return Foretold(
-        columns={which: _columns(row, link) for which, row in found.rows.items()}, notes=_notes(found, calibrations, link)
+        columns={which: _columns(row, link) for which, row in found.rows.items()},
+        layers={which: row.layers for which, row in found.rows.items()},
+        links=links,
+        notes=_notes(found, calibrations, links),
     )
 
 
@@ -97,20 +105,19 @@ def _columns(row: Row, link: Link | None) -> dict[str, Any]:
         "pred_round_trips": costs.round_trips,
         "pred_lan_s": over(LAN),
         "pred_wan_s": over(WAN),
-        "pred_from": Path(row.calibration).name,
-        "pred_fitted": row.fitted,
+        "pred_from": Path(row.layers.calibration).name,
+        "pred_fitted": row.layers.fitted,
     }
     if link is not None and link.name not in KNOWN:
         columns |= {"pred_link_s": over(link), "pred_link": link.name}
     return columns
 
 
-def _notes(found: Predictions, calibrations: Calibrations, link: Link | None) -> tuple[str, ...]:
+def _notes(found: Predictions, calibrations: Calibrations, links: Sequence[Link]) -> tuple[str, ...]:
     notes = []
     if found.rows:
-        machine, links = calibrations.first.machine, [LAN, WAN]
+        machine = calibrations.first.machine
         where = f"{machine.get('processor', 'an unknown processor')}, {machine.get('cpus', '?')} cores"
-        links += [link] if link is not None and link.name not in KNOWN else []
         said = ", ".join(f"{one.name} {one.bits_per_s / 1e6:g} Mbit/s and {one.round_trip_s * 1e3:g} ms" for one in links)
         notes.append(
             f"Predicted, not measured: one warm image under CHEETAH, both parties on one machine ({where}); over a link at most "

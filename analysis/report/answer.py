@@ -20,7 +20,7 @@ from analysis.objectives import ACCURACIES, OBJECTIVES
 from analysis.page import build_page
 from analysis.paper_figures import draw_figure1, draw_figure2, draw_growth
 from analysis.pareto import GROUP, Found, best_under, front_of_each_group, knee, ranks
-from analysis.predictions import foretell, seconds_column
+from analysis.predictions import Foretold, foretell, seconds_column
 from analysis.published import published_beside
 from analysis.records import Runs, read_runs
 from analysis.results import layers_table, results_table
@@ -100,8 +100,8 @@ class Report:
     """The rows of layers.csv."""
     sweeps: list[Spending]
     """Every sweep's plan against what was spent."""
-    notes: tuple[str, ...]
-    """What must be said beside predicted costs."""
+    foretold: Foretold
+    """Predicted costs, and what must be said beside them."""
     found: dict[Any, Found]
     """What meets the limits, if there are any, by group of `GROUP`."""
 
@@ -139,7 +139,7 @@ def read_report(roots: Sequence[Location], question: Question | None = None) -> 
         front=front,
         layers=layers_table(runs.records),
         sweeps=sweeps,
-        notes=foretold.notes,
+        foretold=foretold,
         found=found,
     )
 
@@ -188,6 +188,7 @@ def save_report(report: Report, roots: Sequence[Location], out: Location) -> Non
         points=report.points,
         ranks=ranks(report.points, report.question.objectives),
         accuracy=report.question.accuracy,
+        foretold=report.foretold,
         tables=sections,
         figures=pictures,
         failures=list(dict.fromkeys(line for sweep in report.sweeps for line in sweep.failed)),
@@ -236,7 +237,7 @@ def tables_of(report: Report) -> dict[str, list[Table]]:
     if compared:
         sections["The paper's tables"] = compared
     if "pred_time_s" in report.front and report.front["pred_time_s"].notna().any():
-        sections[PREDICTION] = [predicted_table(report.front, report.notes)]
+        sections[PREDICTION] = [predicted_table(report.front, report.foretold.notes)]
     if any(report.runs.measurements.values()):
         sections[MEASURED] = [measured_table(report.table, report.runs.measurements)]
     if report.sweeps:

@@ -99,7 +99,7 @@ def _print(report: Report, out: Location, console: Console) -> None:
     for table in tables_of(report).get(QUALIFIES if report.found else FRONT, []):
         _print_table(table, console)
     if report.question.names_predicted:
-        for note in report.notes:
+        for note in report.foretold.notes:
             console.print(f"[dim]{escape(note)}[/]", soft_wrap=True)
     states = [sweep.lines.iloc[-1] for sweep in report.sweeps]
     for sweep, line in zip(report.sweeps, states, strict=True):

@@ -12,7 +12,7 @@ from importlib import resources
 
 from raysp.latency.fitted import Error, Fitted
 from raysp.latency.shapes import read_shape
-from raysp.latency.tables import NOTHING, Calibration, PartCosts, ReLUCosts, parse_calibration, read_calibration
+from raysp.latency.tables import Calibration, PartCosts, ReLUCosts, parse_calibration, read_calibration
 from raysp.store.location import Location
 
 ENGINE = "spu"
@@ -32,10 +32,6 @@ class Told:
     """Shapes that no calibration has."""
     open: frozenset[str]
     """Shapes among them that can't be told either; they are not in `costs`."""
-
-    def total(self, shapes: Iterable[str]) -> PartCosts:
-        """What layers of these shapes take together; each counts as often as it is there."""
-        return sum((self.costs[shape] for shape in shapes), NOTHING)
 
 
 class Calibrations:

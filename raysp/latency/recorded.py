@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from raysp.latency.known import Calibrations, Told
+from raysp.latency.known import Calibrations
 from raysp.latency.prediction import parts_of
-from raysp.latency.tables import PartCosts
+from raysp.latency.tables import NOTHING, PartCosts, ReLUCosts
 from raysp.models import build_model
 from raysp.models.network import Network
 
@@ -98,14 +98,30 @@ def _plain(model: str, num_classes: int, image_size: int, in_channels: int, widt
 
 
 @dataclass(frozen=True, kw_only=True)
+class Layers:
+    """What records of one structure share, of one exit."""
+
+    costs: tuple[tuple[str, PartCosts | None], ...]
+    """Each layer and what it takes, in forward order; None of a ReLU layer, which takes what a record's masks leave it."""
+    relu: ReLUCosts
+    calibration: str
+    """The calibration that has most of them."""
+    fitted: int
+    """Layers that no calibration has."""
+
+    @functools.cached_property
+    def total(self) -> PartCosts:
+        """Of all but the ReLUs."""
+        return sum((costs for _, costs in self.costs if costs), NOTHING)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """What one exit of a record's network takes."""
 
     costs: PartCosts
-    calibration: str
-    """The calibration that has most of its layers."""
-    fitted: int
-    """Layers that no calibration has."""
+    layers: Layers
+    """Shared by rows of one structure."""
 
 
 @dataclass(kw_only=True)
@@ -132,7 +148,7 @@ def predict_records(records: Iterable[Record], calibrations: Calibrations, outli
     """
     found = Predictions()
     networks: dict[Structure, Network] = {}
-    known: dict[tuple[Structure, str], tuple[Told, PartCosts, int] | None] = {}
+    known: dict[tuple[Structure, str], Layers | None] = {}
     for record in records:
         costs = record["metrics"].get("costs")
         if not record["rows"] or not isinstance(costs, dict):
@@ -149,9 +165,7 @@ def predict_records(records: Iterable[Record], calibrations: Calibrations, outli
             if (structure, name) not in known:
                 known[structure, name] = _known(structure, name, record, networks, calibrations, outline, found)
             if (layers := known[structure, name]) and (counted := _counted(costs[name])):
-                told, fixed, fitted = layers
-                total = fixed + told.relu.of(**counted)
-                found.rows[record["key"], name] = Row(costs=total, calibration=told.calibration, fitted=fitted)
+                found.rows[record["key"], name] = Row(costs=layers.total + layers.relu.of(**counted), layers=layers)
     return found
 
 
@@ -163,8 +177,8 @@ def _known(
     calibrations: Calibrations,
     outline: Outline,
     found: Predictions,
-) -> tuple[Told, PartCosts, int] | None:
-    """What all records of a structure share: what is known of it, what its layers take without ReLUs, and how many are fitted."""
+) -> Layers | None:
+    """What is known of a structure; None, with why in `found`, where it can't be told."""
     said = structure.model if structure.is_builtin else str(record["rows"][0].get("model", structure.model))
     try:
         if structure not in networks:
@@ -180,7 +194,12 @@ def _known(
         found.untold.update(dict.fromkeys(sorted(told.open), "no calibration has it, and too few like it were measured"))
         return None
     found.fitted |= told.fitted
-    return told, told.total(shapes), sum(shape in told.fitted for shape in shapes)
+    return Layers(
+        costs=tuple((part.layer, told.costs[part.shape] if part.shape else None) for part in parts),
+        relu=told.relu,
+        calibration=told.calibration,
+        fitted=sum(shape in told.fitted for shape in shapes),
+    )
 
 
 def _counted(layers: Iterable[Any]) -> dict[str, int] | None:

@@ -125,7 +125,7 @@ def test_what_cannot_be_told_is_left_open_and_said_once(tmp_path):
         trained(tmp_path, model, number)
     report = read_report([tmp_path], ask())
     assert report.table["pred_time_s"].notna().tolist().count(False) == 4
-    said = [note for note in report.notes if note.startswith("Not predicted: norm")]
+    said = [note for note in report.foretold.notes if note.startswith("Not predicted: norm")]
     assert said and len(said) == len(set(said))
 
 

@@ -44,7 +44,7 @@ def test_a_record_is_told_as_its_network_is(name, kernel, head, blocks):
         assert {cost: getattr(row.costs, cost) for cost in COSTS} == pytest.approx(
             {cost: getattr(expected, cost) for cost in COSTS}
         )
-        assert (row.fitted, row.calibration) == (len(expected.fitted), "mine")
+        assert (row.layers.fitted, row.layers.calibration) == (len(expected.fitted), "mine")
 
 
 def test_a_network_of_ones_own_is_told_by_its_weights_header(tmp_path):

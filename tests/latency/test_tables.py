@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from tables import NOTHING, PART, calibration, members, shapes_in
+from tables import PART, calibration, members, shapes_in
 
 from raysp.latency.known import Calibrations, packaged, read_calibrations
 from raysp.latency.tables import PartCosts, read_calibration
@@ -72,12 +72,6 @@ def test_a_network_is_told_by_the_calibration_that_has_most_of_it():
         assert not told.fitted and not told.open
     both = known.told([*shapes_in(small), "conv 3x3, stride 1, 4x32x32 to 4"])
     assert both.calibration == "small" and both.costs["conv 3x3, stride 1, 4x32x32 to 4"] == dear
-
-
-def test_layers_are_counted_as_often_as_they_are_there():
-    told = Calibrations({"mine": calibration(members())}).told(["linear 32 to 7"])
-    assert told.total(["linear 32 to 7"] * 3) == PART.times(3)
-    assert told.total([]) == NOTHING
 
 
 def test_those_of_the_package_tell_every_layer_of_their_families():

@@ -74,8 +74,8 @@ class Prediction:
     """The same per layer, in forward order."""
 
     def summary(self) -> dict[str, Any]:
-        """All but the layers."""
-        return {name: value for name, value in asdict(self).items() if name != "layers"}
+        """All but the layers, as a file keeps it."""
+        return {**{name: value for name, value in asdict(self).items() if name != "layers"}, "fitted": list(self.fitted)}
 
 
 def predict(

@@ -119,7 +119,12 @@ def test_a_click_on_a_point_opens_its_record(page):
     page.mouse.click(*place)
     page.wait_for_selector("dialog[open] .js-plotly-plot")
     text = page.inner_text("dialog")
-    assert "finetune-" in text and "experiment.seed" in text and "stem_relu" in text and "estimated or predicted, not measured" in text
+    assert (
+        "finetune-" in text
+        and "experiment.seed" in text
+        and "stem_relu" in text
+        and "estimated or predicted, not measured" in text
+    )
     assert page.locator("dialog .js-plotly-plot").count() == 4, "three learning curves, and ReLUs by layer"
     assert NASTY in text, "text stays text"
     title = page.inner_text("#record-title")

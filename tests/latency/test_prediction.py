@@ -69,7 +69,7 @@ def test_a_layer_that_was_not_calibrated_is_fitted_and_said():
     found = predict(model, FINAL, known(members()))
     assert found.fitted == ("stages.0.0.shallow.0", "stages.1.0.shallow.0")
     assert predict(model, FINAL, known(members(kernels=(5,)))).fitted == ()
-    assert found.summary()["fitted"] == found.fitted and "layers" not in found.summary()
+    assert found.summary()["fitted"] == list(found.fitted) and "layers" not in found.summary()
 
 
 def test_a_layer_that_nobody_can_tell_is_named():

@@ -18,6 +18,9 @@ from raysp.latency.tables import NOTHING, PartCosts, ReLUCosts
 from raysp.models import build_model
 from raysp.models.network import Network
 
+MOST = 2**40
+"""More positions of one layer are taken for a damaged record."""
+
 Record = Mapping[str, Any]
 Outline = Callable[[Record], Network]
 """The network of a stage whose record names none of the built-in ones, as deployed, without weights. Raises ValueError where
@@ -184,7 +187,7 @@ def _known(
         if structure not in networks:
             networks[structure] = outline_of(structure) if structure.is_builtin else outline(record)
         parts = parts_of(networks[structure], exit)
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError, OverflowError, OSError) as error:
         found.untold.setdefault(said, str(error).splitlines()[0][:300])
         return None
     shapes = [part.shape for part in parts if part.shape]
@@ -203,13 +206,15 @@ def _known(
 
 
 def _counted(layers: Iterable[Any]) -> dict[str, int] | None:
-    """A record's ReLUs, as `ReLUCosts.of` wants them; None where they aren't told."""
+    """A record's ReLUs, as `ReLUCosts.of` wants them; None where they aren't told, or can't be."""
     try:
         relus = [(layer["relus"], layer["relu_positions"]) for layer in layers if layer["relus"]]
-        return {
-            "layers": len(relus),
-            "kept": sum(kept for kept, _ in relus),
-            "masked_positions": sum(positions for kept, positions in relus if kept < positions),
-        }
     except (KeyError, TypeError):
         return None
+    if not all(type(kept) is type(positions) is int and 0 < kept <= positions <= MOST for kept, positions in relus):
+        return None
+    return {
+        "layers": len(relus),
+        "kept": sum(kept for kept, _ in relus),
+        "masked_positions": sum(positions for kept, positions in relus if kept < positions),
+    }

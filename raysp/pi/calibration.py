@@ -65,7 +65,7 @@ def family(
     return [fold_batchnorm(member) for member in members]
 
 
-def parts_of(networks: Iterable[Network]) -> tuple[dict[str, tuple[Operation, bool]], dict[tuple[int, ...], Operation]]:
+def distinct_parts(networks: Iterable[Network]) -> tuple[dict[str, tuple[Operation, bool]], dict[tuple[int, ...], Operation]]:
     """The distinct layers of some networks: by shape, with whether they read the image; and one ReLU per shape of map."""
     layers: dict[str, tuple[Operation, bool]] = {}
     relus: dict[tuple[int, ...], Operation] = {}
@@ -121,7 +121,7 @@ def calibrate(
         own_s.extend(point.cpu_s for point in points)
         return points
 
-    layers, relus = parts_of(networks)
+    layers, relus = distinct_parts(networks)
     measured: dict[str, list[_Point]] = {}
     counted: list[tuple[int, int, list[_Point]]] = []
     with machine.alone(tell), session(protocol, limit_s=limit_s) as parties:

@@ -4,8 +4,8 @@ import re
 import shutil
 
 import pytest
+from calibrated import known, members, recorded, small
 from records import GATED, MASK_CONFIG, commit, row
-from tables import known, members, recorded, small
 from toy import toy
 
 from analysis.report import Question, write_report

@@ -7,9 +7,9 @@ import networks
 import pandas as pd
 import pytest
 import torch
+from calibrated import calibration, known, members, recorded
 from records import commit, record_of, row
 from safetensors.torch import save
-from tables import calibration, known, members, recorded
 from toy import toy
 
 from analysis.predictions import PREDICTED

@@ -2,7 +2,7 @@
 
 import networks
 import pytest
-from tables import calibration, collapsed, known, members
+from calibrated import calibration, collapsed, known, members
 
 from raysp.latency.graph import graph_of
 from raysp.latency.known import Calibrations

@@ -6,7 +6,7 @@ import time
 import networks
 import pytest
 import torch
-from tables import known, members, recorded, small
+from calibrated import known, members, recorded, small
 
 from raysp.latency.prediction import predict
 from raysp.latency.recorded import outline_of, predict_records, structure_of
@@ -109,6 +109,23 @@ def test_records_of_before_costs_by_layer_are_left_open():
     del other["metrics"]["costs"]["final"][2]["relu_positions"]
     found = predict_records([record, other], known(members(image_size=8, in_channels=1, num_classes=10)), nothing)
     assert not found.rows and not found.untold
+
+
+@pytest.mark.parametrize("wrong", [-1, 10**9, "many", 2.5, float("nan"), True])
+def test_counts_that_cannot_be_are_left_open(wrong):
+    record = recorded(small())
+    next(layer for layer in record["metrics"]["costs"]["final"] if layer["relus"])["relus"] = wrong
+    assert not predict_records([record], known(members(image_size=8, in_channels=1, num_classes=10)), nothing).rows
+
+
+def test_weights_that_cannot_be_read_are_named():
+    def locked(record):
+        raise PermissionError(13, "Permission denied")
+
+    record = recorded(small())
+    record["config"]["experiment"] |= {"model": "custom", "width": 0, "network": {"name": "mine:build", "sha256": "ab"}}
+    found = predict_records([record], known(members()), locked)
+    assert not found.rows and "Permission denied" in found.untold["resnet18"]
 
 
 def test_layers_that_nobody_can_tell_leave_their_rows_open():

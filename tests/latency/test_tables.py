@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from tables import PART, calibration, members, shapes_in
+from calibrated import PART, calibration, members, shapes_in
 
 from raysp.latency.known import Calibrations, packaged, read_calibrations
 from raysp.latency.tables import PartCosts, read_calibration

@@ -5,7 +5,7 @@ be told is left open, and why is said once.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,13 @@ NAMED = 5
 class Foretold:
     """What is predicted of some runs."""
 
-    columns: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    columns: Mapping[tuple[str, str], Mapping[str, Any]]
     """By key and exit."""
-    layers: Mapping[tuple[str, str], Layers] = field(default_factory=dict)
+    layers: Mapping[tuple[str, str], Layers]
     """What each of their layers takes, by key and exit."""
-    links: tuple[Link, ...] = (LAN, WAN)
+    links: tuple[Link, ...]
     """That seconds are said of."""
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
     """What must be said beside them."""
 
 

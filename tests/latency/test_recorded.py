@@ -1,19 +1,25 @@
 """Predictions from records: what the network itself is predicted to take, and fast."""
 
 import itertools
+import json
+import tarfile
 import time
+from pathlib import Path
 
 import networks
+import pandas as pd
 import pytest
 import torch
 from calibrated import known, members, recorded, small
 
+from raysp.latency.known import packaged
 from raysp.latency.prediction import predict
 from raysp.latency.recorded import outline_of, predict_records, structure_of
 from raysp.latency.tables import COSTS
 from raysp.models.collapse import drop_main_branches
 from raysp.models.files import load_outline, save_model
 
+RESULTS = Path(__file__).parents[2] / "results/cifar100-width16"
 SIZES = {"num_classes": 10, "image_size": 8, "channels": 1}
 
 
@@ -158,3 +164,19 @@ def test_ten_thousand_rows_take_seconds():
     found = predict_records(records, calibrations, nothing)
     assert time.process_time() - begin < 5
     assert len(found.rows) == 10_000
+
+
+def test_bytes_are_those_that_were_measured():
+    """Of trained models that were run under two-party computation before any calibration was made."""
+    table = pd.read_csv(RESULTS / "results.csv").dropna(subset=["pi_bytes"])
+    measured = {(row["key"], row["exit"]): row["pi_bytes"] for row in table.to_dict("records")}
+    keys = {key for key, _ in measured}
+    with tarfile.open(RESULTS / "records.tar.xz") as archive:
+        files = (archive.extractfile(member) for member in archive if member.name.endswith("record.json"))
+        records = (json.loads(file.read()) for file in files)
+        chosen = list(itertools.islice((record for record in records if record["key"] in keys), 5))
+    found = {which: row for which, row in predict_records(chosen, packaged(), nothing).rows.items() if which in measured}
+    assert len(found) >= 5
+    for which, row in found.items():
+        assert row.layers.fitted == 0
+        assert row.costs.bytes == pytest.approx(measured[which], rel=1e-3)

@@ -63,6 +63,16 @@ RESULTS: Mapping[str, str] = {
     "pi_time_s": "**Measured** seconds of one warm image under private inference. Only where a model was measured.",
     "pi_bytes": "**Measured** bytes that both parties send for one warm image. Only where a model was measured.",
     "pi_protocol": "What was measured: a real two-party run, or an online phase with a trusted dealer.",
+    "pred_time_s": "**Predicted** seconds of one warm image under CHEETAH, both parties on the calibration's machine. Predicted "
+    "columns are only there where a model's layers can be told.",
+    "pred_bytes": "**Predicted** bytes that both parties send for it.",
+    "pred_round_trips": "**Predicted** round trips, at most so many.",
+    "pred_lan_s": "**Predicted** seconds over a LAN (3 Gbit/s, 0.3 ms): traffic and round trips on top.",
+    "pred_wan_s": "**Predicted** seconds over a WAN (400 Mbit/s, 40 ms).",
+    "pred_link_s": "**Predicted** seconds over the link of `--link`, where it is another one.",
+    "pred_link": "That link.",
+    "pred_from": "The calibration that has most of the model's layers.",
+    "pred_fitted": "How many of its layers no calibration has: their costs are fitted to those of others.",
 }
 """Columns of results.csv and results.parquet; `analysis.results` writes them."""
 
@@ -136,7 +146,7 @@ MEASUREMENT: Mapping[str, str] = {
     "listened_on": "The address that both parties listened on.",
     "measured": "When (UTC).",
     "weights": "Digest of the very weights that were measured. A file about others is left out of reports.",
-    "predicted": "What a calibration foretold, if there was one.",
+    "predicted": "What a calibration foretold, if there was one; `fitted` are layers that it doesn't have.",
     "modelled": "Seconds over a LAN and a WAN: modelled from the traffic, not measured.",
 }
 """Fields at the top of pi-<exit>-<protocol>.json; `raysp.pi.stored` writes them."""
@@ -174,7 +184,10 @@ FILES = (
         "other columns are those of `results.csv`.",
         columns=POINTS,
     ),
-    File(name="pareto.png, pareto.svg", what="A panel per cost, each with the front of accuracy against that cost alone."),
+    File(
+        name="pareto.png, pareto.svg",
+        what="A panel per cost, each with the front of accuracy against that cost alone; the costs are those of `--costs`.",
+    ),
     File(
         name="classes.png, classes.svg",
         what="What each class lost or gained against the all-ReLU network of the same seed, for models of the front; where both "
@@ -187,8 +200,8 @@ FILES = (
     ),
     File(
         name="tables.md, tables.tex",
-        what="The front, its knee, the paper's Tables 1 and 2 with the paper's figures beside yours, measured private inference, "
-        "and what the sweeps were to cost and have cost.",
+        what="The front, its knee, the paper's Tables 1 and 2 with the paper's figures beside yours, predicted and measured "
+        "private inference, and what the sweeps were to cost and have cost.",
     ),
     File(name="report.html", what="All of it to look at and to choose from, in one file that needs no network."),
     File(

@@ -52,6 +52,12 @@ OBJECTIVES: dict[str, Objective] = {
         _bytes("est_delphi_offline_bytes", "est. offline B", "estimated DELPHI offline traffic"),
         _seconds("pi_time_s", "PI s", "measured private inference, one warm image"),
         _bytes("pi_bytes", "PI B", "measured private inference traffic"),
+        _seconds("pred_time_s", "pred. s", "predicted private inference, one warm image"),
+        _bytes("pred_bytes", "pred. B", "predicted private inference traffic"),
+        Objective(column="pred_round_trips", label="predicted round trips", short="pred. trips", is_log=True),
+        _seconds("pred_lan_s", "pred. LAN s", "predicted private inference, LAN"),
+        _seconds("pred_wan_s", "pred. WAN s", "predicted private inference, WAN"),
+        _seconds("pred_link_s", "pred. link s", "predicted private inference, the link of --link"),
     )
 }
 """Every objective by its column, in the order in which they are shown."""

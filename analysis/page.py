@@ -19,11 +19,13 @@ import pandas as pd
 
 from analysis.objectives import Objective, present
 from analysis.pareto import GROUP, pareto_front
+from analysis.predictions import Foretold
 from analysis.published import published_beside
 from analysis.records import Runs
 from analysis.results import WHICH
 from analysis.seeds import MEANS, SPREAD
 from analysis.tables import SHORT, Table, differing
+from raysp.latency.tables import PartCosts
 from raysp.store.records import label_of
 
 RECORDS_PER_CHUNK = 50
@@ -38,6 +40,7 @@ def build_page(
     points: pd.DataFrame,
     ranks: "pd.Series[int]",
     accuracy: str,
+    foretold: Foretold,
     tables: Mapping[str, Sequence[Table]],
     figures: Sequence[tuple[str, bytes]],
     failures: Sequence[tuple[str, str, str]],
@@ -51,6 +54,7 @@ def build_page(
         points: a row per configuration and exit.
         ranks: their Pareto ranks.
         accuracy: what is on the y axis first.
+        foretold: predicted costs, by layer.
         tables: sections of tables by their heading.
         figures: what to show as pictures: titles and SVG files.
         failures: label, note and error of stages that failed.
@@ -73,6 +77,7 @@ def build_page(
         "chunkOf": chunk_of,
         "y": accuracy,
         "means": list(MEANS),
+        "predicted": _predicted(points, foretold),
     }
     page = template.render(
         title=title,
@@ -103,9 +108,12 @@ def _columns(points: pd.DataFrame, objectives: Sequence[Objective]) -> list[dict
 
     several = bool((points["seeds"] > 1).any())
     first = [column("group", "group", shown=False), column("key", "record", shown=True), column("exit", "exit", shown=True)]
-    rare = ("params", "est_delphi_off", "class_spread")
+    rare = ("params", "est_delphi_off", "class_spread", "pred_round", "pred_lan")
     costs = [column(o.column, o.short, shown=not o.column.startswith(rare)) for o in objectives]
     costs += [column("pi_protocol", "PI protocol", shown=True)] if "pi_protocol" in points else []
+    costs += [
+        column(name, name, shown=name == "pred_link") for name in ("pred_link", "pred_from", "pred_fitted") if name in points
+    ]
     middle = [column("rank", "rank", shown=True), column("seeds", "seeds", shown=several)]
     names = [name for name in WHICH if name not in ("configuration", "exit")]
     telling = differing(points, names)
@@ -132,6 +140,31 @@ def _fronts(points: pd.DataFrame, objectives: Sequence[Objective]) -> dict[str, 
                 fronts = [pareto_front(rows, (y.column, x.column)).sort_values([x.column, y.column]) for rows in groups]
                 found[f"{x.column}|{y.column}"] = [[int(n) for n in front.index] for front in fronts]
     return found
+
+
+def _predicted(points: pd.DataFrame, foretold: Foretold) -> dict[str, Any]:
+    """Links, what layers take that several models may share, and for each row of `_rows` which of these are its own."""
+    numbers: dict[int, int] = {}
+    shared: list[dict[str, Any]] = []
+    of_rows: list[int | None] = []
+    for key, exit_name in points[["key", "exit"]].itertuples(index=False):
+        found = foretold.layers.get((key, exit_name))
+        if found is not None and id(found) not in numbers:
+            numbers[id(found)] = len(shared)
+            relu = found.relu
+            shared.append(
+                {
+                    "layers": [[name, costs and _three(costs)] for name, costs in found.costs],
+                    "relu": [_three(relu.layer), _three(relu.relu + relu.renewal), relu.position_s],
+                }
+            )
+        of_rows.append(None if found is None else numbers[id(found)])
+    links = [[link.name, 8 / link.bits_per_s, link.round_trip_s] for link in foretold.links]
+    return {"links": links, "shared": shared, "of": of_rows}
+
+
+def _three(costs: PartCosts) -> list[float]:
+    return [costs.time_s, costs.bytes, costs.round_trips]
 
 
 def _pack(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[str, int]]:

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.objectives import ACCURACIES, BY_CLASS
+from analysis.predictions import PREDICTED
 from analysis.records import configurations, mask_facts
 from raysp.models.costs import estimate_delphi
 from raysp.pi import MEANING, MeasuredFile
@@ -73,16 +74,19 @@ WHICH = ("configuration", *(name for name in COLUMNS if name not in (*NAMES, "se
 
 
 def results_table(
-    records: Sequence[Mapping[str, Any]], measurements: Mapping[str, Sequence[MeasuredFile]] | None = None
+    records: Sequence[Mapping[str, Any]],
+    measurements: Mapping[str, Sequence[MeasuredFile]] | None = None,
+    predicted: Mapping[tuple[str, str], Mapping[str, Any]] | None = None,
 ) -> pd.DataFrame:
     """The rows of these records in `COLUMNS`, in an order that depends on their content alone.
 
     Args:
         records: of finished stages.
         measurements: their models under private inference, by key.
+        predicted: the columns of `PREDICTED`, by key and exit.
     """
     rows = []
-    measured = _measured(measurements or {})
+    measured, foretold = _measured(measurements or {}), predicted or {}
     configuration = configurations(records)
     for record in records:
         parents = record.get("parents", {})
@@ -108,10 +112,13 @@ def results_table(
                     "ac_end": row.get("ac_end") or "trained",
                 }
             computed = _estimates(record, row) | _over_classes(record, row)
-            rows.append(row | known | old | computed | measured.get((record["key"], row.get("exit")), {}))
-    more = [name for name in MEASURED_PI if any(row.get(name) is not None for row in rows)]
+            which = record["key"], row.get("exit")
+            rows.append(row | known | old | computed | measured.get(which, {}) | foretold.get(which, {}))
+    more = [name for name in (*MEASURED_PI, *PREDICTED) if any(row.get(name) is not None for row in rows)]
     table = pd.DataFrame(rows, columns=[*COLUMNS, *more])
     table[["kernel_size", "gate_epochs"]] = table[["kernel_size", "gate_epochs"]].astype("Int64")
+    if "pred_fitted" in more:
+        table["pred_fitted"] = table["pred_fitted"].astype("Int64")
     table["ac_after"] = table["ac_after"].astype("string")
     table[list(BY_CLASS)] = table[list(BY_CLASS)].astype("float64")
     order = [name for name in COLUMNS if name not in (*NAMES, "exit", *MEASURED)]

@@ -63,7 +63,7 @@ class Table:
 
 def models_table(title: str, points: pd.DataFrame, note: str = "", costs: Sequence[str] = COSTS) -> Table:
     """A table of models: the columns in which they differ, both accuracies, the worst class, ReLUs, MACs, depth, these costs, and
-    what was measured. Where all are one network on one data set, the note says which.
+    what was measured, beside what is predicted. Where all are one network on one data set, the note says which.
     """
     named = points[["model", "dataset"]].drop_duplicates()
     if len(named) == 1:
@@ -72,7 +72,8 @@ def models_table(title: str, points: pd.DataFrame, note: str = "", costs: Sequen
     shown = [name for name in WHICH if name not in ("configuration", "exit") and (name in ALWAYS or name in telling)]
     shown = [name for name in shown if points[name].notna().any()]
     has_seeds = bool((points["seeds"] > 1).any()) if len(points) else False
-    objectives = [o for o in present(points) if o.column in (*ACCURACIES, *WORST, *COSTS, *costs, *MEASURED_PI)]
+    beside = ("pred_time_s", "pred_bytes") if points.reindex(columns=["pi_time_s"])["pi_time_s"].notna().any() else ()
+    objectives = [o for o in present(points) if o.column in (*ACCURACIES, *WORST, *COSTS, *costs, *MEASURED_PI, *beside)]
     extra = ["misses"] if "misses" in points else []
     headings = [SHORT.get(name, name) for name in shown] + ["exit"] + (["seeds"] if has_seeds else [])
     headings += [o.short for o in objectives] + extra + ["key"]
@@ -86,8 +87,14 @@ def models_table(title: str, points: pd.DataFrame, note: str = "", costs: Sequen
     return Table(title=title, headings=headings, cells=cells, note=note)
 
 
-def front_tables(front: pd.DataFrame, objectives: Sequence[str]) -> list[Table]:
-    """A table per group of `GROUP`."""
+def front_tables(front: pd.DataFrame, objectives: Sequence[str], shown: Sequence[str]) -> list[Table]:
+    """A table per group of `GROUP`.
+
+    Args:
+        front: non-dominated models.
+        objectives: in these.
+        shown: costs that get a column.
+    """
     names = ", ".join(OBJECTIVES[o].label for o in objectives)
     tables = []
     for (dataset, selection), rows in front.groupby(list(GROUP), sort=True):
@@ -95,7 +102,7 @@ def front_tables(front: pd.DataFrame, objectives: Sequence[str]) -> list[Table]:
         flattered = " Selected on the test part: these accuracies flatter." if on_test else ""
         if rows["seeds"].min() < rows["seeds"].max():
             flattered += " Among means over several seeds one of fewer has more of luck."
-        tables.append(models_table(f"Front on {dataset}", rows, f"Non-dominated in {names}.{flattered}", objectives))
+        tables.append(models_table(f"Front on {dataset}", rows, f"Non-dominated in {names}.{flattered}", shown))
     return tables
 
 
@@ -114,8 +121,31 @@ def paper_table(title: str, rows: pd.DataFrame) -> Table:
     return Table(title=title, headings=used, cells=cells, note=note)
 
 
+def predicted_table(points: pd.DataFrame, notes: Sequence[str]) -> Table:
+    """What is predicted of some models, beside what was measured.
+
+    Args:
+        points: models.
+        notes: what must be said of it.
+    """
+    objectives = [o for o in present(points) if o.column.startswith("pred_") or o.column in ("relus", "pi_time_s", "pi_bytes")]
+    cells = [
+        [
+            str(row["exit"]),
+            *(number(o, row[o.column]) for o in objectives),
+            "-" if pd.isna(row["pred_fitted"]) else str(row["pred_fitted"]),
+            "-" if pd.isna(row["pred_from"]) else str(row["pred_from"]),
+            str(row["key"])[:12],
+        ]
+        for row in _records(points)
+    ]
+    headings = ["exit", *(o.short for o in objectives), "fitted layers", "from", "key"]
+    return Table(title="Predicted private inference of the front", headings=headings, cells=cells, note=" ".join(notes))
+
+
 def measured_table(table: pd.DataFrame, measurements: Mapping[str, Sequence[MeasuredFile]]) -> Table:
-    """What was run under private inference, of every protocol, beside what a calibration had foretold.
+    """What was run under private inference, of every protocol, beside what a calibration had foretold when it was measured, or
+    foretells now.
 
     Args:
         table: the results.
@@ -127,11 +157,13 @@ def measured_table(table: pd.DataFrame, measurements: Mapping[str, Sequence[Meas
     for key, found in measurements.items():
         for m in found:
             row = costs.get((key, m.exit))
-            expected = ["-", "-"]
-            if m.predicted_s is not None and m.predicted_bytes is not None:
+            expected, told_s, told_b = ["-", "-"], m.predicted_s, m.predicted_bytes
+            if told_s is None and m.protocol == "cheetah" and row is not None and pd.notna(row.get("pred_time_s")):
+                told_s, told_b = row["pred_time_s"], row["pred_bytes"]
+            if told_s is not None and told_b is not None:
                 expected = [
-                    f"{number(seconds, m.predicted_s)} ({m.predicted_s / max(m.time_s, 1e-9) - 1:+.0%})",
-                    f"{number(traffic, m.predicted_bytes)} ({m.predicted_bytes / max(m.bytes, 1e-9) - 1:+.1%})",
+                    f"{number(seconds, told_s)} ({told_s / max(m.time_s, 1e-9) - 1:+.0%})",
+                    f"{number(traffic, told_b)} ({told_b / max(m.bytes, 1e-9) - 1:+.1%})",
                 ]
             line = [m.exit, "-" if row is None else number(relus, row["relus"]), f"{m.protocol}: {MEANING[m.protocol]}"]
             where = ["-" if m.others_cores is None else f"{m.others_cores:.2f}", m.processor or "-"]

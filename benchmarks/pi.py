@@ -17,14 +17,15 @@ import tyro
 from tabulate import tabulate
 
 from analysis.published import FULL_RELUS
+from raysp.latency.known import read_calibrations
+from raysp.latency.prediction import predict
+from raysp.latency.protocols import Protocol
 from raysp.models import build_model
 from raysp.models.costs import count_costs, estimate_delphi
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
-from raysp.pi.calibration import calibrate, family, read_calibration
+from raysp.pi.calibration import calibrate, family
 from raysp.pi.measurement import MeasureOptions, measure
-from raysp.pi.prediction import predict
-from raysp.pi.protocols import Protocol
 
 CLASSES, SIZE = 10, 32
 GATED = (1, 3)
@@ -133,7 +134,7 @@ def _row(name: str, case: Case, flags: Flags, found: dict[str, Any], calibration
         "others' cores": f"{found['others_cores']:.2f}",
     }
     if calibration.exists():
-        expected = predict(model, case.exit, read_calibration(calibration))
+        expected = predict(model, case.exit, read_calibrations([calibration]))
         row |= {
             "predicted s": f"{expected.time_s:.2f} ({expected.time_s / found['time_s'] - 1:+.0%})",
             "predicted MB": f"{expected.bytes / 1e6:.2f} ({expected.bytes / found['bytes'] - 1:+.1%})",

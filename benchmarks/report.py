@@ -1,4 +1,4 @@
-"""How long a report of many models takes, and the front of many more.
+"""How long a report of many models takes, the prediction of their private inference, and the front of many more.
 
 Makes finished stages that nobody trained, as large as those of the paper's recipe (180 epochs, 17 ReLU layers), and reports on
 them.
@@ -17,7 +17,10 @@ import tyro
 from tyro.conf import arg
 
 from analysis.pareto import DEFAULT_OBJECTIVES, pareto_front
+from analysis.predictions import foretell
+from analysis.records import read_runs
 from analysis.report import write_report
+from raysp.latency.known import packaged
 from raysp.models import build_model
 from raysp.models.costs import count_costs
 from raysp.store.records import RECORD_FORMAT
@@ -44,6 +47,10 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         root = keep or Path(scratch)
         make_records(root, models)
+        runs = read_runs([root])
+        started = time.perf_counter()
+        foretold = foretell(runs, packaged(), None, is_own=False)
+        print(f"private inference of {len(foretold.columns):,} rows, predicted: {time.perf_counter() - started:.2f} s")
         started = time.perf_counter()
         report = write_report([root], root / "report")
         size = (root / "report" / "report.html").stat().st_size / 1e6
@@ -55,7 +62,10 @@ def make_records(root: Path, models: int) -> None:
     random = np.random.default_rng(0)
     network = build_model("resnet18", num_classes=100, width=16)
     layers = count_costs(network).by_layer()
+    blocks = [name for name, _ in network.gated_blocks()]
+    experiment = {"data": {"num_classes": 100, "image_size": 32, "channels": 3}, "model": "resnet18", "width": 16, "seed": 0}
     for number in range(models):
+        gated = [name for name in blocks[:6] if random.random() < 0.5]
         share = float(random.random())
         budget = int(139_264 * share)
         choices = {
@@ -71,8 +81,9 @@ def make_records(root: Path, models: int) -> None:
         ]
         record: dict[str, Any] = {
             "format": RECORD_FORMAT, "key": hashlib.sha256(str(number).encode()).hexdigest(), "stage": "finetune", "version": 2,
-            "config": {"experiment": {"seed": 0}, "number": number}, "parents": {}, "files": {}, "rows": [choices],
-            "metrics": {"costs": {"final": layers}}, "history": history, "time_s": 5400.0, "labels": {}, "host": {"workers": 1},
+            "config": {"experiment": experiment, "number": number}, "parents": {}, "files": {}, "rows": [choices],
+            "metrics": {"costs": {"final": layers}, "gated_blocks": gated}, "history": history, "time_s": 5400.0, "labels": {},
+            "host": {"workers": 1},
         }  # fmt: skip
         digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
         directory = root / "stages" / f"finetune-{record['key'][:12]}"

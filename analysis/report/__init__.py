@@ -7,12 +7,24 @@ from typing import TYPE_CHECKING
 
 from raysp.lazy import attach
 
-__all__ = ["FRONT", "MEASURED", "QUALIFIES", "Question", "Report", "read_report", "save_report", "tables_of", "write_report"]
+__all__ = [
+    "FRONT",
+    "MEASURED",
+    "PREDICTION",
+    "QUALIFIES",
+    "Question",
+    "Report",
+    "read_report",
+    "save_report",
+    "tables_of",
+    "write_report",
+]
 
 if TYPE_CHECKING:
     from analysis.report.answer import (
         FRONT,
         MEASURED,
+        PREDICTION,
         QUALIFIES,
         Question,
         Report,

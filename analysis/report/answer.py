@@ -21,18 +21,32 @@ from analysis.objectives import ACCURACIES, BY_CLASS, OBJECTIVES
 from analysis.page import build_page
 from analysis.paper_figures import draw_figure1, draw_figure2, draw_growth
 from analysis.pareto import GROUP, Found, best_under, front_of_each_group, knee, ranks
+from analysis.predictions import Foretold, foretell, seconds_column
 from analysis.published import published_beside
 from analysis.records import Runs, read_runs
 from analysis.results import layers_table, results_table
 from analysis.seeds import points_of
 from analysis.spending import Spending, spending_of
-from analysis.tables import Table, front_tables, latex, markdown, measured_table, models_table, paper_table, spending_table
+from analysis.tables import (
+    Table,
+    front_tables,
+    latex,
+    markdown,
+    measured_table,
+    models_table,
+    paper_table,
+    predicted_table,
+    spending_table,
+)
+from raysp.latency.known import Calibrations, packaged
+from raysp.latency.links import Link
 from raysp.store.figures import COSTS
 from raysp.store.location import Location, write_atomically
 from raysp.store.tensor_files import DamagedFile
 
 QUALIFIES = "What qualifies"
 FRONT = "The front in numbers"
+PREDICTION = "Predicted private inference"
 MEASURED = "Measured private inference"
 """Sections; the command prints the first two."""
 
@@ -47,6 +61,22 @@ class Question:
     """What is to be small, or to be large beside it (`OBJECTIVES` says which)."""
     limits: Mapping[str, float] = field(default_factory=dict)
     """Per objective the least accuracy, or the largest cost."""
+    link: Link | None = None
+    """A network between the parties, for predicted costs, besides LAN and WAN."""
+    calibrations: Calibrations | None = None
+    """What they are predicted by; None takes those of the package."""
+
+    @property
+    def names_predicted(self) -> bool:
+        """Whether predicted costs were asked for."""
+        asked = any(name.startswith("pred_") for name in (*self.costs, *self.limits))
+        return asked or self.link is not None or self.calibrations is not None
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Costs that tables of models show."""
+        more = (seconds_column(self.link), "pred_bytes") if self.names_predicted else ()
+        return tuple(dict.fromkeys((*self.costs, *self.limits, *more)))
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -71,6 +101,8 @@ class Report:
     """The rows of layers.csv."""
     sweeps: list[Spending]
     """Every sweep's plan against what was spent."""
+    foretold: Foretold
+    """Predicted costs, and what must be said beside them."""
     found: dict[Any, Found]
     """What meets the limits, if there are any, by group of `GROUP`."""
 
@@ -84,14 +116,17 @@ def read_report(roots: Sequence[Location], question: Question | None = None) -> 
     """Everything that is computed of every finished model under some results roots.
 
     Raises:
-        ValueError: a root is no directory, or the question is about what no model has.
+        ValueError: a root is no directory, the question is about what no model has, or its calibrations are of other models.
     """
     question = question or Question()
     runs = read_runs(roots)
-    table = results_table(runs.records, runs.measurements)
-    for name in (*question.objectives, *question.limits):
+    foretold = foretell(runs, question.calibrations or packaged(), question.link, is_own=question.calibrations is not None)
+    table = results_table(runs.records, runs.measurements, foretold.columns)
+    limits = question.limits if len(table) else ()  # while nothing is finished, nothing meets them
+    for name in (*question.objectives, *limits):
         if name not in table or (name in BY_CLASS and len(table) and table[name].isna().all()):
-            raise ValueError(f"no model here has {name}, which it would be compared by; leave that out")
+            why = " ".join(("", *foretold.notes)) if name.startswith("pred_") else ""
+            raise ValueError(f"no model here has {name}, which it would be compared by; leave that out.{why}".rstrip("."))
     points = points_of(table, question.accuracy)
     front = front_of_each_group(points, question.objectives).sort_values([*GROUP[:1], *COSTS], kind="stable")
     sweeps = [spending_of(manifest, runs, table, question.objectives) for manifest in runs.manifests]
@@ -105,6 +140,7 @@ def read_report(roots: Sequence[Location], question: Question | None = None) -> 
         front=front,
         layers=layers_table(runs.records),
         sweeps=sweeps,
+        foretold=foretold,
         found=found,
     )
 
@@ -153,6 +189,7 @@ def save_report(report: Report, roots: Sequence[Location], out: Location) -> Non
         points=report.points,
         ranks=ranks(report.points, report.question.objectives),
         accuracy=report.question.accuracy,
+        foretold=report.foretold,
         tables=sections,
         figures=pictures,
         failures=list(dict.fromkeys(line for sweep in report.sweeps for line in sweep.failed)),
@@ -166,11 +203,12 @@ def figures_of(report: Report) -> dict[str, tuple[str, Figure]]:
     """The figures that there is something to draw for: title and figure by file name."""
     found: dict[str, tuple[str, Figure]] = {}
     question, points = report.question, report.points
-    complete = points.dropna(subset=["dataset", *ACCURACIES, *COSTS])
+    complete = points.dropna(subset=["dataset", *ACCURACIES, *question.costs])
     if len(complete):
-        fronts = {cost: front_of_each_group(complete, (question.accuracy, cost)) for cost in COSTS}
+        fronts = {cost: front_of_each_group(complete, (question.accuracy, cost)) for cost in question.costs}
         published = published_beside(complete)
-        found["pareto"] = ("Accuracy against ReLUs, MACs and depth", draw_fronts(complete, fronts, published, question.accuracy))
+        title = f"Accuracy against {', '.join(OBJECTIVES[cost].short for cost in question.costs)}"
+        found["pareto"] = (title, draw_fronts(complete, fronts, published, question.accuracy))
     if changes := changes_of(points, report.front, report.found, report.runs.records, question.objectives):
         found["classes"] = ("What each class lost or gained against the all-ReLU network", draw_classes(changes))
     if len(bars := paper.figure1(points)):
@@ -192,15 +230,17 @@ def tables_of(report: Report) -> dict[str, list[Table]]:
     if report.found:
         sections[QUALIFIES] = found_tables(report)
     if len(report.front):
-        sections[FRONT] = front_tables(report.front, question.objectives)
+        sections[FRONT] = front_tables(report.front, question.objectives, question.shown)
         knees = [knee(rows, question.objectives) for _, rows in report.front.groupby(list(GROUP))]
         rows = points.loc[[row.name for row in knees if row is not None]]
         note = "The front's model that is nearest to the best of everything, each objective scaled to its range on the front."
-        sections[FRONT].append(models_table("Knee", rows, note, question.costs))
+        sections[FRONT].append(models_table("Knee", rows, note, question.shown))
     printed = [("Table 1: gated branching", paper.table1(points)), ("Table 2: auxiliary classifiers", paper.table2(points))]
     compared = [paper_table(title, rows) for title, rows in printed if rows["accuracy"].notna().any()]
     if compared:
         sections["The paper's tables"] = compared
+    if "pred_time_s" in report.front and report.front["pred_time_s"].notna().any():
+        sections[PREDICTION] = [predicted_table(report.front, report.foretold.notes)]
     if any(report.runs.measurements.values()):
         sections[MEASURED] = [measured_table(report.table, report.runs.measurements)]
     if report.sweeps:
@@ -219,5 +259,5 @@ def found_tables(report: Report) -> list[Table]:
         none = found.rows.empty
         title = f"{'None qualifies' if none else f'{len(found.rows)} qualify'}{where}: {said}"
         note = "The nearest, with what they miss." if none else "Most accurate first."
-        tables.append(models_table(title, found.nearest if none else found.rows, note, tuple(question.limits)))
+        tables.append(models_table(title, found.nearest if none else found.rows, note, question.shown))
     return tables

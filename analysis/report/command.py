@@ -9,14 +9,17 @@ from rich.markup import escape
 from rich.table import Table as Drawn
 
 from analysis.objectives import ACCURACIES, OBJECTIVES, chosen
+from analysis.predictions import seconds_column
 from analysis.records import check_root
 from analysis.report.answer import FRONT, QUALIFIES, Question, Report, read_report, save_report, tables_of
 from analysis.report.flags import ReportFlags
 from analysis.spending import STATES
 from analysis.tables import Table
+from raysp.latency.known import read_calibrations
+from raysp.latency.links import parse_link
 from raysp.store.location import Location, exists, locate
 from raysp.store.records import RECORD
-from raysp.store.tensor_files import UNREADABLE
+from raysp.store.tensor_files import UNREADABLE, DamagedFile
 
 
 def question_of(flags: ReportFlags) -> Question:
@@ -26,7 +29,18 @@ def question_of(flags: ReportFlags) -> Question:
         if name in ACCURACIES:
             others = ", ".join(column for column in OBJECTIVES if column not in ACCURACIES)
             raise ValueError(f"--costs {name}; expected what stands beside the accuracy that --selection names: {others}")
-    return Question(accuracy=f"{flags.selection}_accuracy", costs=flags.costs, limits=flags.limits())
+    link = None if flags.link is None else parse_link(flags.link)
+    try:
+        calibrations = read_calibrations([locate(path) for path in flags.calibration]) if flags.calibration else None
+    except DamagedFile as error:
+        raise ValueError(str(error)) from None
+    return Question(
+        accuracy=f"{flags.selection}_accuracy",
+        costs=flags.costs,
+        limits=flags.limits(seconds_column(link)),
+        link=link,
+        calibrations=calibrations,
+    )
 
 
 def run(flags: ReportFlags, console: Console) -> int:
@@ -84,6 +98,9 @@ def _print(report: Report, out: Location, console: Console) -> None:
         console.print("No model is finished yet, so that none meets the limits.")
     for table in tables_of(report).get(QUALIFIES if report.found else FRONT, []):
         _print_table(table, console)
+    if report.question.names_predicted:
+        for note in report.foretold.notes:
+            console.print(f"[dim]{escape(note)}[/]", soft_wrap=True)
     states = [sweep.lines.iloc[-1] for sweep in report.sweeps]
     for sweep, line in zip(report.sweeps, states, strict=True):
         said = ", ".join(f"{line[name]} {name}" for name in STATES if line[name])

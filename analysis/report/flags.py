@@ -37,13 +37,25 @@ class ReportFlags:
     """... at most so many convolutions one after the other."""
     max_online_s: Amount = None
     """... at most this estimated online time in seconds (DELPHI's published constants over WAN; an estimate)."""
+    max_seconds: Amount = None
+    """... at most this predicted time of one image in seconds: over --link, without it on the calibration's machine."""
+    max_bytes: Amount = None
+    """... at most so many predicted bytes, e.g. 30M."""
+    link: Annotated[str | None, arg(metavar="lan|wan|BANDWIDTH,ROUND_TRIP", help_behavior_hint="")] = None
+    """A network between the parties, such as 100mbit,20ms (kbit, mbit, gbit; us, ms, s), whose predicted seconds are shown."""
+    calibration: Annotated[tuple[str, ...], arg(metavar="FILE ...", help_behavior_hint="(default: those of the package)")] = ()
+    """What `raysp pi calibrate` wrote, on one machine, to predict by; the first count where several have a layer."""
     watch: bool = False
     """Write it again whenever something has changed, until interrupted."""
     every: float = 10.0
     """Seconds between two looks with --watch."""
 
-    def limits(self) -> dict[str, float]:
-        """The limits that were given, by the column that they are about. Raises ValueError."""
+    def limits(self, seconds: str) -> dict[str, float]:
+        """The limits that were given, by the column that they are about. Raises ValueError.
+
+        Args:
+            seconds: the column of predicted seconds that --max-seconds is about.
+        """
         columns = {
             "min_accuracy": f"{self.selection}_accuracy",
             "min_class_accuracy": "worst_class_accuracy",
@@ -51,6 +63,8 @@ class ReportFlags:
             "max_macs": "macs",
             "max_depth": "depth",
             "max_online_s": "est_delphi_online_wan_s",
+            "max_seconds": seconds,
+            "max_bytes": "pred_bytes",
         }
         given = {name: getattr(self, name) for name in columns}
         limits = {columns[name]: read_amount(text, name) for name, text in given.items() if text is not None}
@@ -69,7 +83,9 @@ class ReportFlags:
             raise ValueError(f"--every {self.every:g}; expected seconds, at least 1")
         if self.out == "":
             raise ValueError("--out is empty; expected a directory, or leave it out")
-        self.limits()
+        if "" in self.calibration:
+            raise ValueError("--calibration is empty; expected a file that `raysp pi calibrate` wrote, or leave it out")
+        self.limits("pred_time_s")
 
 
 def read_amount(text: str, name: str) -> float:

@@ -5,7 +5,7 @@ const objective = Object.fromEntries(data.objectives.map((o) => [o.column, o]));
 const $ = (id) => document.getElementById(id);
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const LIMITS = ["val_accuracy", "test_accuracy", "worst_class_accuracy", "relus", "macs", "depth", "est_delphi_online_wan_s"].filter((c) => c in objective);
+const LIMITS = ["val_accuracy", "test_accuracy", "worst_class_accuracy", "relus", "macs", "depth", "est_delphi_online_wan_s", "pred_wan_s", "pred_link_s", "pred_bytes"].filter((c) => c in objective);
 const MANY = 2000; // from here on points are drawn by the graphics card, where there is one
 let visible = null; // rows that pass search and limits; null: all
 let list = null;
@@ -39,7 +39,8 @@ function hover(row) {
   const said = ["model", "width", "mask_method", "budget", "d_th", "gate_blocks", "gamma", "ac_after", "exit"]
     .filter((name) => row[at[name]] !== null && row[at[name]] !== undefined)
     .map((name) => `${name} ${escape(short(row[at[name]]))}`);
-  const costs = data.objectives.filter((o) => !o.column.startsWith("est_") || o.column === "est_delphi_online_wan_s");
+  const told = ["est_delphi_online_wan_s", "pred_wan_s", "pred_link_s", "pred_bytes"];
+  const costs = data.objectives.filter((o) => !/^(est|pred)_/.test(o.column) || told.includes(o.column));
   const figures = costs.map((o) => `${escape(o.short)} <b>${short(row[at[o.column]], o)}</b>`);
   return `${said.slice(0, 4).join(", ")}<br>${said.slice(4).join(", ")}<br>${figures.slice(0, 5).join(", ")}<br>${figures.slice(5).join(", ")}`;
 }
@@ -220,7 +221,7 @@ async function openRow(n) {
       choice.addEventListener("change", () => show(choice.value).then(() => body.querySelector("select")?.focus()));
       body.append(element("label", {}, `One of ${keys.length} seeds: `, choice));
     }
-    await fill(body, record, row);
+    await fill(body, record, row, n);
   };
   await show(row[at.key]);
   if (!$("record").open) $("record").showModal();
@@ -228,15 +229,51 @@ async function openRow(n) {
   body.querySelectorAll(".js-plotly-plot").forEach((plot) => Plotly.Plots.resize(plot));
 }
 
-async function fill(body, record, row) {
+// Predicted seconds by layer, over a link: what is computed, what is sent, and waiting.
+function drawSeconds(body, record, row, n) {
+  const shared = data.predicted.shared[data.predicted.of[n]];
+  if (!shared || record.key !== row[at.key]) return; // another seed's network may be another
+  const counted = Object.fromEntries(record.metrics.costs[row[at.exit]].map((layer) => [layer.layer, layer]));
+  const [ofLayer, ofRelu, ofPosition] = shared.relu;
+  const parts = shared.layers.map(([name, costs]) => {
+    if (costs) return [name, ...costs];
+    const { relus: kept = 0, relu_positions: size = 0 } = counted[name] ?? {};
+    if (!kept) return [name, 0, 0, 0];
+    const [s, bytes, trips] = ofLayer.map((one, i) => one + kept * ofRelu[i]);
+    return [name, s + (kept < size ? size * ofPosition : 0), bytes, trips];
+  });
+  const choice = element("select", { id: "seconds-link" });
+  for (const [name] of [...data.predicted.links, ["one machine"]]) choice.append(new Option(name, name));
+  choice.value = data.predicted.links.at(-1)[0]; // the user's own, or WAN
+  const place = element("div", { id: "seconds" });
+  const total = element("span");
+  body.append(element("h3", { textContent: "Predicted seconds by layer" }), element("label", {}, "Link: ", choice), total, place);
+  const draw = () => {
+    const [, perByte, perTrip] = data.predicted.links.find(([name]) => name === choice.value) ?? ["", 0, 0];
+    const stacks = [
+      ["computed", parts.map((part) => part[1]), "--final"],
+      ["sent", parts.map((part) => part[2] * perByte), "--ac"],
+      ["waited", parts.map((part) => part[3] * perTrip), "--published"],
+    ];
+    total.textContent = ` ${short(stacks.flatMap(([, seconds]) => seconds).reduce((sum, s) => sum + s, 0))} s in all`;
+    const ticks = parts.map(([name]) => escape(name));
+    const bars = stacks.map(([name, x, color]) => ({ type: "bar", orientation: "h", y: ticks, x, name, marker: { color: css(color) } }));
+    const look = { barmode: "stack", height: 90 + 14 * parts.length, yaxis: { autorange: "reversed", dtick: 1, tickfont: { size: 10 } }, xaxis: { title: { text: "seconds, predicted" } } };
+    Plotly.react(place, bars, layout(look), { responsive: true, displaylogo: false });
+  };
+  choice.addEventListener("change", draw);
+  draw();
+}
+
+async function fill(body, record, row, n) {
   const mask = await recordOf(record.parents?.mask?.key);
   const exits = record.rows ?? [];
   if (exits.length) {
     const shown = data.objectives.filter((o) => exits.some((e) => e[o.column] !== undefined));
     body.append(element("h3", { textContent: "Results and costs" }));
     body.append(grid(["exit", ...shown.map((o) => o.label)], exits.map((e) => [e.exit, ...shown.map((o) => short(e[o.column], o))])));
-    const estimated = data.objectives.filter((o) => o.column.startsWith("est_"));
-    if (estimated.length) body.append(grid([`estimated, not measured${row[at.seeds] > 1 ? "; of the best seed" : ""}`, row[at.exit] ?? ""], estimated.map((o) => [o.label, short(row[at[o.column]], o)])));
+    const estimated = data.objectives.filter((o) => /^(est|pred)_/.test(o.column) && row[at[o.column]] !== null);
+    if (estimated.length) body.append(grid([`estimated or predicted, not measured${row[at.seeds] > 1 ? "; of the best seed" : ""}`, row[at.exit] ?? ""], estimated.map((o) => [o.label, short(row[at[o.column]], o)])));
   }
   const pair = element("div", { className: "pair" });
   body.append(pair);
@@ -261,6 +298,7 @@ async function fill(body, record, row) {
     if (costs) bars.push({ type: "bar", orientation: "h", y: ticks, x: layers.map((name) => left[name] ?? 0), name: "deployed, after gating", marker: { color: css("--final") } });
     Plotly.newPlot(place, bars, layout({ yaxis: { autorange: "reversed" }, xaxis: { title: { text: "ReLUs per image" } }, barmode: "group", bargap: 0.25 }), { responsive: true, displaylogo: false });
   }
+  drawSeconds(body, record, row, n);
   const flat = [];
   flatten(record.config ?? {}, "", flat);
   body.append(element("h3", { textContent: "Configuration" }), grid(["field", "value"], flat));

@@ -80,9 +80,9 @@ def _network(flags: InspectFlags) -> "Network":
 
 def show(network: "Network", console: Console) -> None:
     """Print what there is to see of a network."""
+    from raysp.latency.graph import graph_of
     from raysp.models.collapse import collapse, fold_batchnorm
     from raysp.models.costs import count_costs
-    from raysp.pi.graph import graph_of
 
     costs, shapes = count_costs(network), network.shapes()
     blocks = {block.chain.inner: block for _, block in network.gated_blocks()}

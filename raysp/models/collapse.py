@@ -68,8 +68,8 @@ def _keep(network: Network, graph: Graph) -> None:
 def fold_batchnorm(model: Network, spared: Container[str] = ()) -> Network:
     """Return a copy of a network, in evaluation mode, with every batch norm that directly follows a convolution folded into it.
 
-    Outputs stay the same to float rounding. A pre-activated network keeps those that follow an addition: the ReLU behind them
-    stands between them and the next convolution.
+    Outputs stay the same to float rounding; on "meta" there are none, and the layers are the same. A pre-activated network keeps
+    those that follow an addition: the ReLU behind them stands between them and the next convolution.
 
     Args:
         model: left as it is; usually a collapsed one.
@@ -90,13 +90,21 @@ def fold_batchnorm(model: Network, spared: Container[str] = ()) -> Network:
             and path
             and calls.count(node.module) == calls.count(path) == 1
         ):
-            folded.hold(path, fuse_conv_bn_eval(conv, norm))
+            folded.hold(path, _fused(conv, norm))
             gone[node.name] = node.inputs[0]
     points = tuple(gone.get(point, point) for point in folded.origin.points)
     folded.origin = dataclasses.replace(folded.origin, points=points)
     folded.chains = [dataclasses.replace(chain, last=gone.get(chain.last, chain.last)) for chain in folded.chains]
     _keep(folded, folded.graph.without(gone))
     return folded
+
+
+def _fused(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    if not conv.weight.is_meta:
+        return fuse_conv_bn_eval(conv, norm)
+    if conv.bias is None:  # nothing to compute, which torch would take its time for
+        conv.bias = nn.Parameter(conv.weight.new_empty(conv.out_channels))
+    return conv
 
 
 class Logits(nn.Module):

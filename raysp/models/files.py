@@ -7,6 +7,7 @@ is loaded as the same network; nothing is unpickled.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +97,40 @@ def load_model(directory: str | Path, exit: str | None = None) -> Network:  # no
             "what save_model wrote"
         )
     try:
-        description = json.loads(metadata[METADATA])
         with torch.device("cpu"):
-            model = build(description) if "format" in description else NetworkShape(**description).build()
+            model = _described(metadata)
         model.load_state_dict(tensors)
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: its weights and its description don't make a network ({first_line:.200})") from error
     return model if exit is None else collapse(model, exit)
+
+
+MOST_OF_A_HEADER = 100_000_000
+"""Bytes; safetensors allows no more."""
+
+
+def load_outline(directory: Location) -> Network:
+    """The network of a finished stage without its weights, on "meta": of its file only the header is read.
+
+    Raises:
+        ValueError: there is no such file, or it doesn't say what network it is of.
+        OSError: it can't be read.
+    """
+    path = directory / WEIGHTS
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            metadata = json.loads(file.read(length) if length <= MOST_OF_A_HEADER else b"")["__metadata__"]
+        with torch.device("meta"):
+            return _described(metadata)
+    except FileNotFoundError:
+        raise ValueError(f"no {path}, which would say what network it is") from None
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path}: says nothing of its network ({error!r:.200})") from error
+
+
+def _described(metadata: Mapping[str, str]) -> Network:
+    """The network of a weights file's metadata. Raises what such access raises."""
+    description = json.loads(metadata[METADATA])
+    return build(description) if "format" in description else NetworkShape(**description).build()

@@ -46,6 +46,9 @@ class Node:
     options: Options = ()
     """What the function takes besides its inputs."""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Node":
+        return self  # nothing in it changes, and networks are copied often
+
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:

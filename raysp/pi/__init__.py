@@ -1,7 +1,8 @@
 """Measured private inference: a trained network run under real two-party computation, and what that costs.
 
 The engine is SecretFlow's SPU, its front end JAX; both come with the extra `pi` and are imported when something is run, so that
-all else works without them. What was measured lies beside a model's record (`raysp.pi.files`).
+all else works without them. What was measured lies beside a model's record (`raysp.pi.files`). What networks will cost that
+nobody ran is said by `raysp.latency`.
 """
 
 import importlib.util
@@ -18,31 +19,32 @@ __all__ = [
     "calibrate",
     "measure",
     "predict",
-    "read_calibration",
+    "read_calibrations",
     "read_measurements",
     "require_engine",
 ]
 
 if TYPE_CHECKING:
-    from raysp.pi.calibration import calibrate, read_calibration
+    from raysp.latency.known import read_calibrations
+    from raysp.latency.prediction import predict
+    from raysp.latency.protocols import MEANING, Protocol
+    from raysp.pi.calibration import calibrate
     from raysp.pi.files import MeasuredFile, read_measurements
     from raysp.pi.measurement import MeasureOptions, measure
-    from raysp.pi.prediction import predict
-    from raysp.pi.protocols import MEANING, Protocol
     from raysp.pi.session import PartyFault
 else:
     __getattr__, __dir__ = attach(
         __name__,
         {
-            "MEANING": "raysp.pi.protocols",
+            "MEANING": "raysp.latency.protocols",
             "MeasureOptions": "raysp.pi.measurement",
             "MeasuredFile": "raysp.pi.files",
             "PartyFault": "raysp.pi.session",
-            "Protocol": "raysp.pi.protocols",
+            "Protocol": "raysp.latency.protocols",
             "calibrate": "raysp.pi.calibration",
             "measure": "raysp.pi.measurement",
-            "predict": "raysp.pi.prediction",
-            "read_calibration": "raysp.pi.calibration",
+            "predict": "raysp.latency.prediction",
+            "read_calibrations": "raysp.latency.known",
             "read_measurements": "raysp.pi.files",
         },
     )

@@ -1,115 +1,31 @@
 """Measuring the parts of a network family once, from which the cost of any of its members follows.
 
-Owns what is measured and how it is kept. Needs the extra `pi` to measure, none to read. Contract: a calibration holds for one
-protocol, one machine and the versions that it names.
+Owns what is measured, and how often. Needs the extra `pi`. What comes out, and its file, is `raysp.latency.tables`'.
 """
 
-import json
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from raysp.latency.graph import Graph, Operation, graph_of
+from raysp.latency.shapes import shape_of
+from raysp.latency.tables import COSTS, Calibration, PartCosts, ReLUCosts
 from raysp.models import build_model
 from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.exits import AC_HEADS, FINAL, exit_name
 from raysp.models.network import Network
 from raysp.models.relu import MaskedReLU
 from raysp.pi import machine
-from raysp.pi.graph import Graph, Operation, graph_of
 from raysp.pi.program import compile_program
-from raysp.pi.protocols import MEANING
 from raysp.pi.session import Session, session
-from raysp.pi.shapes import alone, shape_of
-from raysp.store.location import Location
-from raysp.store.tensor_files import read_file
 
-FORMAT = 1
 SHARES_KEPT = (1.0, 0.5, 0.1)
 """Of a map's positions, for which its ReLU is measured."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartCosts:
-    """What one part of a network takes in a warm run."""
-
-    time_s: float
-    bytes: float
-    """Sent by both parties."""
-    messages: float
-    """Likewise."""
-    round_trips: float
-    """At most so many: messages of the party that sends fewer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReLUCosts:
-    """A ReLU layer takes `layer`, and for each ReLU that it keeps `relu`; `renewal` is each ReLU's part in renewing the stock of
-    correlated randomness, which falls on some runs and not on others. A masked layer takes `position_s` more for each position.
-    """
-
-    layer: PartCosts
-    relu: PartCosts
-    position_s: float
-    renewal: PartCosts
-
-
-FITTED = ("layer", "relu", "renewal")
-"""Costs of ReLUs that a line was laid through."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """What the parts of a family take."""
-
-    protocol: str
-    family: Mapping[str, Any]
-    """The arguments of `calibrate`."""
-    layers: Mapping[str, PartCosts]
-    """By the name of a layer's shape (`raysp.pi.shapes`)."""
-    relu: ReLUCosts
-    versions: Mapping[str, str]
-    machine: Mapping[str, Any]
-    others_cores: float | None
-    """That other processes kept busy meanwhile; where it is more than a tenth, the times are too long."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As a file keeps it."""
-        return {"format": FORMAT, **asdict(self)}
-
-
-def read_calibration(path: Location) -> Calibration:
-    """Read a calibration's file. Raises ValueError when it is none."""
-    content = read_file(path)
-    if content is None:
-        raise ValueError(f"no {path}; expected a file that `raysp pi calibrate` wrote")
-    try:
-        found = json.loads(content)
-        if found.pop("format") != FORMAT or found["protocol"] not in MEANING:
-            raise ValueError(f"not of format {FORMAT}, or of no protocol known here")
-        for costs in (
-            *found["layers"].values(),
-            {"position_s": found["relu"]["position_s"]},
-            *(found["relu"][n] for n in FITTED),
-        ):
-            if not all(type(cost) in (int, float) and math.isfinite(cost) for cost in costs.values()):
-                raise ValueError(f"{costs}; expected finite numbers")
-        if any(
-            cost < 0 for costs in found["layers"].values() for cost in costs.values()
-        ):  # what was fitted may be a little below
-            raise ValueError("a layer costs less than nothing")
-        relu = found.pop("relu")
-        return Calibration(
-            **(found | {"layers": {name: PartCosts(**costs) for name, costs in found["layers"].items()}}),
-            relu=ReLUCosts(position_s=relu["position_s"], **{name: PartCosts(**relu[name]) for name in FITTED}),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path}: not a calibration ({error!r:.120}); make it anew: raysp pi calibrate") from None
 
 
 def family(
@@ -149,7 +65,7 @@ def family(
     return [fold_batchnorm(member) for member in members]
 
 
-def parts_of(networks: Iterable[Network]) -> tuple[dict[str, tuple[Operation, bool]], dict[tuple[int, ...], Operation]]:
+def distinct_parts(networks: Iterable[Network]) -> tuple[dict[str, tuple[Operation, bool]], dict[tuple[int, ...], Operation]]:
     """The distinct layers of some networks: by shape, with whether they read the image; and one ReLU per shape of map."""
     layers: dict[str, tuple[Operation, bool]] = {}
     relus: dict[tuple[int, ...], Operation] = {}
@@ -161,6 +77,19 @@ def parts_of(networks: Iterable[Network]) -> tuple[dict[str, tuple[Operation, bo
             elif isinstance(operation.module, MaskedReLU):
                 relus.setdefault(operation.shape, operation)
     return layers, relus
+
+
+def alone(operation: Operation) -> Graph:
+    """A graph of this operation and nothing else."""
+    only = Operation(
+        name=operation.name,
+        inputs=("x",),
+        module=operation.module,
+        layer=operation.layer,
+        shape=operation.shape,
+        in_shape=operation.in_shape,
+    )
+    return Graph(input_name="x", input_shape=operation.in_shape, operations=(only,))
 
 
 def calibrate(
@@ -176,7 +105,7 @@ def calibrate(
 
     Args:
         networks: collapsed, folded ones that together have all layers; see `family`.
-        protocol: see `raysp.pi.protocols`.
+        protocol: see `raysp.latency.protocols`.
         described: what they are, for the file.
         runs: of each part, all warm.
         limit_s: seconds after which it is given up.
@@ -192,7 +121,7 @@ def calibrate(
         own_s.extend(point.cpu_s for point in points)
         return points
 
-    layers, relus = parts_of(networks)
+    layers, relus = distinct_parts(networks)
     measured: dict[str, list[_Point]] = {}
     counted: list[tuple[int, int, list[_Point]]] = []
     with machine.alone(tell), session(protocol, limit_s=limit_s) as parties:
@@ -251,12 +180,7 @@ RENEWAL_BYTES = 100_000
 def _typical(points: Sequence[_Point]) -> PartCosts:
     """The medians of the runs that renewed nothing."""
     lean = [point for point in points if not _renews(point, points)]
-    return PartCosts(
-        **{
-            name: float(statistics.median(getattr(point, name) for point in lean))
-            for name in ("time_s", "bytes", "messages", "round_trips")
-        }
-    )
+    return PartCosts(**{name: float(statistics.median(getattr(point, name) for point in lean)) for name in COSTS})
 
 
 def _renews(point: _Point, points: Sequence[_Point]) -> bool:

@@ -9,14 +9,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from raysp.command.terminal import consoles
+from raysp.latency.known import packaged, read_calibrations
+from raysp.latency.links import LAN, WAN, parse_link
+from raysp.latency.prediction import predict
+from raysp.latency.protocols import MEANING
 from raysp.models.exits import exit_of
 from raysp.models.files import load_model
 from raysp.pi import MeasureOptions, PartyFault, require_engine
-from raysp.pi.calibration import calibrate, family, read_calibration
+from raysp.pi.calibration import calibrate, family
 from raysp.pi.flags import Calibrate, Measure, Predict
 from raysp.pi.machine import disturbed
-from raysp.pi.prediction import LAN, WAN, Link, predict
-from raysp.pi.protocols import MEANING
 from raysp.pi.session import LONGEST_S
 from raysp.pi.stored import measure_stored
 from raysp.store.location import exists, locate, write_atomically
@@ -103,15 +105,15 @@ def _warn(others_cores: float | None, console: Console) -> None:
 
 
 def _predict(flags: Predict, console: Console) -> None:
-    links = [("LAN", LAN), ("WAN", WAN)]
-    if (flags.bandwidth_mbit is None) != (flags.round_trip_ms is None):
-        raise ValueError("one of --bandwidth-mbit and --round-trip-ms; expected both, or none")
-    if flags.bandwidth_mbit is not None and flags.round_trip_ms is not None:
-        links.append(("yours", Link(bits_per_s=flags.bandwidth_mbit * 1e6, round_trip_s=flags.round_trip_ms / 1e3)))
-    calibration = read_calibration(locate(flags.calibration))
+    links = {link.name: link for link in (LAN, WAN, *([] if flags.link is None else [parse_link(flags.link)]))}
+    calibrations = read_calibrations([locate(path) for path in flags.calibration]) if flags.calibration else packaged()
     model = load_model(flags.model)
-    found = predict(model, exit_of(model.exit_names, flags.exit), calibration, links)
-    console.print(f"{calibration.protocol} ({MEANING[calibration.protocol]}), one warm image on the calibration's machine:")
+    found = predict(model, exit_of(model.exit_names, flags.exit), calibrations, tuple(links.values()))
+    protocol = calibrations.first.protocol
+    console.print(f"{protocol} ({MEANING[protocol]}), one warm image on the machine of {found.calibration}:", soft_wrap=True)
     console.print(f"{found.time_s:.3g} s, {found.bytes / 1e6:.4g} MB, {found.messages:.0f} messages")
     for name, seconds in found.modelled_s.items():
         console.print(f"{name}: at most {seconds:.3g} s (modelled, not measured)")
+    if found.fitted:
+        console.print(f"fitted, because no calibration has them: {', '.join(found.fitted)}", soft_wrap=True)
+    _warn(calibrations.others_cores, console)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raysp.pi.protocols import MEANING
+from raysp.latency.protocols import MEANING
 from raysp.store.location import Location
 from raysp.store.records import WEIGHTS, entries
 from raysp.store.tensor_files import DamagedFile, read_file, unreadable

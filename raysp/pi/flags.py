@@ -6,8 +6,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from raysp.latency.protocols import Protocol
 from raysp.methods.choices import AcHead
-from raysp.pi.protocols import Protocol
 from raysp.pi.wire import LOOPBACK
 
 
@@ -71,11 +71,9 @@ class Predict:
 
     model: Annotated[Positional[str], arg(metavar="MODEL_DIR")]
     """As for measure."""
-    calibration: Annotated[str, arg(metavar="FILE")]
-    """What `calibrate` wrote."""
+    calibration: Annotated[tuple[str, ...], arg(metavar="FILE ...", help_behavior_hint="(default: those of the package)")] = ()
+    """What `calibrate` wrote, on one machine; the first count where several have a layer."""
     exit: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: final, or the only one)")] = None
     """Which classifier: final, or ac<s>."""
-    bandwidth_mbit: Annotated[float | None, arg(metavar="MBIT/S", help_behavior_hint="")] = None
-    """Bandwidth of a network between the parties, beside LAN (3 Gbit/s, 0.3 ms) and WAN (400 Mbit/s, 40 ms)."""
-    round_trip_ms: Annotated[float | None, arg(metavar="MS", help_behavior_hint="")] = None
-    """Its round trip."""
+    link: Annotated[str | None, arg(metavar="BANDWIDTH,ROUND_TRIP", help_behavior_hint="")] = None
+    """A network between the parties, such as 100mbit,20ms, beside lan (3gbit,0.3ms) and wan (400mbit,40ms)."""

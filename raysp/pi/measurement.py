@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raysp.latency.graph import graph_of
+from raysp.latency.protocols import MEANING, Protocol
 from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.costs import count_costs
 from raysp.models.network import Network
 from raysp.pi import machine
 from raysp.pi.files import FORMAT
-from raysp.pi.graph import graph_of
 from raysp.pi.program import compile_program
-from raysp.pi.protocols import MEANING, Protocol
 from raysp.pi.session import LONGEST_S, PartyFault, Run, session
 from raysp.pi.wire import LOOPBACK
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raysp.latency.graph import Graph, Operation
 from raysp.models.relu import MaskedReLU
-from raysp.pi.graph import Graph, Operation
 from raysp.pi.protocols import runtime_config
 
 SERVER, CLIENT, NOBODY = 0, 1, -1

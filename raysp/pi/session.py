@@ -150,7 +150,7 @@ def session(
     """Start two parties' processes on this machine, connected to each other; they end with the block.
 
     Args:
-        protocol: see `raysp.pi.protocols`.
+        protocol: see `raysp.latency.protocols`.
         host: the address that both listen on.
         ports: theirs; None takes free ones.
         limit_s: seconds after which what runs is given up.

@@ -16,13 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from raysp.latency.known import read_calibrations
+from raysp.latency.links import LAN, WAN
+from raysp.latency.prediction import predict
 from raysp.models.exits import exit_of
 from raysp.models.files import checked_weights, load_model
 from raysp.models.network import Network
 from raysp.pi import MeasureOptions, machine, measure, require_engine
-from raysp.pi.calibration import read_calibration
 from raysp.pi.files import name_of
-from raysp.pi.prediction import LAN, WAN, predict
 from raysp.store.location import Location, exists, locate, write_atomically
 from raysp.store.records import RECORD, WEIGHTS, Store
 from raysp.store.tensor_files import DamagedFile
@@ -97,8 +98,8 @@ def measure_stored(
         content["modelled"] = {
             "what": "modelled, not measured: traffic and at most so many round trips on top of the measured time",
             **{
-                where: link.modelled_s(time_s=content["time_s"], num_bytes=content["bytes"], round_trips=trips)
-                for where, link in (("LAN", LAN), ("WAN", WAN))
+                link.name.upper(): link.modelled_s(time_s=content["time_s"], num_bytes=content["bytes"], round_trips=trips)
+                for link in (LAN, WAN)
             },
         }
         path = place / name_of(name, options.protocol)
@@ -126,14 +127,14 @@ def _predicted(model: Network, name: str, path: Location, protocol: str) -> dict
     """What a calibration says of a model: its time is of the machine and the versions that it names, and of no other.
 
     Raises:
-        ValueError: it is of another protocol, or lacks a layer.
+        ValueError: it is of another protocol, or doesn't tell a layer.
         DamagedFile: it can't be read.
     """
-    known = read_calibration(path)
-    if known.protocol != protocol:
-        raise ValueError(f"{path} is of {known.protocol}; expected one of {protocol}")
+    known = read_calibrations([path])
+    if known.first.protocol != protocol:
+        raise ValueError(f"{path} is of {known.first.protocol}; expected one of {protocol}")
     here = {"machine": machine.describe(), "versions": machine.versions()}
-    if (known.machine, known.versions) != (here["machine"], here["versions"]):
+    if (known.first.machine, known.first.versions) != (here["machine"], here["versions"]):
         raise ValueError(f"{path} was made on another machine or with other versions; calibrate here, or leave it out")
     return predict(model, name, known).summary()
 

@@ -104,7 +104,7 @@ _QUICK = Preset(
     snl_search=SnlConfig(alpha_share=10.0, penalty=3e-3, growth=1.5),
     snl_frozen_share=0.25,
     beta=10.0,
-    axes={"budget": (0.05, 0.1, 0.2, 0.4)} | _OURS,
+    axes={"budget": (0.05, 0.1, 0.2, 0.4), **_OURS},
 )
 
 
@@ -129,7 +129,7 @@ def _cifar(name: Literal["cifar10", "cifar100"]) -> Preset:
         snl_search=SnlConfig(alpha_share=5.0, penalty=1e-3),
         snl_frozen_share=0.4,
         beta=100.0,
-        axes={"budget": (0.045, 0.09, 0.18)} | _OURS,
+        axes={"budget": (0.045, 0.09, 0.18), **_OURS},
     )
 
 

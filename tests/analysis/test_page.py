@@ -4,10 +4,12 @@ import re
 import shutil
 
 import pytest
+from calibrated import known, members, recorded, small
 from records import GATED, MASK_CONFIG, commit, row
 from toy import toy
 
-from analysis.report import write_report
+from analysis.report import Question, write_report
+from raysp.latency.links import parse_link
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
@@ -33,6 +35,17 @@ def page_file(tmp_path_factory):
     (commit(root, [row(budget=1)]) / "record.json").write_text("{")
     write_report([root], root / "out")
     return root / "out" / "report.html"
+
+
+@pytest.fixture(scope="module")
+def predicted_page(tmp_path_factory):
+    """One model whose layers a calibration tells."""
+    root = tmp_path_factory.mktemp("predicted")
+    record = recorded(small(), ac_after=())
+    commit(root, [row()], config=record["config"], metrics=record["metrics"])
+    calibrations = known(members(image_size=8, in_channels=1, num_classes=10))
+    report = write_report([root], root / "out", Question(calibrations=calibrations, link=parse_link("8kbit,1s")))
+    return root / "out" / "report.html", report.table
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +119,12 @@ def test_a_click_on_a_point_opens_its_record(page):
     page.mouse.click(*place)
     page.wait_for_selector("dialog[open] .js-plotly-plot")
     text = page.inner_text("dialog")
-    assert "finetune-" in text and "experiment.seed" in text and "stem_relu" in text and "estimated, not measured" in text
+    assert (
+        "finetune-" in text
+        and "experiment.seed" in text
+        and "stem_relu" in text
+        and "estimated or predicted, not measured" in text
+    )
     assert page.locator("dialog .js-plotly-plot").count() == 4, "three learning curves, and ReLUs by layer"
     assert NASTY in text, "text stays text"
     title = page.inner_text("#record-title")
@@ -165,4 +183,24 @@ def test_a_page_without_models(browser, tmp_path):
     page.goto((tmp_path / "report.html").as_uri())
     page.wait_for_selector("body[data-ready=yes]")
     assert "No model is finished yet." in page.inner_text("#front")
+    page.close()
+
+
+def test_seconds_by_layer_are_drawn_for_the_chosen_link(predicted_page, browser):
+    path, table = predicted_page
+    page = browser.new_page()
+    complaints = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(path.as_uri())
+    page.wait_for_selector("body[data-ready=yes]")
+    page.locator("#models button.open").first.click()
+    (found,) = table.to_dict("records")
+    for link, column in (("8kbit,1s", "pred_link_s"), ("wan", "pred_wan_s"), ("one machine", "pred_time_s")):
+        page.select_option("#seconds-link", link)
+        drawn = page.evaluate("document.getElementById('seconds').data.map((trace) => trace.x.reduce((a, b) => a + b, 0))")
+        assert sum(drawn) == pytest.approx(found[column])
+        assert (drawn[1] > 0) == (drawn[2] > 0) == (link != "one machine")
+    layers = page.evaluate("document.getElementById('seconds').data[0].y")
+    assert layers[0] == "stem_conv" and "stages.0.0.inner_relu" in layers
+    assert not complaints
     page.close()

@@ -60,10 +60,11 @@ def environment(wheel, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_wheel_has_the_packages_the_page_and_the_command(wheel):
+def test_the_wheel_has_the_packages_the_page_the_command_and_the_calibrations(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     wanted = {str(path.relative_to(ROOT)) for room in ("raysp", "analysis", "sweeps") for path in (ROOT / room).rglob("*.py")}
     wanted |= {f"analysis/web/page.{kind}" for kind in ("html", "css", "js")}
+    wanted |= {str(path.relative_to(ROOT)) for path in (ROOT / "raysp/latency/calibrations").glob("*.json")}
     assert wanted <= set(names)
     others = {name.partition("/")[0] for name in names} - {"raysp", "analysis", "sweeps"}
     assert all(name.endswith(".dist-info") for name in others), "nothing else would lie among other packages"

@@ -14,6 +14,7 @@ import tyro
 
 import raysp
 from analysis import columns, results, seeds
+from analysis.predictions import PREDICTED
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
 
@@ -23,10 +24,10 @@ RECORDS = Path(__file__).parents[2] / "results/cifar100-width16"
 
 
 def test_every_column_of_the_tables_has_a_sentence():
-    assert set(columns.RESULTS) == {*results.COLUMNS, *results.MEASURED_PI}
+    assert set(columns.RESULTS) == {*results.COLUMNS, *results.MEASURED_PI, *PREDICTED}
     assert set(columns.RESULTS) | set(columns.LAYERS) >= set(results.LAYER_COLUMNS)
     assert set(columns.LAYERS) == {"mask_key"} | set(results.LAYER_COLUMNS) - set(columns.RESULTS)
-    points = seeds.points_of(pd.DataFrame(columns=[*results.COLUMNS, *results.MEASURED_PI]))
+    points = seeds.points_of(pd.DataFrame(columns=[*results.COLUMNS, *results.MEASURED_PI, *PREDICTED]))
     written = set(points) - {"seed_list", "key_list"}  # as `analysis.report` drops them
     assert written - set(columns.RESULTS) == set(columns.POINTS)
 

@@ -18,15 +18,16 @@ from torch.nn import functional as F
 pytest.importorskip("spu", reason="private inference needs the extra pi: pip install -e '.[pi]'")
 
 import raysp.pi.session
+from raysp.latency.graph import graph_of
+from raysp.latency.known import Calibrations
+from raysp.latency.prediction import predict
 from raysp.models import build_model, network_of
 from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.costs import count_costs
 from raysp.models.exits import FINAL
 from raysp.models.files import save_model
 from raysp.pi.calibration import calibrate
-from raysp.pi.graph import graph_of
 from raysp.pi.measurement import MeasureOptions
-from raysp.pi.prediction import predict
 from raysp.pi.program import compile_program, function_of
 from raysp.pi.session import PartyFault, session
 from raysp.pi.stored import measure_stored
@@ -213,7 +214,7 @@ def test_a_stored_model_is_measured_and_predicted(tmp_path):
     assert found["meaning"] == "online phase, trusted dealer"
     assert found["bytes_runs"][0] == found["bytes_runs"][1] == found["bytes"]
     assert found["relus"] == count_costs(model).relus
-    assert found["predicted"] == predict(model, FINAL, known).summary()
+    assert found["predicted"] == predict(model, FINAL, Calibrations({str(tmp_path / "calibration.json"): known})).summary()
     assert found["predicted"]["bytes"] == pytest.approx(found["bytes"], rel=0.02)
     assert set(found["parties"]) == {"server", "client"}
 

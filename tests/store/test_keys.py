@@ -160,7 +160,7 @@ def stages_of_presets():
         choices = [
             Choice(budget=budget, d_th=d, ac_after=after)
             for budget in preset.axes["budget"]
-            for d in preset.axes["d_th"]
+            for d in preset.axes.get("d_th", (0.1,))
             for after in preset.axes["ac_after"]
         ]
         choices += [Choice(budget=0.1, mask_method=method, seed=1) for method in ("snl", "random", "counterfactual")]

@@ -243,7 +243,7 @@ def test_the_main_job_twice(how, budgets, stages, tmp_path):
     assert first.returncode == 0, first.stderr
     root = tmp_path / "runs" / "quick"
     tables = {"results.csv", "results.parquet", "layers.csv", "pareto.csv", "tables.md", "tables.tex", "report.html"}
-    drawn = ["pareto", "growth", *(["fig2b"] if len(budgets) > 1 else [])]  # which compares budgets
+    drawn = ["pareto", "growth", "classes", *(["fig2b"] if len(budgets) > 1 else [])]  # which compares budgets
     figures = {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
     assert {path.name for path in root.iterdir()} == {".lock", "stages", "plans", *tables, *figures}
     results = (root / "results.csv").read_bytes()

@@ -116,7 +116,8 @@ def results_table(
             rows.append(row | known | old | computed | measured.get(which, {}) | foretold.get(which, {}))
     more = [name for name in (*MEASURED_PI, *PREDICTED) if any(row.get(name) is not None for row in rows)]
     table = pd.DataFrame(rows, columns=[*COLUMNS, *more])
-    table[["kernel_size", "gate_epochs"]] = table[["kernel_size", "gate_epochs"]].astype("Int64")
+    whole = ["kernel_size", "gate_epochs", "gate_blocks"]
+    table[whole] = table[whole].astype("Int64")
     if "pred_fitted" in more:
         table["pred_fitted"] = table["pred_fitted"].astype("Int64")
     table["ac_after"] = table["ac_after"].astype("string")
@@ -171,7 +172,7 @@ def layers_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         if record["stage"] == "mask":
             known = {"mask_key": record["key"], **mask_facts(record)}
         elif (key := record.get("parents", {}).get("ranking", {}).get("key")) and record["rows"]:
-            # A ranking gives every budget its mask; what a budget's mask is, stands where it was used first.
+            # A ranking gives every budget its mask; what a budget's mask is, stands wherever it was used.
             ranking = by_key.get(key)
             known = {name: record["rows"][0].get(name) for name in MASK_COLUMNS}
             known |= {"mask_key": key, "epochs": ranking and ranking["config"].get("recipe", {}).get("epochs")}

@@ -101,8 +101,6 @@ def axis_values(
         ValueError: a placement that can't be read.
     """
     values: dict[str, tuple[Any, ...]] = dict(preset.axes) | dict(defaults)
-    if {"gb_init", "gamma"} & set(defaults) or flags.gb_init is not NOT_GIVEN or flags.gamma is not NOT_GIVEN:
-        values.pop("gate_epochs", None)  # the preset's are of branches that start as its own do, and need no ramp
     if "d_th" in defaults or flags.d_th is not NOT_GIVEN:
         values.pop("gate_blocks", None)
     elif "gate_blocks" in values:
@@ -114,11 +112,18 @@ def axis_values(
         given = getattr(flags, FLAG_OF.get(field.name, field.name), NOT_GIVEN)
         if given is not NOT_GIVEN:
             values[field.name] = given
+    if flags.gate_epochs is NOT_GIVEN and (
+        values.get("gb_init") != preset.axes.get("gb_init") or set(values.get("gamma", ())) - {"linear"}
+    ):
+        values.pop("gate_epochs", None)  # the preset's are of branches that start as its own do, and need no ramp
     if flags.budgets is not NOT_GIVEN:
         values["budget"] = tuple(map(read_budget, flags.budgets))
     if flags.gate_blocks is not NOT_GIVEN:
-        if flags.d_th not in (NOT_GIVEN, ("none",)):
-            raise ValueError("--gate-blocks and --d-th; expected one of them: each says which blocks are gated")
+        if flags.d_th not in (NOT_GIVEN, ("none",)) or defaults.get("d_th", (None,)) != (None,):
+            raise ValueError(
+                "--gate-blocks with thresholds (--d-th, or this sweep's own); expected one of them: each says which blocks are "
+                "gated"
+            )
         values["d_th"] = (None,)
     values["seed"] = (0,) if flags.run.seeds is NOT_GIVEN else flags.run.seeds
     values["d_th"] = tuple(None if d == "none" else d for d in values.get("d_th", (None,)))

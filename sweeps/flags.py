@@ -130,7 +130,7 @@ class SweepFlags:
     """Weights of your own, as safetensors or from torch.save(model.state_dict(), FILE); no code in it is run."""
     budgets: Annotated[tuple[str, ...], _several("RELUS")] = NOT_GIVEN
     """ReLUs to keep: units (24900, or 24.9k), or shares of the network's ReLUs when below 1 (0.1)."""
-    mask_method: Annotated[tuple[MaskMethod, ...], _several("METHOD", "senet")] = NOT_GIVEN
+    mask_method: Annotated[tuple[MaskMethod, ...], _several("METHOD")] = NOT_GIVEN
     """How masks are found: `taylor`, `frozen` and `snl-walk` rank all ReLUs once for all budgets (`frozen` without training);
     `senet` (the paper's), `counterfactual`, `snl`, or `random` as a control, train a mask for each."""
     weights: Annotated[tuple[Weights, ...], _several("rewind|continue")] = NOT_GIVEN
@@ -139,36 +139,39 @@ class SweepFlags:
     granularity: Annotated[tuple[Granularity, ...], _several("pixel|channel", "pixel")] = NOT_GIVEN
     """What a mask keeps or drops: single positions, or whole channels."""
     mask_start: Annotated[tuple[MaskStart, ...], _several("teacher|scratch", "teacher")] = NOT_GIVEN
-    """The student's weights when its mask is first learned: the all-ReLU network's, or new ones."""
+    """Of methods that train a mask for each budget: the student's weights at first, the all-ReLU network's or new ones."""
     depth_price: Annotated[tuple[float, ...], _several("PRICE", "0")] = NOT_GIVEN
     """Of `taylor` and `frozen`: empty a block's inner ReLU layer if it is worth less than so many times the average of such
     layers, so that the block can be gated; 0 looks at ReLUs alone, more empties more of them."""
     density: Annotated[tuple[float, ...], _several("SHARE", "0.1")] = NOT_GIVEN
-    """Share of the sparse twin's weights that are non-zero; a layer's sensitivity is 1 minus its own share."""
+    """Of `senet`, `counterfactual` and `random`: share of the sparse twin's weights that are non-zero; a layer's sensitivity is 1
+    minus its own share."""
     sensitivity: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the sensitivity stage is trained)")] = (
         None
     )
     """Sensitivities of your own, as JSON: an object of ReLU layers' names and values, or a list in forward order."""
     d_th: Annotated[tuple[float | Nothing, ...], _several("SHARE|none")] = NOT_GIVEN
-    """Gated branching's threshold: blocks whose inner ReLU keeps at most this share (0 to 1) become shallow; `none`: none."""
-    gate_blocks: Annotated[tuple[int, ...], _several("NUMBER", "--d-th decides")] = NOT_GIVEN
+    """Gated branching's threshold, the paper's: blocks whose inner ReLU keeps at most this share (0 to 1) become shallow; `none`:
+    none."""
+    gate_blocks: Annotated[tuple[int, ...], _several("NUMBER")] = NOT_GIVEN
     """Instead of a threshold: gate so many blocks, those that would lose least by a measurement without training; 0: none."""
     gamma: Annotated[tuple[GammaSchedule, ...], _several("linear|cosine", "linear")] = NOT_GIVEN
     """How the gate grows from 0 to 1 over the epochs."""
     gate_epochs: Annotated[tuple[int, ...], _several("EPOCHS")] = NOT_GIVEN
-    """Epochs of the fine-tuning until the gate is 1; not scaled by --epochs-scale."""
-    gb_init: Annotated[tuple[GateStart, ...], _several("random|least-squares", "random")] = NOT_GIVEN
+    """Epochs of the fine-tuning until the gate is 1; not scaled by --epochs-scale. A preset that starts branches by least squares
+    has none, but with --gb-init random or --gamma cosine."""
+    gb_init: Annotated[tuple[GateStart, ...], _several("random|least-squares")] = NOT_GIVEN
     """How shallow branches start: at random, or as the least-squares fit of the branch that they replace."""
     kernel_size: Annotated[tuple[Literal[3, 5], ...], _several("3|5", "3")] = NOT_GIVEN
     """Of the shallow branches' convolutions."""
     ac_after: Annotated[tuple[str, ...], _several("STAGE|A+B|none")] = NOT_GIVEN
     """Stage with an auxiliary classifier, from 1 or by where `raysp inspect` says it ends, or `none`. `2 3` are two models, `2+3`
     one with both."""
-    ac_head: Annotated[tuple[AcHead, ...], _several("pool|bottleneck|grid", "pool")] = NOT_GIVEN
+    ac_head: Annotated[tuple[AcHead, ...], _several("pool|bottleneck|grid")] = NOT_GIVEN
     """What auxiliary classifiers are made of; `grid` keeps where features are, and has no ReLU."""
-    ac_init: Annotated[tuple[AcStart, ...], _several("random|fit", "random")] = NOT_GIVEN
+    ac_init: Annotated[tuple[AcStart, ...], _several("random|fit")] = NOT_GIVEN
     """How auxiliary classifiers start: at random, or as the best fit to the student's features before it is fine-tuned."""
-    ac_end: Annotated[tuple[AcEnd, ...], _several("trained|fit", "trained")] = NOT_GIVEN
+    ac_end: Annotated[tuple[AcEnd, ...], _several("trained|fit")] = NOT_GIVEN
     """What they are in the end: as they were trained, or fitted anew to the fine-tuned student's features."""
     pram: Annotated[tuple[Pram, ...], _several("attention|eq2", "attention")] = NOT_GIVEN
     """Form of the post-ReLU mismatch loss: the released code's, or equation 2 to the letter."""

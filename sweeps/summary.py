@@ -85,17 +85,18 @@ def print_report(report: Report, plan: Plan, root: Location | None, console: Con
 
 def front_so_far(rows: Sequence[dict[str, Any]]) -> Table:
     """The front of these rows, as far as a terminal has room: every model by itself, seeds too."""
-    table = Table("front so far", "exit", "budget", "d_th", "ReLUs", "MACs", "depth", "val %", box=None, pad_edge=False)
+    table = Table("front so far", "exit", "budget", "gates", "ReLUs", "MACs", "depth", "val %", box=None, pad_edge=False)
     known = pd.DataFrame(rows).reindex(
-        columns=["dataset", "selection", "mask_method", "exit", "budget", "d_th", *DEFAULT_OBJECTIVES]
+        columns=["dataset", "selection", "mask_method", "exit", "budget", "d_th", "gate_blocks", *DEFAULT_OBJECTIVES]
     )
     front = front_of_each_group(known).sort_values(["dataset", "relus"], kind="stable")
     for row in front.head(MOST_OF_THE_FRONT).to_dict("records"):
         exit_name = "all-ReLU" if row["mask_method"] == "none" else str(row["exit"])
         budget = "-" if pd.isna(row["budget"]) else f"{row['budget']:.0f}"
-        d_th = "-" if pd.isna(row["d_th"]) else f"{row['d_th']:g}"
+        gates = "-" if pd.isna(row["d_th"]) else f"d_th {row['d_th']:g}"
+        gates = gates if pd.isna(row["gate_blocks"]) else f"{row['gate_blocks']:g}"
         costs = (f"{row['relus']:.0f}", number(OBJECTIVES["macs"], row["macs"]), f"{row['depth']:.0f}")
-        table.add_row(escape(str(row["dataset"])), exit_name, budget, d_th, *costs, f"{row['val_accuracy']:.2f}")
+        table.add_row(escape(str(row["dataset"])), exit_name, budget, gates, *costs, f"{row['val_accuracy']:.2f}")
     if len(front) > MOST_OF_THE_FRONT:
         table.add_row(f"... {len(front) - MOST_OF_THE_FRONT} more")
     return table

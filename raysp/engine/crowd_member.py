@@ -71,7 +71,8 @@ class Member:
         """
         kinds: dict[str, Stage] = {}
         for stage in sorted(self._trial.stages, key=lambda stage: -sum(1 for _ in stage.lineage())):
-            kinds.setdefault(kind_of(stage), stage)
+            if stage.epochs:  # what trains nothing takes the memory of an evaluation, and is soon over
+                kinds.setdefault(kind_of(stage), stage)
         free = self._free()
         shorts = [shortened(stage, sys.maxsize, {}) for stage in kinds.values()]
         wanted = dict(zip((short.key for short in shorts), kinds.values(), strict=True))
@@ -84,7 +85,11 @@ class Member:
                 if self._trial.gpus:
                     torch.cuda.reset_peak_memory_stats()
                 begun = time.monotonic()
-                run_job(short, self._place(store, short, _recipe(short).batch_size), lambda figures: None)
+                run_job(
+                    short,
+                    self._place(store, short, _recipe(short).batch_size if short.epochs else EVALUATED),
+                    lambda figures: None,
+                )
                 if short.key in wanted:
                     taken = torch.cuda.max_memory_allocated() if self._trial.gpus else 0
                     cost[short.key] = taken, time.monotonic() - begun

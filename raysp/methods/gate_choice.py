@@ -7,6 +7,7 @@ that a block keeps (d_th, the paper's footnote 1) doesn't: a block that keeps fe
 Owns the measurement. Refuses to choose blocks by it (`raysp.stages.gates`).
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from raysp.methods.least_squares import fit_shallow_branches
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 
+MOST = 1e6
+"""Nats; what a block loses whose shallow branch makes the predictions infinite, or no numbers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GateLoss:
@@ -27,7 +31,7 @@ class GateLoss:
     """The block's name."""
     divergence: float
     """KL(p ‖ q) in nats, the mean over images: p the network's class probabilities as it is, q with this block's gate at 1; at
-    least 0."""
+    least 0, at most `MOST`."""
     fit_r2: float
     """Share of the main branch's variance that the shallow branch explains."""
 
@@ -58,7 +62,9 @@ def measure_gates(
         gated = _log_probabilities(student, images)
         block.gate = 0.0
         divergence = float(F.kl_div(gated, as_it_is, log_target=True, reduction="batchmean"))
-        losses.append(GateLoss(block=name, divergence=max(0.0, divergence), fit_r2=fits[name]))
+        if not math.isfinite(divergence):  # the block can't be spared
+            divergence = MOST
+        losses.append(GateLoss(block=name, divergence=min(max(0.0, divergence), MOST), fit_r2=fits[name]))
     return losses
 
 

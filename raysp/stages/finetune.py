@@ -21,7 +21,15 @@ from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.stages.experiment import Experiment, exit_rows
 from raysp.stages.gates import gated_by_loss, inner_densities
-from raysp.stages.student import grow_shallow_branches, measure_body, refit_heads, start_branches, start_heads, start_student
+from raysp.stages.student import (
+    grow_shallow_branches,
+    measure_body,
+    refit_heads,
+    share_out_rest,
+    start_branches,
+    start_heads,
+    start_student,
+)
 from raysp.store.classes import BY_CLASS, by_class
 from raysp.store.keys import Config, added
 from raysp.store.stage import Stage, StageResult
@@ -179,21 +187,22 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     batches = Batches(experiment.data, context.splits(experiment.data), context.device)
     teacher = experiment.teacher(context.parents["baseline"].tensors(), context.device)
     student = experiment.build("finetune")
+    facts = start_student(student, context, config.weights, config.budget)
+    metrics: dict[str, Any] = {}
+    if config.budget is not None:
+        metrics["layers"] = [
+            {"layer": l.name, "kept": l.relu.kept, "size": l.relu.size, "eta_alpha": None} for l in student.relu_layers()
+        ]
     chosen = None if config.gate_blocks is None else gated_by_loss(context.parents, config.gate_blocks)
-    inner = experiment.inner_relus()
-    replaced = [inner[block] for block in chosen or ()]
-    facts = start_student(student, context, config.weights, config.budget, replaced)
+    if chosen is not None and config.budget is not None:
+        inner = experiment.inner_relus()
+        share_out_rest(student, context.parents["ranking"], config.budget, {inner[block] for block in chosen})
     seed_torch(experiment.seed, "finetune branches")
     gated = grow_shallow_branches(student, config.d_th if chosen is None else chosen, config.kernel_size)
     for stage in config.ac_after:
         student.add_exit(stage, config.ac_head)
     student.to(context.device)
-    metrics: dict[str, Any] = {"gated_blocks": gated}
-    if config.budget is not None:
-        metrics["layers"] = [
-            {"layer": l.name, "kept": 0 if l.name in replaced else l.relu.kept, "size": l.relu.size, "eta_alpha": None}
-            for l in student.relu_layers()
-        ]
+    metrics["gated_blocks"] = gated
     size, seed = config.recipe.batch_size, experiment.seed
     if config.weights == "rewind":
         measure_body(student, batches, size, seed)

@@ -24,11 +24,11 @@ _densities: dict[tuple[str, int], list[float]] = {}
 
 
 def gated_by_loss(parents: Mapping[str, Parent], number: int) -> list[str]:
-    """So many blocks, those that would lose least, in forward order; all, if there are no more.
+    """So many blocks, those that would lose least, in forward order.
 
     Args:
         parents: of a fine-tuning, by role; one is "gating".
-        number: at least 0.
+        number: from 1 to all of them.
     """
     blocks = parents["gating"].record["metrics"]["blocks"]
     least = sorted(blocks, key=lambda block: block["divergence"])[:number]

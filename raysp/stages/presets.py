@@ -163,7 +163,7 @@ def _paper(
         snl_search=SnlConfig(),
         snl_frozen_share=0.2,
         beta=1000.0,
-        axes={"budget": budgets, "d_th": (None, d_th), "ac_after": ac_after},
+        axes={"budget": budgets, "d_th": (None, d_th), "gamma": ("linear",), "ac_after": ac_after},
         selection="test",
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raysp.engine.context import Context
+from raysp.engine.context import Context, Parent
 from raysp.methods.choices import GateStart, Weights
 from raysp.methods.head_fit import fit_heads
 from raysp.methods.least_squares import fit_shallow_branches
@@ -26,9 +26,7 @@ FIT_IMAGES = 2048
 """Training images that batch norms are measured on, and a least-squares start is fitted to."""
 
 
-def start_student(
-    student: Network, context: Context, weights: Weights, budget: int | None, replaced: Container[str] = ()
-) -> dict[str, Any]:
+def start_student(student: Network, context: Context, weights: Weights, budget: int | None) -> dict[str, Any]:
     """Give a student its mask, and the weights that it starts with.
 
     Args:
@@ -36,8 +34,6 @@ def start_student(
         context: the fine-tuning's.
         weights: see `FinetuneConfig`.
         budget: ReLUs to keep, where the mask comes from a ranking.
-        replaced: ReLU layers inside blocks that are gated. They keep what a ranking gives them, so that shallow branches are
-            fitted to that, but the whole budget goes to the others, which are left in the end.
 
     Returns:
         What its rows say of the mask.
@@ -48,12 +44,7 @@ def start_student(
     found = source.tensors()
     if ranking:
         assert budget is not None
-        ranks = ranks_in(found, [layer.name for layer in layers])
-        shapes = [layer.relu.shape for layer in layers]
-        masks = ranked_masks(ranks, shapes, budget)
-        last = [torch.full_like(r, LAST) if l.name in replaced else r for l, r in zip(layers, ranks, strict=True)]
-        others = ranked_masks(last, shapes, budget)
-        masks = [old if l.name in replaced else new for l, old, new in zip(layers, masks, others, strict=True)]
+        masks = ranked_masks(ranks_in(found, [l.name for l in layers]), [l.relu.shape for l in layers], budget)
     else:
         masks = [found[f"{layer.name}.mask"] for layer in layers]
     if weights == "rewind":
@@ -70,6 +61,23 @@ def start_student(
         "sensitivity": source.record["metrics"].get("sensitivity"),
         "budget": of_mask.get("budget", budget),
     }
+
+
+def share_out_rest(student: Network, ranking: Parent, budget: int, replaced: Container[str]) -> None:
+    """Give the whole budget to the ReLU layers that are left in the end, by their ranking.
+
+    Args:
+        student: with the mask of this budget.
+        ranking: the finished stage.
+        budget: ReLUs to keep.
+        replaced: ReLU layers inside blocks that are gated. They keep what they have, so that shallow branches are fitted to that.
+    """
+    layers = student.relu_layers()
+    ranks = ranks_in(ranking.tensors(), [layer.name for layer in layers])
+    last = [torch.full_like(r, LAST) if l.name in replaced else r for l, r in zip(layers, ranks, strict=True)]
+    for layer, mask in zip(layers, ranked_masks(last, [layer.relu.shape for layer in layers], budget), strict=True):
+        if layer.name not in replaced:
+            layer.relu.set_mask(mask)
 
 
 def grow_shallow_branches(model: Network, which: float | Container[str] | None, kernel_size: int) -> list[str]:

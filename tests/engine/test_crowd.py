@@ -19,7 +19,8 @@ from raysp.store.keys import key_of
 
 def trial(**options):
     build = builder(1.0)
-    plan = Plan(build.chain(Choice(budget=0.1, d_th=d_th)) for d_th in (None, 0.3))
+    choices = [Choice(budget=0.1), Choice(budget=0.1, d_th=0.3), Choice(budget=0.1, gate_blocks=2)]
+    plan = Plan(map(build.chain, choices))
     source = open_source("digits", None, None)
     sizes = {key_of(source.config): part_sizes(source)}
     return Trial(stages=list(plan.stages.values()), at_once=2, sizes=sizes, gpus=0, seconds=0.2, **options)

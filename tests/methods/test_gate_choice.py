@@ -1,8 +1,11 @@
 """What gating a block would cost, measured without training."""
 
+import math
+
 import torch
 from torch.nn import functional as F
 
+from raysp.methods import gate_choice
 from raysp.methods.gate_choice import measure_gates
 from raysp.methods.least_squares import fit_shallow_branches
 from raysp.models import build_model
@@ -44,6 +47,20 @@ def test_the_divergence_is_that_of_a_network_with_this_block_alone_shallow():
             q = torch.cat([one(batch).logits[FINAL] for batch in images(1)]).log_softmax(dim=1)
         torch.testing.assert_close(loss.divergence, float(F.kl_div(q, p, reduction="batchmean")), rtol=1e-3, atol=1e-6)
         torch.testing.assert_close(loss.fit_r2, r2, rtol=1e-4, atol=1e-5)
+
+
+def test_a_branch_that_breaks_the_network_is_the_last_to_be_taken(monkeypatch):
+    model = network(SHARES)
+    real = gate_choice.fit_shallow_branches
+
+    def fit(student, batches):
+        found = real(student, batches)
+        student.gated_blocks()[2][1].shallow[0].weight.data.fill_(float("nan"))
+        return found
+
+    monkeypatch.setattr(gate_choice, "fit_shallow_branches", fit)
+    found = measure_gates(model, images(0), lambda: iter(images(1)), kernel_size=3)
+    assert max(found, key=lambda loss: loss.divergence) is found[2] and math.isfinite(found[2].divergence)
 
 
 def test_a_block_that_adds_nothing_loses_nothing():

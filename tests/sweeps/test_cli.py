@@ -45,6 +45,11 @@ from sweeps.cli import sweep as sweep_script
         (["--kernel-size", "4"], "3"),
         (["--gate-epochs", "16"], "gate_epochs is 16; expected 0 to 15"),
         (["--gate-epochs", "-1"], "gate_epochs is -1"),
+        (["--gate-blocks", "-1"], "gate_blocks is -1"),
+        (["--gate-blocks", "9"], "gate_blocks 9; expected 0 to 8, the blocks of resnet18"),
+        (["--gate-blocks", "3", "--d-th", "0.1"], "--gate-blocks with thresholds"),
+        (["--density", "0.2"], "--density with mask method taylor, to which it means nothing; expected --mask-method senet or"),
+        (["--mask-start", "scratch"], "--mask-start with mask method taylor, to which it means nothing"),
         (["--pram", "eq3"], "eq2"),
         (["--beta", "-1"], "beta is -1"),
         (["--beta", "1e300"], "beta is 1e+300; expected 0 to 1e+09"),
@@ -219,7 +224,7 @@ def test_a_network_of_the_paper_is_tried_at_its_full_size_and_without_data(tmp_p
 
 def test_what_one_sweep_has_trained_another_finds(tmp_path):
     assert sweep(*TINY, "--inline", cwd=tmp_path).returncode == 0
-    again = sweep(*TINY, "--inline", "--ac-after", "3", "--gate-blocks", "3", cwd=tmp_path, script="threshold_sweep")
+    again = sweep(*TINY, "--inline", "--ac-after", "3", "--gate-blocks", "3", cwd=tmp_path, script="ac_sweep")
     assert again.returncode == 0
     assert again.stdout.count("found    ") == 4
     assert "all-ReLU" in again.stdout
@@ -243,7 +248,7 @@ def test_the_main_job_twice(how, budgets, stages, tmp_path):
     assert first.returncode == 0, first.stderr
     root = tmp_path / "runs" / "quick"
     tables = {"results.csv", "results.parquet", "layers.csv", "pareto.csv", "tables.md", "tables.tex", "report.html"}
-    drawn = ["pareto", "growth", "classes", *(["fig2b"] if len(budgets) > 1 else [])]  # which compares budgets
+    drawn = ["pareto", "growth", "classes"]
     figures = {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
     assert {path.name for path in root.iterdir()} == {".lock", "stages", "plans", *tables, *figures}
     results = (root / "results.csv").read_bytes()

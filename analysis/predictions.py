@@ -93,10 +93,6 @@ def _said(row: Mapping[str, Any]) -> str:
     return f"{row.get('model')}, width {row.get('width')}, {row.get('image_size')} pixels"
 
 
-DIGITS = 9
-"""Of predicted costs, in tables."""
-
-
 def _columns(row: Row, link: Link | None) -> dict[str, Any]:
     costs = row.costs
 
@@ -114,8 +110,7 @@ def _columns(row: Row, link: Link | None) -> dict[str, Any]:
     }
     if link is not None and link.name not in KNOWN:
         columns |= {"pred_link_s": over(link), "pred_link": link.name}
-    # In what order a fit adds up its layers differs between machines; no prediction is as good as these digits.
-    return {name: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value for name, value in columns.items()}
+    return columns
 
 
 def _notes(found: Predictions, calibrations: Calibrations, links: Sequence[Link]) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
 Owns the choice of what is tried and the sum over the plan. Contract: nothing is written but in a temporary directory, and nothing
 of the data is read: images are random, since time doesn't depend on them. An estimate: it counts one checkpoint a stage, leaves
-the test part out, counts gating by a trial's few images, and takes as
-many blocks for gated as a short training of one budget's mask gives.
+the test part out, counts gating by a trial's few images, and takes as many blocks for gated as a short
+training of one budget's mask gives.
 """
 
 import dataclasses

@@ -22,6 +22,8 @@ RIDGE = 1.0
 """What holds slopes of sizes that go together, each scaled to a standard deviation of 1."""
 NEAR, NOISE = 2.0, 0.1
 """How near layers are alike, in standard deviations, and what of their costs is chance. Both chosen by the error below."""
+DIGITS = 9
+"""Of a cost; the last ones of a fit depend on how many threads solve it."""
 BLOCK = 4096
 """Values that go into one ciphertext, roughly: a smaller layer costs no less."""
 
@@ -61,7 +63,7 @@ class Fitted:
             return None
         at = _features(shape)
         lines = {cost: self._line(shape.kind, cost) for cost in COSTS}
-        return PartCosts(**{cost: 0.0 if line is None else line.at(at) for cost, line in lines.items()})
+        return PartCosts(**{cost: 0.0 if line is None else float(f"{line.at(at):.{DIGITS}g}") for cost, line in lines.items()})
 
     def error(self, kind: str) -> Error | None:
         """How far it is off for a kind of layer; None where that can't be told."""

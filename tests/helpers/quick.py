@@ -2,10 +2,16 @@
 
 import dataclasses
 
+from rich.console import Console
+
 from raysp.data.sources import open_source
+from raysp.engine.options import RunOptions
+from raysp.engine.sweep import run_sweep
 from raysp.methods.choices import Choice
 from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS
+from raysp.store.records import Store
+from raysp.store.tensor_files import load_tensors
 
 
 def builder(scale=0.34):
@@ -16,3 +22,12 @@ def values_of(**given):
     """Of every axis of a sweep, one value but for two budgets and what is given."""
     held = {field.name: (field.default,) for field in dataclasses.fields(Choice) if field.name != "budget"}
     return held | {"budget": (0.1, 0.4), "seed": (0,)} | given
+
+
+def run(leaves, root):
+    options = RunOptions(inline=True, gpus_per_stage=0)
+    return run_sweep(leaves, root, [open_source("digits", None, None)], options, labels={}, console=Console(quiet=True))
+
+
+def weights(root, stage):
+    return load_tensors(Store(root=root).directory(stage) / "weights.safetensors")

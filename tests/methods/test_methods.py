@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from raysp.methods.budget import allocate_budget, resolve_budget, whole_channels
 from raysp.methods.losses import distillation_kl, pram_attention, pram_eq2
-from raysp.methods.positions import network_masks
+from raysp.methods.positions import network_masks, top_positions
 from raysp.training.recipes import Recipe, gamma_at
 
 
@@ -182,3 +182,12 @@ def test_cosine_ends_near_zero():
     recipe = dataclasses.replace(Recipe(), decay="cosine", milestones=(), epochs=10)
     assert recipe.lr_at(0) == recipe.lr
     assert recipe.lr_at(9) < 0.03 * recipe.lr
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 24])
+def test_top_positions_are_exact_with_ties(count):
+    score = torch.tensor([1.0, 2.0]).repeat(12).view(2, 3, 4)
+    mask = top_positions(score, count)
+    assert int(mask.sum()) == count
+    if 0 < count < 24:
+        assert score[mask].min() >= score[~mask].max()

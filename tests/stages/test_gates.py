@@ -5,13 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from quick import builder
-from rich.console import Console
+from quick import builder, run, weights
 
-from raysp.data.sources import open_source
 from raysp.engine.context import Parent, read_parents
-from raysp.engine.options import RunOptions
-from raysp.engine.sweep import run_sweep
 from raysp.methods.choices import Choice
 from raysp.methods.positions import layer_mask
 from raysp.methods.ranking import PREFIX
@@ -19,7 +15,6 @@ from raysp.stages import gates
 from raysp.stages.finetune import canonical
 from raysp.stages.student import grow_shallow_branches, share_out_rest, start_student
 from raysp.store.records import SAME_AS, Store
-from raysp.store.tensor_files import load_tensors
 
 
 def masked(densities):
@@ -181,15 +176,6 @@ def test_a_network_with_gates_by_number_keeps_its_budget_and_loses_those_blocks(
     gone = sum(layer["kept"] for layer in layers if layer["layer"] in inner)
     assert gone > 0
     assert row["relus"] == (row["budget"] if method == "taylor" else row["budget"] - gone)
-
-
-def run(leaves, root):
-    options = RunOptions(inline=True, gpus_per_stage=0)
-    return run_sweep(leaves, root, [open_source("digits", None, None)], options, labels={}, console=Console(quiet=True))
-
-
-def weights(root, stage):
-    return load_tensors(Store(root=root).directory(stage) / "weights.safetensors")
 
 
 def without_times(record):

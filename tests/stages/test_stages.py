@@ -5,40 +5,30 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from quick import builder
+from interrupted import check_it_ends_bit_identical
+from quick import builder, run, weights
 from rich.console import Console
 
 from analysis.results import layers_table, results_table
 from raysp.data.sources import load_splits, open_source
-from raysp.engine.context import Context, Place, read_parents
 from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
 from raysp.methods.choices import Choice
-from raysp.methods.positions import top_positions
 from raysp.models.collapse import drop_main_branches
 from raysp.models.costs import count_costs
 from raysp.models.files import load_model
 from raysp.models.relu import MaskedReLU
-from raysp.planning.plan import Plan
 from raysp.stages.baseline import baseline_stage
 from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS
 from raysp.stages.sensitivity import SparseTask
-from raysp.stages.student import grow_shallow_branches, start_student
-from raysp.store.keys import key_of
 from raysp.store.records import Store
-from raysp.store.tensor_files import load_tensors
 
 BUDGETS = (0.05, 0.4)
 
 
 def chains(scale=0.34, ac_after=(3,)):
     return [builder(scale).chain(Choice(budget=b, d_th=0.1, gamma="linear", ac_after=ac_after, seed=0)) for b in BUDGETS]
-
-
-def run(leaves, root):
-    options = RunOptions(inline=True, gpus_per_stage=0)
-    return run_sweep(leaves, root, [open_source("digits", None, None)], options, labels={}, console=Console(quiet=True))
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +38,6 @@ def finished(tmp_path_factory):
     leaves = chains()
     assert run(leaves, root).ok
     return root, leaves
-
-
-def weights(root, stage):
-    return load_tensors(Store(root=root).directory(stage) / "weights.safetensors")
 
 
 def test_masks_hold_exactly_the_budget(finished):
@@ -150,15 +136,6 @@ VARIETY = (
     ),
     Choice(budget=0.1, mask_method="snl", granularity="channel", d_th=0.1, gate_epochs=0, gb_init="least-squares"),
 )
-RANKED = (
-    Choice(budget=0.1, mask_method="taylor", d_th=0.1, gate_epochs=0, gb_init="least-squares", ac_after=(3,)),
-    Choice(budget=0.3, mask_method="taylor", d_th=0.1),
-    Choice(budget=0.1, mask_method="taylor", weights="continue"),
-    Choice(budget=0.2, mask_method="frozen", granularity="channel"),
-    Choice(budget=0.2, mask_method="snl-walk"),
-    Choice(budget=0.1, mask_method="random", weights="rewind"),
-    Choice(budget=0.3, mask_method="taylor", gate_blocks=2, gate_epochs=2),
-)
 
 
 def variety():
@@ -199,58 +176,6 @@ def test_every_method_keeps_its_budget_and_says_what_it_kept(varied):
     methods = layers.groupby("mask_method")["eta_alpha"].count()
     assert methods["snl"] == 0, "snl shares nothing out by sensitivity"
     assert methods["counterfactual"] == 17
-
-
-def rankings():
-    return [builder().chain(choice) for choice in RANKED]
-
-
-@pytest.fixture(scope="module")
-def ranked(tmp_path_factory):
-    """A sweep over rankings and weights that are rewound, done; its root and its leaves."""
-    root = tmp_path_factory.mktemp("ranked")
-    leaves = rankings()
-    assert run(leaves, root).ok
-    return root, leaves
-
-
-def test_one_ranking_gives_every_budget_its_mask(ranked):
-    root, leaves = ranked
-    records = Store(root=root).records()[0]
-    table, layers = results_table(records), layers_table(records)
-    walks = [leaf.parents["ranking"] for leaf in leaves[:5]]
-    assert walks[0].key == walks[1].key and len({walk.key for walk in walks}) == 4
-    for leaf, walk in zip(leaves, walks, strict=False):
-        rows = table[table["key"] == leaf.key]
-        assert set(rows["mask_key"]) == {walk.key} and set(rows["mask_method"]) == {walk.config.method}
-        assert set(rows["budget"]) == {leaf.config.budget} and set(rows["weights"]) == {leaf.config.weights}
-        mine = layers[(layers["mask_key"] == walk.key) & (layers["budget"] == leaf.config.budget)]
-        assert len(mine) == 17 and set(mine["epochs"]) == {walk.config.recipe.epochs}
-        kept = mine["kept"].sum()
-        assert kept == leaf.config.budget if walk.config.granularity == "pixel" else 0 < kept <= leaf.config.budget
-        assert kept == sum(layer["kept"] for layer in Store(root=root).read(leaf)["metrics"]["layers"])
-    smaller, larger = (weights(root, leaf) for leaf in leaves[:2])
-    both = [name for name in smaller if name.endswith(".mask") and name in larger]
-    assert len(both) > 10 and all(bool((larger[name] | ~smaller[name]).all()) for name in both), "nested"
-
-
-@pytest.mark.parametrize("index", range(6))
-def test_a_fine_tuning_starts_with_the_weights_that_are_asked_for(ranked, index, monkeypatch):
-    """And with its mask."""
-    root, leaves = ranked
-    leaf = leaves[index]
-    store = Store(root=root)
-    context = Context(stage=leaf, place=Place(store=store), parents=read_parents(leaf, store), report=print)
-    student = leaf.config.experiment.build("test")
-    facts = start_student(student, context, leaf.config.weights, leaf.config.budget)
-    state = {name: tensor for name, tensor in student.state_dict().items() if not name.endswith(".mask")}
-    source = leaf.parents["baseline"] if leaf.config.weights == "rewind" else leaf.parents["ranking"]
-    assert all(torch.equal(weights(root, source)[name], tensor) for name, tensor in state.items())
-    kept = sum(layer.relu.kept for layer in student.relu_layers())
-    assert 0 < kept <= facts["budget"] and (facts["granularity"] == "channel" or kept == facts["budget"])
-    if "mask" in leaf.parents:
-        masks = {name: tensor for name, tensor in student.state_dict().items() if name.endswith(".mask")}
-        assert all(torch.equal(weights(root, leaf.parents["mask"])[name], mask) for name, mask in masks.items())
 
 
 def test_every_exit_of_a_joint_model_is_a_row(varied):
@@ -299,57 +224,6 @@ def test_heads_that_are_fitted_anew_in_the_end_are_what_rows_are_about(varied):
     assert "ac_end_fit" not in Store(root=root).read(leaves[1])["metrics"]
 
 
-@pytest.mark.parametrize("gamma", [0.0, 1.0])
-def test_heads_are_fitted_with_the_gates_that_training_starts_with(gamma, monkeypatch):
-    from raysp.stages import student as students
-    from raysp.training.batches import Batches
-
-    seen = []
-    fit = students.fit_heads
-
-    def watch(student, *others):
-        seen.extend(block.gate for _, block in student.gated_blocks() if block.shallow is not None)
-        return fit(student, *others)
-
-    monkeypatch.setattr(students, "fit_heads", watch)
-    config = builder().chain(Choice(budget=0.1, d_th=1.0, ac_after=(3,))).config
-    student, teacher = config.experiment.build("test"), config.experiment.build("teacher")
-    grow_shallow_branches(student, 1.0, 3)
-    student.add_exit(3, "pool")
-    source = open_source("digits", None, None)
-    batches = Batches(source.config, load_splits(source), torch.device("cpu"))
-    students.start_heads(student, teacher, batches, gamma, 0)
-    assert set(seen) == {gamma}
-    assert {block.gate for _, block in student.gated_blocks()} == {1.0}, "what they are worth is asked of what is deployed"
-
-
-@pytest.mark.parametrize("index", [0, 2])
-def test_a_rewound_student_starts_with_its_own_statistics_and_another_with_its_masks(ranked, index, tmp_path, monkeypatch):
-    from raysp.stages import finetune
-
-    class Seen(Exception):
-        """The student's state before its first step."""
-
-    def look(task, *others):
-        raise Seen(task.model.state_dict())
-
-    root, leaves = ranked
-    leaf, store = leaves[index], Store(root=root)
-    monkeypatch.setattr(finetune, "train", look)
-    source = open_source("digits", None, None)
-    place = Place(store=store, splits={key_of(source.config): load_splits(source)})
-    with pytest.raises(Seen) as seen:
-        finetune.run(leaf.config, Context(stage=leaf, place=place, parents=read_parents(leaf, store), report=print))
-    (state,) = seen.value.args
-    rewound = leaf.config.weights == "rewind"
-    before = weights(root, leaf.parents["baseline" if rewound else "ranking"])
-    means = [name for name in before if name.endswith("running_mean")]
-    assert len(means) > 10 and all(torch.equal(state[name], before[name]) != rewound for name in means)
-    others = [name for name in state if not name.endswith((".mask", "running_mean", "running_var", "num_batches_tracked"))]
-    others = [name for name in others if name in before]
-    assert len(others) > 50 and all(torch.equal(state[name], before[name]) for name in others)
-
-
 def test_finished_stages_are_loaded_as_models(varied):
     root, leaves = varied
     store = Store(root=root)
@@ -388,96 +262,12 @@ def test_selection_by_the_test_part_holds_nothing_out_and_says_so(tmp_path):
     assert splits.val is splits.test
 
 
-class Interrupted(BaseException):
-    """Stands for a kill: nothing catches it."""
-
-
-@pytest.mark.parametrize(("fixture", "make"), [("finished", chains), ("varied", variety), ("ranked", rankings)])
+@pytest.mark.parametrize(("fixture", "make"), [("finished", chains), ("varied", variety)])
 def test_a_run_interrupted_in_every_stage_ends_bit_identical(fixture, make, request, tmp_path, monkeypatch):
     root, leaves = request.getfixturevalue(fixture)
-    save = Context.save_checkpoint
-    interrupted = set()
-
-    def save_then_stop(self, tensors, state):
-        save(self, tensors, state)
-        moment = (self.stage.key, len(state["history"]))
-        if moment[1] in (1, 3, self.stage.epochs) and moment not in interrupted:
-            interrupted.add(moment)
-            raise Interrupted
-
-    monkeypatch.setattr(Context, "save_checkpoint", save_then_stop)
-    monkeypatch.setattr("raysp.training.loop.CHECKPOINT_PAUSE", 0.0)
-    for _ in range(60):
-        try:
-            outcome = run(make(), tmp_path)
-        except Interrupted:
-            continue
-        break
-    assert outcome.ok
-    stages = Plan(leaves).stages.values()
-    trained = [stage for stage in stages if stage.name != "gating"]  # which trains nothing, and has no weights
-    assert len(interrupted) == 3 * len(trained)
-    assert all(stage.epochs >= 4 for stage in trained)
-    moving = [0.5] * (fixture == "ranked") + [
-        h["gamma"] for leaf in leaves for h in Store(root=root).read(leaf)["history"][1:2] if "gamma" in h
-    ]
+    check_it_ends_bit_identical(root, make, tmp_path, monkeypatch)
+    moving = [h["gamma"] for leaf in leaves for h in Store(root=root).read(leaf)["history"][1:2] if "gamma" in h]
     assert any(0 < gamma < 1 for gamma in moving), "an epoch with both branches must be resumed"
-    for stage in stages:
-        if stage in trained:
-            one, two = weights(root, stage), weights(tmp_path, stage)
-            assert one.keys() == two.keys()
-            assert all(torch.equal(one[name], two[name]) for name in one), stage.label
-        assert Store(root=root).read(stage)["metrics"] == Store(root=tmp_path).read(stage)["metrics"]
-    columns = results_table(Store(root=root).records()[0]).columns.drop("time_s")
-    assert results_table(Store(root=root).records()[0])[columns].equals(results_table(Store(root=tmp_path).records()[0])[columns])
-
-
-@pytest.mark.parametrize("count", [0, 1, 7, 24])
-def test_top_positions_are_exact_with_ties(count):
-    score = torch.tensor([1.0, 2.0]).repeat(12).view(2, 3, 4)
-    mask = top_positions(score, count)
-    assert int(mask.sum()) == count
-    if 0 < count < 24:
-        assert score[mask].min() >= score[~mask].max()
-
-
-def test_blocks_are_gated_up_to_and_with_the_threshold():
-    model = builder().baseline(0).config.experiment.build("test")
-    for index, share in enumerate((0.0, 0.1, 0.11, 1.0, 0.1, 0.5, 0.05, 0.2)):
-        relu = model.gated_blocks()[index][1].inner_relu
-        relu.set_mask(top_positions(torch.rand(relu.shape), round(share * relu.size)))
-    kept = [block.inner_relu.kept / block.inner_relu.size for _, block in model.gated_blocks()]
-    gated = grow_shallow_branches(model, 0.1, 3)
-    assert gated == [name for (name, _), d in zip(model.gated_blocks(), kept, strict=True) if d <= 0.1]
-    assert 0 < len(gated) < 8
-    assert grow_shallow_branches(builder().baseline(0).config.experiment.build("test"), None, 3) == []
-    exact = builder().baseline(0).config.experiment.build("test")
-    first = exact.gated_blocks()[0][1].inner_relu
-    first.set_mask(top_positions(torch.rand(first.shape), first.size // 4))
-    assert grow_shallow_branches(exact, 0.25, 3) == ["stages.0.0"]
-
-
-@pytest.mark.parametrize("start", ["random", "least-squares"])
-def test_starts_are_judged_with_all_gates_at_1(start, monkeypatch):
-    from raysp.stages import student as students
-    from raysp.training.batches import Batches
-
-    seen = []
-    measure = students.accuracy
-
-    def watch(model, batches, part):
-        seen.append(({block.gate for _, block in model.gated_blocks() if block.shallow is not None}, part))
-        return measure(model, batches, part)
-
-    monkeypatch.setattr(students, "accuracy", watch)
-    config = builder().chain(Choice(budget=0.1, d_th=1.0, gb_init=start)).config
-    student = config.experiment.build("test")
-    grow_shallow_branches(student, 1.0, 3)
-    source = open_source("digits", None, None)
-    batches = Batches(source.config, load_splits(source), torch.device("cpu"))
-    found = students.start_branches(student, batches, config.gb_init, config.recipe.batch_size, 0)
-    assert seen == [({1.0}, "val")]
-    assert ("fit_r2" in found) == (start == "least-squares")
 
 
 def test_a_loss_that_explodes_is_reported_with_its_stage_and_epoch(tmp_path):

@@ -14,7 +14,7 @@ class Interrupted(BaseException):
 
 
 def check_it_ends_bit_identical(root, make, tmp_path, monkeypatch):
-    """Train the leaves that `make` makes in `tmp_path`, stopped at three moments of each stage that trains, and compare with `root`."""
+    """Train what `make` makes in `tmp_path`, stopped at three moments of each stage that trains; compare with `root`."""
     interrupted = set()
     save = Context.save_checkpoint
 

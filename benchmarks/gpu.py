@@ -46,7 +46,6 @@ REAL: Found = {
     "width": 64,
     "precision": "bf16",
     "budgets": [24_900, 49_600, 100_000],
-    "mask_method": "counterfactual",
     "epochs_scale": None,
     "sweep_s": 3600.0,
 }
@@ -205,7 +204,6 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0, help="after which everything is written")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="in the order given")
     parser.add_argument("--data", type=Path, help="image folder of the sweep: CIFAR-100 (`pack_images.py`)")
-    parser.add_argument("--mask-method", choices=["counterfactual", "senet", "snl", "random"], help="of the sweep")
     parser.add_argument("--epochs-scale", type=float, help="of the sweep; by default the largest for which there is time")
     parser.add_argument("--rehearse", action="store_true", help="in miniature, on a CPU")
     given = parser.parse_args()
@@ -213,7 +211,8 @@ def main() -> None:
     settings = dict(MINIATURE if given.rehearse else REAL)
     if given.data:
         settings["data"] = str(given.data.absolute())
-    settings |= {name: value for name in ("mask_method", "epochs_scale") if (value := getattr(given, name)) is not None}
+    if given.epochs_scale is not None:
+        settings["epochs_scale"] = given.epochs_scale
     rental = Rental(given.out, given.minutes, settings)
     try:
         facts(rental)

@@ -1,13 +1,11 @@
 """The paper's tables at full size in the seconds that a rental has left: the part `sweep` of `gpu.py`.
 
-Three budgets of the paper's on CIFAR-100, ResNet18 of its full width, shallow blocks and two early exits, by the preset
-`cifar100` with its epochs scaled to the time: every kind of stage is tried first (`raysp.engine.calibration`), then the largest
-scale that fits is trained. One stage after the other: a recorded step of this width keeps the GPU busy by itself, so that stages
-beside one another would only share it. Owns the choice of the scale, and what is kept as it goes. Contract: when the time is over
-the training is told to end, and what is done is in the tables, and as records without weights in `sweep.tar.xz`.
-
-Masks are `counterfactual`'s by default. SNL's did better in small runs, but the preset's λ was found there: it is a price per
-ReLU, of which there are 16 times as many at full size. Reckoned, not seen: it would leave some thousand after one epoch.
+Three budgets of the paper's on CIFAR-100, ResNet18 of its full width, by the preset `cifar100` as it is: one ranking for all,
+gated blocks, early exits fitted; its epochs scaled to the time: every kind of stage is tried first
+(`raysp.engine.calibration`), then the largest scale that fits is trained. One stage after the other: a recorded step of this
+width keeps the GPU busy by itself, so that stages beside one another would only share it. Owns the choice of the scale, and
+what is kept as it goes. Contract: when the time is over the training is told to end, and what is done is in the tables, and as
+records without weights in `sweep.tar.xz`.
 """
 
 import json
@@ -234,22 +232,12 @@ def largest(forecast: Any, seconds: float) -> float:
 
 
 def leaves_of(builder: "ChainBuilder", settings: Found) -> list["Stage"]:
-    """A fine-tuning per budget: gated, started by least squares, with exits after both stages."""
+    """A fine-tuning per budget, by the preset's own choices."""
     from raysp.methods.choices import Choice
+    from raysp.stages.presets import PRESETS
 
-    return [
-        builder.chain(
-            Choice(
-                budget=budget,
-                mask_method=settings["mask_method"],
-                d_th=0.1,
-                gb_init="least-squares",
-                ac_after=(2, 3),
-                ac_head="bottleneck",
-            )
-        )
-        for budget in settings["budgets"]
-    ]
+    chosen = {field: values[0] for field, values in PRESETS[settings["preset"]].axes.items() if field != "budget"}
+    return [builder.chain(Choice(budget=budget, **chosen)) for budget in settings["budgets"]]
 
 
 def _command(settings: Found, scale: float, dataset: str) -> str:
@@ -257,9 +245,7 @@ def _command(settings: Found, scale: float, dataset: str) -> str:
     budgets = " ".join(f"{budget:g}" for budget in settings["budgets"])
     return (
         f"raysp sweep budget --preset {settings['preset']} --dataset {dataset} --image-size {settings['image_size']} "
-        f"--width {settings['width']} --budgets {budgets} --mask-method {settings['mask_method']} --d-th 0.1 "
-        f"--gb-init least-squares --ac-after 2+3 --ac-head bottleneck --ac-init random --ac-end trained "
-        f"--precision {settings['precision']} --epochs-scale {scale:g} --inline"
+        f"--width {settings['width']} --budgets {budgets} --precision {settings['precision']} --epochs-scale {scale:g} --inline"
         + (" --cuda-graph on" if settings["device"] == "cuda" else "")
     )
 

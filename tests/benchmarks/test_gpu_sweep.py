@@ -52,7 +52,7 @@ def test_all_of_a_rental_in_miniature(tmp_path):
     found = rehearse(tmp_path, "--minutes", "2.9", "--epochs-scale", "0.1")
     assert [f for f in found if "failed" in f] == []
     rows = [row for f in found if "trained" in f for row in f["trained"]["rows"]]
-    assert sorted(row["exit"] for row in rows) == sorted(["final", *["ac2", "ac3", "final"] * 3])
+    assert sorted(row["exit"] for row in rows) == sorted(["final", *["ac3", "final"] * 3])
     (chosen,) = (f for f in found if "scale" in f)
     assert chosen["scale"] == 0.1 and 0 < chosen["forecast_s"] < chosen["seconds"]
     names = {path.name for path in tmp_path.iterdir()}

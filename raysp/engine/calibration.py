@@ -37,6 +37,9 @@ TRIAL_S = {False: 0.3, True: 0.5}
 beside its steps."""
 FEWEST = {False: 16, True: 2048}
 """Images of a trial's epoch. A GPU takes as long for a few images as for a batch of them."""
+CALM = 1e-3
+"""Of its rate, a trial's fine-tuning has so much: classifiers that are fitted to noise would make it diverge. Other stages keep
+theirs, since masks that are not trained at all lie elsewhere."""
 ALIKE = ("budget", "density", "gamma", "sensitivity")
 """Fields of a configuration that change next to nothing of what its epochs cost."""
 
@@ -189,7 +192,8 @@ def shortened(stage: Stage, images: int, known: dict[str, Stage], epochs: int = 
         changes: dict[str, Any] = {}
         if recipe := getattr(config, "recipe", None):
             size = min(images, recipe.batch_size)
-            changes["recipe"] = dataclasses.replace(recipe, epochs=epochs, batch_size=size, milestones=())
+            rate = recipe.lr * (CALM if stage.name == "finetune" else 1.0)
+            changes["recipe"] = dataclasses.replace(recipe, epochs=epochs, batch_size=size, milestones=(), lr=rate)
         if getattr(config, "given", None):
             changes["given"] = None  # the stages behind it take as long with any weights
         if getattr(config, "gate_epochs", 0):

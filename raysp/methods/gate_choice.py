@@ -54,6 +54,7 @@ def measure_gates(
     blocks = student.gated_blocks()
     for _, block in blocks:
         block.add_shallow_branch(kernel_size)
+    student.to(next(student.parameters()).device)  # branches are made on the CPU
     fits = fit_shallow_branches(student, fit_on)
     losses = []
     as_it_is = _log_probabilities(student, images)

@@ -6,13 +6,24 @@ import numpy as np
 import pytest
 import recorded
 import torch
+from rich.console import Console
 
 from raysp.data.config import DataConfig
 from raysp.data.sources import Part, Splits
+from raysp.engine.calibration import random_images
+from raysp.engine.context import Place
+from raysp.engine.inline import run_inline
+from raysp.engine.progress import Progress
+from raysp.methods.choices import Choice
 from raysp.models.network import Network
+from raysp.planning.plan import JobQueue, Plan
+from raysp.stages.chain import ChainBuilder
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask
+from raysp.stages.presets import PRESETS
 from raysp.stages.student import grow_shallow_branches
+from raysp.store.keys import key_of
+from raysp.store.records import Store
 from raysp.training.recipes import Recipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -120,3 +131,19 @@ def test_a_checkpoint_of_a_cpu_is_taken_up(monkeypatch):
             21.0,
             28.0,
         }
+
+
+def test_a_presets_own_chain_is_trained(tmp_path):
+    """Ranking, gates by loss, and heads that are fitted: what no step alone shows."""
+    data = DataConfig(name="cifar100", num_classes=10, image_size=16, crop_padding=2)
+    preset = PRESETS["cifar100"]
+    build = ChainBuilder(preset, data, width=16, epochs_scale=0.05, precision="bf16")
+    chosen = {field: values[0] for field, values in preset.axes.items()}
+    plan = Plan([build.chain(Choice(**chosen))])
+    splits = {key_of(data): random_images(data, {"train": 2048, "val": 256, "test": 256})}
+    with Store(root=tmp_path).lock() as store:
+        place = Place(store=store, num_threads=1, gpus=1.0, cuda_graph="on", splits=splits)
+        progress = Progress(list(plan.stages.values()), lambda: 1, Console(quiet=True))
+        outcome = run_inline(JobQueue(list(plan.stages.values())), place, progress)
+        assert outcome.ok, outcome.failed
+        assert [row["exit"] for row in store.read(*plan.leaves.values())["rows"]] == ["final", "ac3"]

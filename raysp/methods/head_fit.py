@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raysp.methods.full_precision import full_precision
 from raysp.methods.measured import measure
 from raysp.models.exits import FINAL
 from raysp.models.network import Network, head_path
@@ -53,6 +54,7 @@ class HeadFit:
     """Times that loss and gradient were computed."""
 
 
+@full_precision()
 def fit_heads(student: Network, teacher: Network, images: Images) -> dict[str, HeadFit]:
     """Set the last linear layer of every auxiliary head to the fit, in the network as it is.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raysp.methods.full_precision import full_precision
 from raysp.models.blocks import GatedBlock
 from raysp.models.network import Network
 
@@ -40,6 +41,7 @@ class _Sums:
     block_input: Tensor | None = field(default=None, repr=False)
 
 
+@full_precision()
 @torch.no_grad()
 def fit_shallow_branches(model: Network, images: Iterable[Tensor]) -> dict[str, float]:
     """Set every shallow branch to the least-squares fit of its main branch, in the network as it is with all gates at 0.

@@ -177,3 +177,20 @@ def test_no_images_are_refused():
     model.add_exit(1, "pool")
     with pytest.raises(ValueError, match="expected some thousand"):
         fit_heads(model, build_model("resnet18", num_classes=7, image_size=16, width=4), lambda most: [])
+
+
+def test_products_are_of_full_precision_meanwhile():
+    seen = []
+
+    def some(most):
+        seen.append(torch.get_float32_matmul_precision())
+        return batches(most)
+
+    torch.set_float32_matmul_precision("high")
+    try:
+        student, teacher = networks(head="grid")
+        fit_heads(student, teacher, some)
+        after = torch.get_float32_matmul_precision()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert (set(seen), after) == ({"highest"}, "high")

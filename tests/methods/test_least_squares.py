@@ -101,3 +101,20 @@ def test_a_stride_and_several_blocks():
 def test_no_images_are_refused():
     with pytest.raises(ValueError, match="expected some thousand"):
         fit_shallow_branches(network(), [])
+
+
+def test_products_are_of_full_precision_meanwhile():
+    """A GPU that rounds factors to TF32 gave fits that explain more than all."""
+    seen = []
+
+    def batches():
+        seen.append(torch.get_float32_matmul_precision())
+        yield images()
+
+    torch.set_float32_matmul_precision("high")
+    try:
+        fit_shallow_branches(network(), batches())
+        after = torch.get_float32_matmul_precision()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert (seen, after) == (["highest"], "high")

@@ -15,6 +15,8 @@ from raysp.engine.context import Place
 from raysp.engine.inline import run_inline
 from raysp.engine.progress import Progress
 from raysp.methods.choices import Choice
+from raysp.methods.least_squares import fit_shallow_branches
+from raysp.models import build_model
 from raysp.models.network import Network
 from raysp.planning.plan import JobQueue, Plan
 from raysp.stages.chain import ChainBuilder
@@ -147,3 +149,20 @@ def test_a_presets_own_chain_is_trained(tmp_path):
         outcome = run_inline(JobQueue(list(plan.stages.values())), place, progress)
         assert outcome.ok, outcome.failed
         assert [row["exit"] for row in store.read(*plan.leaves.values())["rows"]] == ["final", "ac3"]
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_fits_are_the_cpus():
+    """In closed form they stand no factors of ten bits."""
+    generator = torch.Generator().manual_seed(0)
+    images = 3.0 + 0.1 * torch.randn(512, 3, 16, 16, generator=generator)
+    found = {}
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        student = build_model("resnet18", num_classes=10, image_size=16, width=32)
+        for _, block in student.gated_blocks():
+            block.inner_relu.set_mask(torch.rand(block.inner_relu.shape) < 0.1)
+            block.add_shallow_branch(3)
+        found[device] = fit_shallow_branches(student.to(device), [images.to(device)])
+    assert found["cuda"] == pytest.approx(found["cpu"], abs=0.01)
+    assert max(found["cuda"].values()) <= 1.0

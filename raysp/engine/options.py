@@ -11,14 +11,11 @@ from typing import Literal
 Compile = Literal["off", "on"]
 """Whether networks are compiled (`raysp.engine.compiling`)."""
 CudaGraph = Literal["auto", "on", "off"]
-"""Whether training steps are recorded as CUDA graphs and replayed (`raysp.training.replay`)."""
+"""Whether training steps are recorded as CUDA graphs and replayed (`raysp.training.replay`); `auto`: on GPUs, by one worker."""
 Gpus = float | Literal["auto"]
 """GPUs of a stage; `auto` is a share of one that is measured (`raysp.engine.packing`)."""
 Stopping = Literal["none", "pareto"]
 """Whether configurations are given up (`raysp.planning.halving`)."""
-
-AUTO_USES_GRAPH = False
-"""What `auto` means where there is a GPU."""
 
 MAX_THREADS = 1024
 MAX_WORKERS = 1024
@@ -139,5 +136,4 @@ def check_cuda_graph(cuda_graph: CudaGraph, gpus: float, workers: int) -> None:
 def uses_graph(cuda_graph: CudaGraph, gpus: float, workers: int) -> bool:
     """Whether steps are recorded; see `check_cuda_graph`, whose errors it raises."""
     check_cuda_graph(cuda_graph, gpus, workers)
-    wanted = cuda_graph == "on" or (cuda_graph == "auto" and AUTO_USES_GRAPH)
-    return wanted and bool(gpus) and workers == 1
+    return cuda_graph != "off" and bool(gpus) and workers == 1

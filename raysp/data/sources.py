@@ -8,7 +8,7 @@ image is decoded before anything trains.
 import importlib.util
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,15 +18,19 @@ from filelock import FileLock
 
 from raysp.data import imagefolder
 from raysp.data.config import DataConfig, Selection
+from raysp.data.facts import Tell
+from raysp.data.imagefolder import Folder
+from raysp.data.listing import FolderError, list_folder
+from raysp.data.notes import notes_of
+from raysp.data.pictures import to_array
+from raysp.data.splitting import held_out, labels_of, takes_a_class
+from raysp.data.tiny_imagenet import SIZE, list_tiny_imagenet
 
 CROP_SHARE = 8
 """Training images are padded by one pixel in this many before they are cropped: by 4 at 32x32, as is usual."""
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
-
-SPLIT_SEED = 0
-"""Draws the validation part; fixed, so that all seeds of a sweep leave the same images out of training."""
 
 
 class DataError(ValueError):
@@ -68,6 +72,12 @@ class Source:
     config: DataConfig
     path: Path
     """Directory to read or to download to."""
+    folder: Folder | None = None
+    """The files, where it is a folder."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of it before training, a sentence each."""
+    passed_over: str = ""
+    """How many files were passed over, and of which kinds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,39 +92,28 @@ class _Builtin:
     """(image size, directory) to the training and the test part, and the names of the classes if they have any."""
 
 
-def open_source(name: str, image_size: int | None, data_dir: Path, selection: Selection = "val") -> Source:
-    """Find out what a data set is, without decoding it.
+def open_source(
+    name: str, image_size: int | None, data_dir: Path, selection: Selection = "val", *, tell: Tell | None = None
+) -> Source:
+    """Find out what a data set is, without decoding it. A folder's files are all read, or remembered from an earlier time.
 
     Args:
-        name: `digits`, `cifar10`, `cifar100`, or `imagefolder:PATH`.
+        name: `digits`, `cifar10`, `cifar100`, `imagefolder:PATH` or `tiny-imagenet:PATH`.
         image_size: pixels; None takes the data set's own size (32 for an image folder).
         data_dir: where downloaded data sets lie.
         selection: part that chooses the best epoch; see `DataConfig`.
+        tell: called about once a second, where reading takes so long, with how many files of how many are read.
 
     Raises:
         DataError: unknown name, or an image folder that can't be used.
     """
-    if name.startswith("imagefolder:"):
-        path = Path(name.removeprefix("imagefolder:")).expanduser()
-        if name == "imagefolder:":
-            raise DataError("imagefolder: without a path; expected imagefolder:PATH")
-        try:
-            classes, fingerprint = imagefolder.scan(path)
-        except imagefolder.FolderError as error:
-            raise DataError(str(error)) from None
-        size = 32 if image_size is None else image_size
-        padding = size // CROP_SHARE
-        config = DataConfig(
-            name="imagefolder",
-            fingerprint=fingerprint,
-            num_classes=len(classes),
-            image_size=size,
-            crop_padding=padding,
-            selection=selection,
-        )
-        return Source(config=config, path=path)
+    layout, colon, place = name.partition(":")
+    if colon and layout in _LAYOUTS:
+        return _open_folder(layout, place, image_size, selection, tell)
     if name not in _BUILTIN:
-        raise DataError(f"unknown data set {name!r}; expected one of {', '.join(_BUILTIN)}, or imagefolder:PATH")
+        raise DataError(
+            f"unknown data set {name!r}; expected one of {', '.join(_BUILTIN)}, or {' or '.join(f'{n}:PATH' for n in _LAYOUTS)}"
+        )
     known = _BUILTIN[name]
     size = known.native_size if image_size is None else image_size
     config = DataConfig(
@@ -129,6 +128,66 @@ def open_source(name: str, image_size: int | None, data_dir: Path, selection: Se
     return Source(config=config, path=data_dir)
 
 
+def _open_folder(layout: str, place: str, image_size: int | None, selection: Selection, tell: Tell | None) -> Source:
+    if not place:
+        raise DataError(f"{layout}: without a path; expected {layout}:PATH")
+    native_size, list_files = _LAYOUTS[layout]
+    try:
+        folder = imagefolder.scan(list_files(Path(place).expanduser()), tell)
+    except FolderError as error:
+        raise DataError(str(error)) from None
+    size = native_size if image_size is None else image_size
+    config = DataConfig(
+        name=layout,
+        fingerprint=folder.fingerprint,
+        num_classes=len(folder.listing.classes),
+        image_size=size,
+        crop_padding=size // CROP_SHARE,
+        selection=selection,
+        depth=folder.depth,
+    )
+    if _holds_out(folder, config):
+        labels = labels_of(folder.listing.parts["train"])
+        config = replace(config, every_class_kept=takes_a_class(labels, config.val_fraction))
+    return Source(
+        config=config,
+        path=folder.listing.root,
+        folder=folder,
+        notes=tuple(notes_of(folder, _split(folder, config))),
+        passed_over=folder.listing.passed_over,
+    )
+
+
+def _holds_out(folder: Folder, config: DataConfig) -> bool:
+    return config.selection == "val" and "val" not in folder.listing.parts
+
+
+def _split(folder: Folder, config: DataConfig) -> dict[str, list[int]]:
+    """Numbers of the entries of the training part that are trained on and, where some are, of those held out."""
+    entries = folder.listing.parts["train"]
+    if not _holds_out(folder, config):
+        return {"train": list(range(len(entries)))}
+    kept, held = held_out(labels_of(entries), config.val_fraction, every_class_kept=config.every_class_kept)
+    return {"train": kept.tolist(), "val": held.tolist()}
+
+
+def _load_folder(folder: Folder, config: DataConfig) -> tuple[Part, Part, Part, tuple[str, ...]]:
+    """Training, validation and test part of a folder, and its classes. What is held out is decoded where it is to lie."""
+    parts = folder.listing.parts
+    wanted = {part: [parts["train"][row] for row in rows] for part, rows in _split(folder, config).items()}
+    wanted["test"] = list(parts["test"])
+    if config.selection == "val":
+        wanted.setdefault("val", list(parts.get("val", ())))
+    decoded = {}
+    try:
+        for part, entries in wanted.items():
+            images, labels = imagefolder.decode(folder.listing.root, entries, config.image_size, config.depth)
+            decoded[part] = Part(images=images, labels=labels)
+    except FolderError as error:
+        raise DataError(str(error)) from None
+    return decoded["train"], decoded.get("val", decoded["test"]), decoded["test"], folder.listing.classes
+
+
 def load_splits(source: Source) -> Splits:
     """Decode a data set and split it.
 
@@ -136,27 +195,20 @@ def load_splits(source: Source) -> Splits:
         DataError: it can't be found, downloaded or decoded, or is too small to split; the message names the file.
     """
     config = source.config
-    path = source.path
-    if config.name == "imagefolder":
-        try:
-            decoded = {part: Part(images=i, labels=l) for part, (i, l) in imagefolder.decode(path, config.image_size).items()}
-            classes = tuple(imagefolder.classes(path))
-        except imagefolder.FolderError as error:
-            raise DataError(str(error)) from None
-        train, test, val = decoded["train"], decoded["test"], decoded.get("val")
+    if source.folder is not None:
+        train, val, test, classes = _load_folder(source.folder, config)
     else:
         try:
-            train, test, classes = _BUILTIN[config.name].load(config.image_size, path)
+            train, test, classes = _BUILTIN[config.name].load(config.image_size, source.path)
         except (OSError, RuntimeError) as error:
             raise DataError(
-                f"{config.name} is not in {path} (or not whole), and could not be downloaded to it: {error}; "
+                f"{config.name} is not in {source.path} (or not whole), and could not be downloaded to it: {error}; "
                 "put torchvision's files there, or name their directory with --data-dir"
             ) from error
-        val = None
-    if config.selection == "test":
-        val = test
-    elif val is None:
-        train, val = _hold_out(train, config.val_fraction)
+        if config.selection == "test":
+            val = test
+        else:
+            train, val = _hold_out(train, config.val_fraction)
     if len(train) < 2 or not len(val) or not len(test):
         raise DataError(
             f"{config.name}: {len(train)} training, {len(val)} validation and {len(test)} test images; "
@@ -167,13 +219,10 @@ def load_splits(source: Source) -> Splits:
 
 
 def part_sizes(source: Source) -> dict[str, int]:
-    """Images in the parts "train", "val" and "test", without decoding or downloading any. Raises DataError."""
+    """Images in the parts "train", "val" and "test", without decoding or downloading any."""
     config = source.config
-    if config.name == "imagefolder":
-        try:
-            counts = imagefolder.count(source.path)
-        except imagefolder.FolderError as error:
-            raise DataError(str(error)) from None
+    if source.folder is not None:
+        counts = {part: len(entries) for part, entries in source.folder.listing.parts.items()}
     else:
         counts = dict(zip(("train", "test"), _BUILTIN[config.name].num_images, strict=True))
     if config.selection == "test":
@@ -186,12 +235,7 @@ def part_sizes(source: Source) -> dict[str, int]:
 
 def _hold_out(part: Part, fraction: float) -> tuple[Part, Part]:
     """Split off a share at random, spread over the classes in proportion."""
-    shuffled = np.random.default_rng(SPLIT_SEED).permutation(len(part))
-    by_class = shuffled[np.argsort(part.labels[shuffled], kind="stable")]
-    num_held = round(fraction * len(part))
-    held = by_class[((np.arange(num_held) + 0.5) * len(part) / max(num_held, 1)).astype(np.int64)]
-    kept = np.setdiff1d(np.arange(len(part)), held)
-    held.sort()
+    kept, held = held_out(part.labels, fraction)
     return tuple(Part(images=part.images[i], labels=part.labels[i]) for i in (kept, held))  # type: ignore[return-value]
 
 
@@ -211,7 +255,7 @@ def _load_digits(image_size: int, path: Path) -> tuple[Part, Part, tuple[str, ..
     """scikit-learn's 1,797 handwritten digits, 8x8; a fixed fifth, drawn in proportion to the classes, is the test part."""
     table = _digits_table()
     images = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
-    resized = np.stack([imagefolder.to_array(image, image_size)[:1] for image in images])
+    resized = np.stack([to_array(image, image_size)[:1] for image in images])
     whole = Part(images=resized, labels=table[:, -1].astype(np.int64))
     return *_hold_out(whole, 0.2), ()
 
@@ -254,7 +298,7 @@ def _load_cifar(name: str, image_size: int, path: Path) -> tuple[Part, Part, tup
                 raise
         images = found.data
         if image_size != images.shape[1]:
-            images = np.stack([imagefolder.to_array(image, image_size) for image in images])
+            images = np.stack([to_array(image, image_size) for image in images])
         else:
             images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         parts.append(Part(images=images, labels=np.asarray(found.targets, dtype=np.int64)))
@@ -268,3 +312,6 @@ _BUILTIN = {
     "cifar100": _CIFAR(num_classes=100, load=partial(_load_cifar, "cifar100")),
 }
 """Data sets that a name pins down; adding an entry adds a data set."""
+
+_LAYOUTS = {"imagefolder": (32, list_folder), "tiny-imagenet": (SIZE, list_tiny_imagenet)}
+"""Data sets that are folders of files: their size unless another is given, and what lists their images."""

@@ -1,0 +1,92 @@
+"""What the user should know of an image folder before anything trains on it.
+
+Owns the sentences. Refuses to look at files: all that is said follows from their facts (`raysp.data.facts`) and the split.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from raysp.data.imagefolder import Folder
+from raysp.data.pictures import BACKGROUND, FULL_DEPTH
+
+FEW = 3
+"""Names of classes that are given as examples."""
+
+
+class _Known(NamedTuple):
+    name: str
+    label: int
+    digest: str
+
+
+def notes_of(folder: Folder, split: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """Sentences about a folder.
+
+    Args:
+        folder: its files.
+        split: numbers of the training part's images that are trained on ("train") and, if any are, held out ("val").
+    """
+    if folder.listing.absent:
+        yield folder.listing.absent
+    facts = [facts for of_part in folder.facts.values() for facts in of_part]
+    if turned := sum(each.turned for each in facts):
+        yield f"{_images(turned)} turned as the EXIF orientation says"
+    if transparent := sum(each.transparent for each in facts):
+        yield f"transparent areas of {transparent:,} image{_s(transparent)} are put on grey ({BACKGROUND} of 255)"
+    if folder.depth < FULL_DEPTH:
+        deep = sum(each.peak >= 0 for each in facts)
+        yield f"no pixel of {deep:,} 16-bit image{_s(deep)} uses more than {folder.depth} bits: the upper 8 of these are taken"
+    known = _known(folder, split)
+    if single := _single(folder, split):
+        names = ", ".join(single[:FEW]) + (", ..." if len(single) > FEW else "")
+        yield f"{len(single):,} class{'es have' if len(single) > 1 else ' has'} one image to learn from: {names}"
+    for part, other in (("test", "train"), ("val", "train"), ("test", "val")):
+        if part in known and other in known:
+            yield from _copies(part, known[part], other, known[other])
+
+
+def _known(folder: Folder, split: Mapping[str, Sequence[int]]) -> dict[str, list[_Known]]:
+    root = folder.listing.root
+    whole = {
+        part: [_Known(e.file.relative_to(root).as_posix(), e.label, f.digest) for e, f in zip(entries, folder.facts[part], strict=True)]
+        for part, entries in folder.listing.parts.items()
+    }
+    return {**whole, **{part: [whole["train"][row] for row in rows] for part, rows in split.items()}}
+
+
+def _single(folder: Folder, split: Mapping[str, Sequence[int]]) -> list[str]:
+    """Classes of which one image is trained on."""
+    entries = folder.listing.parts["train"]
+    counts = [0] * len(folder.listing.classes)
+    for row in split["train"]:
+        counts[entries[row].label] += 1
+    return [name for name, count in zip(folder.listing.classes, counts, strict=True) if count == 1]
+
+
+_TOLD = {"train": "training", "val": "validation", "test": "test"}
+
+
+def _copies(part: str, images: Sequence[_Known], other: str, others: Sequence[_Known]) -> Iterator[str]:
+    """What is in two parts, byte for byte."""
+    labels: dict[str, set[int]] = {}
+    for each in others:
+        labels.setdefault(each.digest, set()).add(each.label)
+    copies = [each for each in images if each.digest in labels]
+    if not copies:
+        return
+    first = copies[0]
+    twin = next(each for each in others if each.digest == first.digest)
+    elsewhere = sum(each.label not in labels[each.digest] for each in copies)
+    told = f", {elsewhere:,} of them under another class" if elsewhere else ""
+    yield (
+        f"{len(copies):,} of {len(images):,} {_TOLD[part]} images are copies of {_TOLD[other]} images, byte for byte{told}, such as "
+        f"{first.name} of {twin.name}: {'test' if part == 'test' else 'validation'} accuracy flatters"
+    )
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{' is' if count == 1 else 's are'}"
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"

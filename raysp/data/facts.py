@@ -52,16 +52,18 @@ def facts_of(files: Sequence[Path], look: Callable[[Path], Facts], tell: Tell | 
     Args:
         files: in any order.
         look: what looks at one of them; `look`, or one that remembers.
-        tell: called about once a second, from the first on, in this thread.
+        tell: called about once a second, from the first on, and then at the end once more; in this thread.
     """
-    told = time.monotonic()
+    told, is_told = time.monotonic(), False
     found = []
     with quiet(), ThreadPoolExecutor() as pool:
         for facts in pool.map(look, files):
             found.append(facts)
-            if tell and time.monotonic() - told >= TOLD_AFTER_S:
-                told = time.monotonic()
+            if tell and len(found) < len(files) and time.monotonic() - told >= TOLD_AFTER_S:
+                told, is_told = time.monotonic(), True
                 tell(len(found), len(files))
+    if tell and is_told:
+        tell(len(found), len(files))
     return found
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".jfif", ".jpe")
-"""Those of torchvision's ImageFolder (importing it for them would cost every process 0.8 s and 160 MB), and two more names of JPEG.
-What may hold several pictures (.gif), and what not every Pillow reads (.avif, .jp2, .heic), is passed over."""
+"""Those of torchvision's ImageFolder (importing it for them would cost every process 0.8 s and 160 MB), and two more names of
+JPEG. What may hold several pictures (.gif), and what not every Pillow reads (.avif, .jp2, .heic), is passed over."""
 KINDS_TOLD = 5
 """Of the kinds of files that are passed over, so many are named."""
 
@@ -97,7 +97,8 @@ def list_folder(root: Path) -> Listing:
             raise FolderError(f"{path} has no class folders; expected one folder of images per class")
         if extra := sorted({folder.name for folder in folders[part] if one_form(folder.name) not in known}):
             raise FolderError(
-                f"{path} has classes that {parts['train']} lacks: {', '.join(extra[:5])}; add them there or remove them{_hint(root)}"
+                f"{path} has classes that {parts['train']} lacks: {', '.join(extra[:5])}; add them there or remove them"
+                f"{_hint(root)}"
             )
     walked = {folder: walk(folder) for of_part in folders.values() for folder in of_part}
     for part, path in parts.items():
@@ -159,7 +160,9 @@ def one_form(name: str) -> str:
 def no_image(directory: Path, found: Found) -> str:
     """The message about a directory without images, with what it holds in their place."""
     told = "; ".join(filter(None, (found.absent_told, found.passed_over_told)))
-    return f"{directory} holds no image{told and f': {told}'}; expected class folders with files ending in {', '.join(EXTENSIONS)}"
+    return (
+        f"{directory} holds no image{told and f': {told}'}; expected class folders with files ending in {', '.join(EXTENSIONS)}"
+    )
 
 
 def class_folders(directory: Path) -> list[Path]:
@@ -245,4 +248,3 @@ def _identity(directory: Path) -> tuple[int, int]:
 
 def _refuse(error: OSError) -> None:
     raise FolderError(f"{error.filename} can't be read: {error.strerror}")
-

@@ -36,22 +36,27 @@ def notes_of(folder: Folder, split: Mapping[str, Sequence[int]]) -> Iterator[str
     if folder.depth < FULL_DEPTH:
         deep = sum(each.peak >= 0 for each in facts)
         yield f"no pixel of {deep:,} 16-bit image{_s(deep)} uses more than {folder.depth} bits: the upper 8 of these are taken"
-    known = _known(folder, split)
     if single := _single(folder, split):
         names = ", ".join(single[:FEW]) + (", ..." if len(single) > FEW else "")
         yield f"{len(single):,} class{'es have' if len(single) > 1 else ' has'} one image to learn from: {names}"
+    known = _known(folder)
     for part, other in (("test", "train"), ("val", "train"), ("test", "val")):
         if part in known and other in known:
             yield from _copies(part, known[part], other, known[other])
+    if "val" in split:
+        held, kept = ([known["train"][row] for row in split[part]] for part in ("val", "train"))
+        yield from _copies("val", held, "train", kept)
 
 
-def _known(folder: Folder, split: Mapping[str, Sequence[int]]) -> dict[str, list[_Known]]:
+def _known(folder: Folder) -> dict[str, list[_Known]]:
     root = folder.listing.root
-    whole = {
-        part: [_Known(e.file.relative_to(root).as_posix(), e.label, f.digest) for e, f in zip(entries, folder.facts[part], strict=True)]
+    return {
+        part: [
+            _Known(e.file.relative_to(root).as_posix(), e.label, f.digest)
+            for e, f in zip(entries, folder.facts[part], strict=True)
+        ]
         for part, entries in folder.listing.parts.items()
     }
-    return {**whole, **{part: [whole["train"][row] for row in rows] for part, rows in split.items()}}
 
 
 def _single(folder: Folder, split: Mapping[str, Sequence[int]]) -> list[str]:

@@ -77,7 +77,7 @@ class Remembered:
 
 
 def _path(root: str, environ: Mapping[str, str]) -> Path | None:
-    if (cache := environ.get("XDG_CACHE_HOME")) and os.path.isabs(cache):
+    if (cache := environ.get("XDG_CACHE_HOME")) and Path(cache).is_absolute():
         above = Path(cache)
     elif home := environ.get("HOME"):
         above = Path(home) / ".cache"

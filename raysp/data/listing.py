@@ -160,9 +160,8 @@ def one_form(name: str) -> str:
 def no_image(directory: Path, found: Found) -> str:
     """The message about a directory without images, with what it holds in their place."""
     told = "; ".join(filter(None, (found.absent_told, found.passed_over_told)))
-    return (
-        f"{directory} holds no image{told and f': {told}'}; expected class folders with files ending in {', '.join(EXTENSIONS)}"
-    )
+    told = told and f": {told}"
+    return f"{directory} holds no image{told}; expected files ending in {', '.join(EXTENSIONS)}"
 
 
 def class_folders(directory: Path) -> list[Path]:

@@ -49,14 +49,12 @@ def notes_of(folder: Folder, split: Mapping[str, Sequence[int]]) -> Iterator[str
 
 
 def _known(folder: Folder) -> dict[str, list[_Known]]:
-    root = folder.listing.root
-    return {
-        part: [
-            _Known(e.file.relative_to(root).as_posix(), e.label, f.digest)
-            for e, f in zip(entries, folder.facts[part], strict=True)
-        ]
-        for part, entries in folder.listing.parts.items()
-    }
+    known = {}
+    for part, entries in folder.listing.parts.items():
+        names = (entry.file.relative_to(folder.listing.root).as_posix() for entry in entries)
+        rows = zip(names, entries, folder.facts[part], strict=True)
+        known[part] = [_Known(name, entry.label, facts.digest) for name, entry, facts in rows]
+    return known
 
 
 def _single(folder: Folder, split: Mapping[str, Sequence[int]]) -> list[str]:
@@ -83,9 +81,10 @@ def _copies(part: str, images: Sequence[_Known], other: str, others: Sequence[_K
     twin = next(each for each in others if each.digest == first.digest)
     elsewhere = sum(each.label not in labels[each.digest] for each in copies)
     told = f", {elsewhere:,} of them under another class" if elsewhere else ""
+    flattered = "test" if part == "test" else "validation"
     yield (
-        f"{len(copies):,} of {len(images):,} {_TOLD[part]} images are copies of {_TOLD[other]} images, byte for byte{told}, such as "
-        f"{first.name} of {twin.name}: {'test' if part == 'test' else 'validation'} accuracy flatters"
+        f"{len(copies):,} of {len(images):,} {_TOLD[part]} images are copies of {_TOLD[other]} images, byte for byte{told}, such "
+        f"as {first.name} of {twin.name}: {flattered} accuracy flatters"
     )
 
 

@@ -59,9 +59,7 @@ def _annotated(annotations: Path, labels: dict[str, int]) -> tuple[Entry, ...]:
         wnid = rest.partition("\t")[0].strip()
         file = annotations.parent / "images" / name
         if wnid not in labels:
-            raise FolderError(
-                f"{annotations}, line {number}: {wnid or 'no class'}, which train/ lacks; expected one of its folders"
-            )
+            raise FolderError(f"{annotations}, line {number}: class {wnid!r}, which train/ lacks; unpack the archive again")
         if not file.is_file():
             raise FolderError(f"{annotations}, line {number}: {file} is not here; unpack the archive again")
         entries.append(Entry(file, labels[wnid]))

@@ -116,11 +116,8 @@ def run_sweep(
         splits[key_of(source.config)] = loaded
         counts = ", ".join(f"{len(getattr(loaded, part))} {part}" for part in ("train", "val", "test"))
         beside = f"; {escape(source.passed_over)}" if source.passed_over else ""
-        console.print(
-            f"{source.config.name}: {counts} images in {source.config.num_classes} classes{beside}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        told = f"{source.config.name}: {counts} images in {source.config.num_classes} classes{beside}"
+        console.print(told, highlight=False, soft_wrap=True)
     waiting = [stage for stage in found.missing if queue.waits_for(stage)]
     trial = Trial(
         stages=waiting,

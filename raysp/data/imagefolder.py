@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,10 @@ from raysp.data.pictures import FULL_DEPTH, quiet, to_array
 from raysp.data.remembered import Remembered
 
 BROKEN_NAMED = 10
-"""Of the files that can't be read, so many are named."""
+"""Of the files that can't be read, about so many are named: at least one of each kind."""
+
+
+Decoded = dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,32 +88,34 @@ def scan(listing: Listing, tell: Tell | None = None) -> Folder:
     return Folder(listing=listing, facts={part: [next(each) for _ in entries] for part, entries in listing.parts.items()})
 
 
-def decode(
-    root: Path, entries: Sequence[Entry], image_size: int, depth: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def decode(root: Path, parts: Mapping[str, Sequence[Entry]], image_size: int, depth: int) -> Decoded:
     """Decode images as RGB of `image_size` pixels.
 
     Args:
         root: the tree's.
-        entries: files in it, and labels.
+        parts: files in it, and labels, by part.
         image_size: pixels.
         depth: see `Folder.depth`.
 
     Returns:
-        Images (n, 3, size, size) uint8 and labels (n,).
+        By part: images (n, 3, size, size) uint8 and labels (n,).
 
     Raises:
-        FolderError: unreadable images.
+        FolderError: unreadable images, of all parts.
     """
-    images = np.empty((len(entries), 3, image_size, image_size), dtype=np.uint8)
-    files = [entry.file for entry in entries]
+    decoded, broken = {}, {}
+    for part, entries in parts.items():
+        images = np.empty((len(entries), 3, image_size, image_size), dtype=np.uint8)
+        files = [entry.file for entry in entries]
+        broken |= _tried(files, partial(_fill, images, files, depth))
+        decoded[part] = images, np.asarray([entry.label for entry in entries], dtype=np.int64)
+    if broken:
+        raise FolderError(_refusal(root, dict(sorted(broken.items()))))
+    return decoded
 
-    def fill(row: int) -> None:
-        images[row] = _open(files[row], image_size, depth)
 
-    if broken := _tried(files, fill):
-        raise FolderError(_refusal(root, broken))
-    return images, np.asarray([entry.label for entry in entries], dtype=np.int64)
+def _fill(images: npt.NDArray[np.uint8], files: Sequence[Path], depth: int, row: int) -> None:
+    images[row] = _open(files[row], images.shape[-1], depth)
 
 
 def _open(file: Path, image_size: int, depth: int) -> npt.NDArray[np.uint8]:
@@ -139,10 +144,10 @@ def _refusal(root: Path, broken: Mapping[Path, str]) -> str:
     if len(broken) == 1:
         ((file, why),) = broken.items()
         return f"{file} is not a readable image ({why}); remove or replace it"
-    left, lines = BROKEN_NAMED, []
-    for why in dict.fromkeys(broken.values()):
+    kinds = list(dict.fromkeys(broken.values()))
+    most, lines = max(BROKEN_NAMED // len(kinds), 1), []
+    for why in kinds:
         files = [file.relative_to(root).as_posix() for file, its in broken.items() if its == why]
-        named, left = files[:left], max(left - len(files), 0)
-        more = f" and {len(files) - len(named):,} more" if len(files) > len(named) else ""
-        lines.append(f"\n  {len(files):,} x {why}: {', '.join(named)}{more}")
+        more = f" and {len(files) - most:,} more" if len(files) > most else ""
+        lines.append(f"\n  {len(files):,} x {why}: {', '.join(files[:most])}{more}")
     return f"{len(broken):,} files in {root} are not readable images; remove or replace them:{''.join(lines)}"

@@ -196,7 +196,7 @@ def walk(top: Path) -> Found:
                     _sort(Path(folder, name), found)
         for link in links:
             if _identity(link) in above:
-                found.passed_over["linked folder that holds its own class"] += 1
+                found.passed_over["linked in a circle"] += 1
             else:
                 waiting.append(link)
     return found

@@ -178,13 +178,11 @@ def _load_folder(folder: Folder, config: DataConfig) -> tuple[Part, Part, Part, 
     wanted["test"] = list(parts["test"])
     if config.selection == "val":
         wanted.setdefault("val", list(parts.get("val", ())))
-    decoded = {}
     try:
-        for part, entries in wanted.items():
-            images, labels = imagefolder.decode(folder.listing.root, entries, config.image_size, config.depth)
-            decoded[part] = Part(images=images, labels=labels)
+        arrays = imagefolder.decode(folder.listing.root, wanted, config.image_size, config.depth)
     except FolderError as error:
         raise DataError(str(error)) from None
+    decoded = {part: Part(images=images, labels=labels) for part, (images, labels) in arrays.items()}
     return decoded["train"], decoded.get("val", decoded["test"]), decoded["test"], folder.listing.classes
 
 

@@ -103,7 +103,8 @@ def decode(root: Path, parts: Mapping[str, Sequence[Entry]], image_size: int, de
     Raises:
         FolderError: unreadable images, of all parts.
     """
-    decoded, broken = {}, {}
+    decoded: Decoded = {}
+    broken: dict[Path, str] = {}
     for part, entries in parts.items():
         images = np.empty((len(entries), 3, image_size, image_size), dtype=np.uint8)
         files = [entry.file for entry in entries]

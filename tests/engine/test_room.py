@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from images import make_tree, opened
+from toy import toy
 
 from raysp.data.sources import DataError, open_source
 from raysp.engine import room
@@ -33,8 +34,6 @@ def test_images_that_choose_and_test_are_counted_once(monkeypatch):
 
 
 def test_a_sweep_refuses_before_it_decodes(tmp_path, monkeypatch, console):
-    from toy import toy
-
     source = opened(make_tree(tmp_path / "data"))
     monkeypatch.setattr(room, "free_memory", lambda: 1)
     monkeypatch.setattr("raysp.engine.sweep.load_splits", lambda source: pytest.fail("it was decoded"))

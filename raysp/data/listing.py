@@ -43,8 +43,8 @@ class Listing:
     they are trained on."""
     passed_over: str = ""
     """How many files of which kinds are no images, in words."""
-    absent: str = ""
-    """How many names are links to nowhere, in words."""
+    notes: tuple[str, ...] = ()
+    """What else is odd, a sentence each: links to nowhere, folders that nothing reads."""
 
 
 @dataclass
@@ -95,7 +95,7 @@ def list_folder(root: Path) -> Listing:
     for part, path in parts.items():
         if not folders[part]:
             raise FolderError(f"{path} has no class folders; expected one folder of images per class")
-        if extra := sorted({folder.name for folder in folders[part] if one_form(folder.name) not in known}):
+        if extra := sorted({_and_its_like(folder.name, known) for folder in folders[part] if one_form(folder.name) not in known}):
             raise FolderError(
                 f"{path} has classes that {parts['train']} lacks: {', '.join(extra[:5])}; add them there or remove them"
                 f"{_hint(root)}"
@@ -123,7 +123,7 @@ def list_folder(root: Path) -> Listing:
             for part in parts
         },
         passed_over=found.passed_over_told,
-        absent=found.absent_told,
+        notes=tuple(filter(None, (found.absent_told, _unread(root, parts)))),
     )
 
 
@@ -229,6 +229,20 @@ def _parts(root: Path) -> dict[str, Path]:
     if test.is_dir() and val.is_dir():
         parts["val"] = val
     return parts
+
+
+def _unread(root: Path, parts: Mapping[str, Path]) -> str:
+    """A sentence about folders beside the parts, such as Kaggle's valid/."""
+    names = [folder.name for folder in class_folders(root) if folder not in parts.values()]
+    if not names:
+        return ""
+    return f"{', '.join(names[:KINDS_TOLD])} in {root}: not read; the parts are called train, test and val"
+
+
+def _and_its_like(name: str, known: set[str]) -> str:
+    """A class' name, with the one that differs only in capitals if there is one."""
+    like = next((other for other in sorted(known) if other.casefold() == one_form(name).casefold()), None)
+    return name if like is None else f"{name} (which has {like})"
 
 
 def _hint(root: Path) -> str:

@@ -26,8 +26,7 @@ def notes_of(folder: Folder, split: Mapping[str, Sequence[int]]) -> Iterator[str
         folder: its files.
         split: numbers of the training part's images that are trained on ("train") and, if any are, held out ("val").
     """
-    if folder.listing.absent:
-        yield folder.listing.absent
+    yield from folder.listing.notes
     facts = [facts for of_part in folder.facts.values() for facts in of_part]
     if turned := sum(each.turned for each in facts):
         yield f"{_images(turned)} turned as the EXIF orientation says"

@@ -46,7 +46,7 @@ def list_tiny_imagenet(root: Path) -> Listing:
             "train": tuple(Entry(file, labels[one_form(f.name)]) for f, found in walked.items() for file in sorted(found.images)),
             "test": _annotated(annotations, labels),
         },
-        absent=whole.absent_told,
+        notes=tuple(filter(None, [whole.absent_told])),
     )
 
 

@@ -1,7 +1,7 @@
 """Whether a sweep's images fit into memory, told before they are decoded.
 
-Owns the comparison. Contract: nothing is refused that could work: only the decoded images themselves are counted, and where free
-memory can't be told, nothing is said.
+Owns the comparison. Contract: only the decoded images themselves are counted, since whatever else is needed comes on top; swap is
+not counted as memory; where free memory can't be told, nothing is refused.
 """
 
 import resource

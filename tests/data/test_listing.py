@@ -77,6 +77,23 @@ def test_one_class_in_two_forms_in_one_part_is_one_class(tmp_path):
     assert sorted(load_splits(source).test.labels.tolist()) == [0] * 6 + [1] * 3
 
 
+def test_folders_that_nothing_reads_are_named(tmp_path):
+    root = make_tree(tmp_path / "data")
+    shutil.copytree(root / "test", root / "valid")
+    source = opened(root)
+    assert source.notes == (f"valid in {root}: not read; the parts are called train, test and val",)
+    (root / "valid").rename(root / "val")
+    assert len(opened(root).folder.listing.parts["val"]) == 6
+
+
+def test_a_class_in_other_capitals_is_refused_with_its_like(tmp_path):
+    root = make_tree(tmp_path / "data", classes=("Cat", "dog"))
+    (root / "test" / "Cat").rename(root / "test" / "x")
+    (root / "test" / "x").rename(root / "test" / "cat")
+    with pytest.raises(DataError, match=r"train lacks: cat \(which has Cat\);"):
+        opened(root)
+
+
 @pytest.fixture
 def tiny(tmp_path):
     root = tmp_path / "tiny-imagenet-200"

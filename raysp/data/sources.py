@@ -8,7 +8,7 @@ image is decoded before anything trains.
 import importlib.util
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,15 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from raysp.data import imagefolder
 from raysp.data.config import DataConfig, Selection
 from raysp.data.facts import Tell
+from raysp.data.folders import LAYOUTS, config_of, load_folder, read_folder, split_of
 from raysp.data.imagefolder import Folder
-from raysp.data.listing import FolderError, list_folder
+from raysp.data.listing import FolderError
 from raysp.data.notes import notes_of
 from raysp.data.pictures import to_array
-from raysp.data.splitting import held_out, labels_of, takes_a_class
-from raysp.data.tiny_imagenet import SIZE, list_tiny_imagenet
+from raysp.data.splitting import held_out
 
 CROP_SHARE = 8
 """Training images are padded by one pixel in this many before they are cropped: by 4 at 32x32, as is usual."""
@@ -108,11 +107,11 @@ def open_source(
         DataError: unknown name, or an image folder that can't be used.
     """
     layout, colon, place = name.partition(":")
-    if colon and layout in _LAYOUTS:
+    if colon and layout in LAYOUTS:
         return _open_folder(layout, place, image_size, selection, tell)
     if name not in _BUILTIN:
         raise DataError(
-            f"unknown data set {name!r}; expected one of {', '.join(_BUILTIN)}, or {' or '.join(f'{n}:PATH' for n in _LAYOUTS)}"
+            f"unknown data set {name!r}; expected one of {', '.join(_BUILTIN)}, or {' or '.join(f'{n}:PATH' for n in LAYOUTS)}"
         )
     known = _BUILTIN[name]
     size = known.native_size if image_size is None else image_size
@@ -131,59 +130,19 @@ def open_source(
 def _open_folder(layout: str, place: str, image_size: int | None, selection: Selection, tell: Tell | None) -> Source:
     if not place:
         raise DataError(f"{layout}: without a path; expected {layout}:PATH")
-    native_size, list_files = _LAYOUTS[layout]
     try:
-        folder = imagefolder.scan(list_files(Path(place).expanduser()), tell)
+        folder = read_folder(layout, Path(place).expanduser(), tell)
     except FolderError as error:
         raise DataError(str(error)) from None
-    size = native_size if image_size is None else image_size
-    config = DataConfig(
-        name=layout,
-        fingerprint=folder.fingerprint,
-        num_classes=len(folder.listing.classes),
-        image_size=size,
-        crop_padding=size // CROP_SHARE,
-        selection=selection,
-        depth=folder.depth,
-    )
-    if _holds_out(folder, config):
-        labels = labels_of(folder.listing.parts["train"])
-        config = replace(config, every_class_kept=takes_a_class(labels, config.val_fraction))
+    size = LAYOUTS[layout].size if image_size is None else image_size
+    config = config_of(layout, folder, size, size // CROP_SHARE, selection)
     return Source(
         config=config,
         path=folder.listing.root,
         folder=folder,
-        notes=tuple(notes_of(folder, _split(folder, config))),
+        notes=tuple(notes_of(folder, split_of(folder, config))),
         passed_over=folder.listing.passed_over,
     )
-
-
-def _holds_out(folder: Folder, config: DataConfig) -> bool:
-    return config.selection == "val" and "val" not in folder.listing.parts
-
-
-def _split(folder: Folder, config: DataConfig) -> dict[str, list[int]]:
-    """Numbers of the entries of the training part that are trained on and, where some are, of those held out."""
-    entries = folder.listing.parts["train"]
-    if not _holds_out(folder, config):
-        return {"train": list(range(len(entries)))}
-    kept, held = held_out(labels_of(entries), config.val_fraction, every_class_kept=config.every_class_kept)
-    return {"train": kept.tolist(), "val": held.tolist()}
-
-
-def _load_folder(folder: Folder, config: DataConfig) -> tuple[Part, Part, Part, tuple[str, ...]]:
-    """Training, validation and test part of a folder, and its classes. What is held out is decoded where it is to lie."""
-    parts = folder.listing.parts
-    wanted = {part: [parts["train"][row] for row in rows] for part, rows in _split(folder, config).items()}
-    wanted["test"] = list(parts["test"])
-    if config.selection == "val":
-        wanted.setdefault("val", list(parts.get("val", ())))
-    try:
-        arrays = imagefolder.decode(folder.listing.root, wanted, config.image_size, config.depth)
-    except FolderError as error:
-        raise DataError(str(error)) from None
-    decoded = {part: Part(images=images, labels=labels) for part, (images, labels) in arrays.items()}
-    return decoded["train"], decoded.get("val", decoded["test"]), decoded["test"], folder.listing.classes
 
 
 def load_splits(source: Source) -> Splits:
@@ -194,7 +153,11 @@ def load_splits(source: Source) -> Splits:
     """
     config = source.config
     if source.folder is not None:
-        train, val, test, classes = _load_folder(source.folder, config)
+        try:
+            parts = {part: Part(images=i, labels=l) for part, (i, l) in load_folder(source.folder, config).items()}
+        except FolderError as error:
+            raise DataError(str(error)) from None
+        train, val, test, classes = parts["train"], parts["val"], parts["test"], source.folder.listing.classes
     else:
         try:
             train, test, classes = _BUILTIN[config.name].load(config.image_size, source.path)
@@ -310,6 +273,3 @@ _BUILTIN = {
     "cifar100": _CIFAR(num_classes=100, load=partial(_load_cifar, "cifar100")),
 }
 """Data sets that a name pins down; adding an entry adds a data set."""
-
-_LAYOUTS = {"imagefolder": (32, list_folder), "tiny-imagenet": (SIZE, list_tiny_imagenet)}
-"""Data sets that are folders of files: their size unless another is given, and what lists their images."""

@@ -112,7 +112,7 @@ def list_folder(root: Path) -> Listing:
     for part, path in parts.items():
         for folder in folders[part]:
             found.add(walked[folder])
-        found.passed_over += _beside(path)
+        found.add(_beside(path))
     return Listing(
         root=root,
         classes=classes,
@@ -204,18 +204,24 @@ def walk(top: Path) -> Found:
 
 def _sort(file: Path, found: Found) -> None:
     suffix = file.suffix.lower()
-    if suffix not in EXTENSIONS:
-        found.passed_over[suffix or "without a suffix"] += 1
-    elif file.is_file():
+    if suffix in EXTENSIONS and file.is_file():
         found.images.append(file)
-    elif file.is_symlink():
-        found.absent[suffix] += 1
+    elif suffix in (*EXTENSIONS, "") and file.is_symlink() and not file.exists():
+        found.absent[suffix or "suffixless"] += 1
+    elif suffix not in EXTENSIONS:
+        found.passed_over[suffix or "without a suffix"] += 1
 
 
-def _beside(part: Path) -> Counter[str]:
-    """Files that lie in a part itself, and so in no class."""
-    names = (each.name for each in part.iterdir() if not each.name.startswith(".") and not each.is_dir())
-    return Counter(f"{Path(name).suffix.lower() or 'without a suffix'} in no class folder" for name in names)
+def _beside(part: Path) -> Found:
+    """What lies in a part itself, and so in no class: files, and links to folders that are not here."""
+    inside = Found()
+    for each in part.iterdir():
+        if not each.name.startswith(".") and not each.is_dir():
+            _sort(each, inside)
+    kinds = inside.passed_over + Counter(image.suffix.lower() for image in inside.images)
+    return Found(
+        passed_over=Counter({f"{kind} in no class folder": count for kind, count in kinds.items()}), absent=inside.absent
+    )
 
 
 def _parts(root: Path) -> dict[str, Path]:

@@ -56,9 +56,9 @@ def _give_back(labels: Rows, by_class: Rows, held: Rows) -> Rows:
             continue
         taken.remove(row)
         left[labels[row]] += 1
-        others = [int(other) for other in by_class if int(other) not in taken and left[labels[other]] > 1]
-        if others:
-            instead = max(others, key=lambda other: left[labels[other]])  # the first, in the draw's order, of the largest class
-            taken.add(instead)
-            left[labels[instead]] -= 1
+        largest = int(left.argmax())
+        if left[largest] > 1:
+            drawn = by_class[slice(*np.searchsorted(labels[by_class], (largest, largest + 1)))]
+            taken.add(next(int(other) for other in drawn if int(other) not in taken))
+            left[largest] -= 1
     return np.asarray(sorted(taken), dtype=np.int64)

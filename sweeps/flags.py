@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from raysp.command.amounts import read_amount
+from raysp.command.terminal import tell_reading
 from raysp.data.config import Selection
 from raysp.engine.options import Compile, CudaGraph, Gpus, RunOptions, Stopping
 from raysp.methods.choices import AcEnd, AcHead, AcStart, GateStart, Granularity, MaskMethod, MaskStart, Pram, Weights
@@ -37,7 +38,8 @@ class RunFlags:
     """Flags of every sweep."""
 
     dataset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=THE_PRESETS)] = None
-    """`digits`, `cifar10`, `cifar100`, or `imagefolder:PATH` for a tree with train/ and test/ or val/, a folder per class."""
+    """`digits`, `cifar10`, `cifar100`, or `imagefolder:PATH` for a tree with train/ and test/ or val/, a folder per class;
+    `tiny-imagenet:PATH` for that archive as it unpacks."""
     data_dir: Path = Path("data")
     """Where CIFAR lies, or is downloaded to."""
     image_size: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
@@ -88,7 +90,8 @@ class RunFlags:
         from raysp.data.sources import open_source  # numpy and Pillow, which help needs not
 
         name = preset.dataset if self.dataset is None else self.dataset
-        return open_source(name, self.image_size, self.data_dir.expanduser(), self.selection or preset.selection)
+        chosen = self.selection or preset.selection
+        return open_source(name, self.image_size, self.data_dir.expanduser(), chosen, tell=tell_reading)
 
     def options(self) -> RunOptions:
         """Where and how to run. Raises ValueError."""

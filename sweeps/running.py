@@ -12,6 +12,7 @@ from rich.markup import escape
 from raysp.data.sources import Source
 from raysp.engine.forecast import print_plan, print_seconds
 from raysp.engine.options import RunOptions
+from raysp.engine.room import check_room
 from raysp.engine.sweep import BrokenOff, run_sweep
 from raysp.pi import require_engine
 from raysp.planning.plan import Plan, survey
@@ -71,6 +72,9 @@ def train(flags: RunFlags, options: RunOptions, work: Work, console: Console, co
     _check_storage(root)
     if work.note:
         console.print(f"[yellow]note[/] {work.note}", soft_wrap=True)
+    for source in work.sources:
+        for note in (*source.notes, *([source.passed_over] if flags.plan and source.passed_over else ())):
+            console.print(f"[yellow]note[/] {source.config.name}: {escape(note)}", highlight=False, soft_wrap=True)
     leaves = [*work.leaves, *(proposed(work.search, root) if work.search else ())]
     if flags.plan:
         plan = Plan(leaves)
@@ -78,6 +82,7 @@ def train(flags: RunFlags, options: RunOptions, work: Work, console: Console, co
         if plan.leaves:
             print_plan(plan, found, console, options.stopping)
             if found.missing:
+                check_room(work.sources)
                 print_seconds(plan, found, work.sources, options, console)
         else:
             console.print(f"a search by {work.search and work.search.algorithm} plans as it goes: nothing is proposed yet")

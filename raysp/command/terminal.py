@@ -37,6 +37,14 @@ def consoles(width: int = 120) -> "tuple[Console, Console]":
     )
 
 
+def tell_reading(done: int, of: int) -> None:
+    """Say on standard error how many files of how many have been read: on a terminal in one line, which the last one ends."""
+    errors = _lossy(sys.stderr)
+    start, end = ("\r", "\n" if done == of else "") if errors.isatty() else ("", "\n")
+    errors.write(f"{start}reading images: {done:,} of {of:,} files ({100 * done // of} %){end}")
+    errors.flush()
+
+
 def _lossy(stream: "TextIO | _Lossy | None") -> "_Lossy":
     if isinstance(stream, _Lossy):
         return stream

@@ -7,7 +7,7 @@ its content, by a well-known name or by a fingerprint of the files, never by whe
 from dataclasses import dataclass
 from typing import Literal
 
-from raysp.store.keys import Config
+from raysp.store.keys import Config, added
 
 MAX_IMAGE_SIZE = 1024
 """Largest height and width in pixels; the networks are made for small images."""
@@ -24,7 +24,7 @@ class DataConfig(Config):
     """
 
     name: str
-    """`digits`, `cifar10`, `cifar100` or `imagefolder`."""
+    """`digits`, `cifar10`, `cifar100`, `imagefolder` or `tiny-imagenet`."""
     fingerprint: str = ""
     """Digest of the files, for data sets that a name alone doesn't pin down."""
     num_classes: int
@@ -43,6 +43,10 @@ class DataConfig(Config):
     """Training images are padded by this many pixels and cropped at random, at least 0."""
     flip: bool = True
     """Training images are mirrored left to right half of the time."""
+    depth: int = added(16)
+    """Bits that the 16-bit images of a folder use, 8 to 16; the upper 8 of them are trained on."""
+    every_class_kept: bool = added(False)
+    """Where holding out at random would take a class' last training images, one stays, and another class gives one more."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,6 +57,8 @@ class DataConfig(Config):
                 f"crop padding {self.crop_padding}, validation share {self.val_fraction:g}; expected at least 0 pixels and a "
                 "share between 0 and 1"
             )
+        if not 8 <= self.depth <= 16:
+            raise ValueError(f"a depth of {self.depth} bits; expected 8 to 16")
 
     @property
     def label(self) -> str:

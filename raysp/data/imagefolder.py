@@ -1,156 +1,154 @@
-"""Image folders in torchvision's layout: `train/<class>/*` and `test/<class>/*` or `val/<class>/*`.
+"""Image folders as data sets: what all their files amount to, and their images in memory.
 
-Owns finding, fingerprinting and decoding the files; names that start with a dot are passed over. Contract: the fingerprint is
-of the files' names and bytes, not of where the tree lies; every problem names the file or directory that has it.
+Owns the fingerprint and decoding. Contract: the fingerprint is of the files' names and bytes, and of how they are read where that
+is not as it always was; it is not of where the tree lies. Every problem names the file or directory that has it, and all files
+that can't be read are named at once.
 """
 
 import hashlib
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Those of torchvision's ImageFolder. Importing torchvision for them would cost every process 0.8 s and 160 MB."""
+from raysp.data.facts import Facts, Tell, facts_of, look, told
+from raysp.data.listing import Entry, FolderError, Listing
+from raysp.data.pictures import FULL_DEPTH, quiet, to_array
+from raysp.data.remembered import Remembered
 
-DECODED = dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]
+BROKEN_NAMED = 10
+"""Of the files that can't be read, about so many are named: at least one of each kind."""
 
 
-class FolderError(ValueError):
-    """An image folder can't be used."""
+Decoded = dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]
 
 
-def scan(root: Path) -> tuple[list[str], str]:
-    """List the classes of the training part and fingerprint all files.
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """An image folder of which every file has been read once, and none is known to be broken."""
 
-    Returns:
-        Class names in sorted order, and the sha256 over every image's relative path and content.
+    listing: Listing
+    facts: Mapping[str, Sequence[Facts]]
+    """By part, one for each of the listing's entries."""
+
+    @cached_property
+    def depth(self) -> int:
+        """Bits that the pictures of 16 bits use, at least 8; 16 where there are none, or one of them uses all."""
+        peak = max((facts.peak for facts in self._all()), default=-1)
+        return FULL_DEPTH if peak < 0 else max(peak.bit_length(), 8)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over every image's relative path and content, and over what is done to some image beyond squashing it.
+
+        The latter came later: folders whose images need none of it have the fingerprint that they always had.
+        """
+        digest = hashlib.sha256()
+        for part, entries in self.listing.parts.items():
+            for entry, facts in zip(entries, self.facts[part], strict=True):
+                name = entry.file.relative_to(self.listing.root).as_posix()
+                digest.update(f"{name}\0".encode("utf-8", "surrogateescape") + bytes.fromhex(facts.digest))
+        done = [
+            *(["turned"] if any(facts.turned for facts in self._all()) else ()),
+            *(["on grey"] if any(facts.transparent for facts in self._all()) else ()),
+            *([f"{self.depth} bits"] if self.depth < FULL_DEPTH else ()),
+        ]
+        if done:
+            digest.update(f"\0{', '.join(done)}".encode())  # no image's path is empty
+        return digest.hexdigest()
+
+    def _all(self) -> Iterator[Facts]:
+        return (facts for of_part in self.facts.values() for facts in of_part)
+
+
+def scan(listing: Listing, tell: Tell | None = None) -> Folder:
+    """Read every file of a tree once, or remember it from an earlier time.
+
+    Args:
+        listing: the tree's images.
+        tell: called about once a second with how many files of how many are read.
 
     Raises:
-        FolderError: the tree is missing, empty, or has classes in test or val that train lacks.
+        FolderError: files that are no images; they are named together with all that can't be decoded.
     """
-    digest = hashlib.sha256()
-    files = [file for part in _parts(root).values() for file in _files(part)]
-    with ThreadPoolExecutor() as pool:
-        contents = pool.map(lambda file: hashlib.sha256(_read(file)).digest(), files)
-        for file, content in zip(files, contents, strict=True):
-            digest.update(f"{file.relative_to(root).as_posix()}\0".encode("utf-8", "surrogateescape") + content)
-    return classes(root), digest.hexdigest()
+    files = [entry.file for entries in listing.parts.values() for entry in entries]
+    known = Remembered(listing.root, look)
+    facts = facts_of(files, known, tell)
+    known.keep()
+    if broken := {file: of_file.broken for file, of_file in zip(files, facts, strict=True) if of_file.broken}:
+        whole = [file for file in files if file not in broken]
+        broken |= _tried(whole, lambda row: _open(whole[row], 1, FULL_DEPTH))
+        raise FolderError(_refusal(listing.root, {file: broken[file] for file in files if file in broken}))
+    each = iter(facts)
+    return Folder(listing=listing, facts={part: [next(each) for _ in entries] for part, entries in listing.parts.items()})
 
 
-def classes(root: Path) -> list[str]:
-    """Names of the training part's classes, in the order of their labels. Raises FolderError, as `scan` does."""
-    parts = _parts(root)
-    names = {part: {d.name for d in _folders(path)} for part, path in parts.items()}
-    for part, path in parts.items():
-        if not names[part]:
-            raise FolderError(f"{path} has no class folders; expected one folder of images per class")
-        if extra := sorted(names[part] - names["train"]):
-            raise FolderError(
-                f"{path} has classes that {parts['train']} lacks: {', '.join(extra[:5])}; add them there or remove them"
-            )
-    for name in sorted(names["train"]):
-        if not any(_images(parts["train"] / name)):
-            raise FolderError(f"{parts['train'] / name} holds no image; expected files ending in {', '.join(IMG_EXTENSIONS)}")
-    if len(names["train"]) < 2:
-        raise FolderError(f"{parts['train']} has one class only; expected at least 2")
-    return sorted(names["train"])
+def decode(root: Path, parts: Mapping[str, Sequence[Entry]], image_size: int, depth: int) -> Decoded:
+    """Decode images as RGB of `image_size` pixels.
 
-
-def decode(root: Path, image_size: int) -> DECODED:
-    """Decode every image of an image folder as RGB of `image_size` pixels.
+    Args:
+        root: the tree's.
+        parts: files in it, and labels, by part.
+        image_size: pixels.
+        depth: see `Folder.depth`.
 
     Returns:
-        For "train", "test" and, where the tree has both val/ and test/, "val": images (n, 3, size, size) uint8 and labels (n,).
-        With val/ alone, that is the test part.
+        By part: images (n, 3, size, size) uint8 and labels (n,).
 
     Raises:
-        FolderError: what `scan` raises, or an unreadable image.
+        FolderError: unreadable images, of all parts.
     """
-    labels = {name: number for number, name in enumerate(classes(root))}
-    decoded = {}
-    with ThreadPoolExecutor() as pool:
-        for part, directory in _parts(root).items():
-            files = list(_files(directory))
-            images = np.empty((len(files), 3, image_size, image_size), dtype=np.uint8)
-            for row, image in enumerate(pool.map(lambda file: _open(file, image_size), files)):
-                images[row] = image
-            numbers = [labels[file.relative_to(directory).parts[0]] for file in files]
-            decoded[part] = images, np.asarray(numbers, dtype=np.int64)
+    decoded: Decoded = {}
+    broken: dict[Path, str] = {}
+    for part, entries in parts.items():
+        images = np.empty((len(entries), 3, image_size, image_size), dtype=np.uint8)
+        files = [entry.file for entry in entries]
+        broken |= _tried(files, partial(_fill, images, files, depth))
+        decoded[part] = images, np.asarray([entry.label for entry in entries], dtype=np.int64)
+    if broken:
+        raise FolderError(_refusal(root, dict(sorted(broken.items()))))
     return decoded
 
 
-def count(root: Path) -> dict[str, int]:
-    """How many images `decode` would give, by part. Raises FolderError."""
-    return {part: sum(1 for _ in _files(directory)) for part, directory in _parts(root).items()}
+def _fill(images: npt.NDArray[np.uint8], files: Sequence[Path], depth: int, row: int) -> None:
+    images[row] = _open(files[row], images.shape[-1], depth)
 
 
-def to_array(image: Any, image_size: int) -> npt.NDArray[np.uint8]:
-    """Turn a PIL image, or an array (h, w) or (h, w, 3), into uint8 (3, image_size, image_size), resized if need be."""
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    if picture.mode.startswith("I;16"):  # PIL would clip 16 bits to 8 instead of scaling them
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    elif picture.mode in ("I", "F"):
-        raise ValueError(f"its pixels are {picture.mode!r}, whose range isn't known; expected 8 or 16 bits a channel")
-    picture = picture.convert("RGB")
-    if picture.size != (image_size, image_size):
-        picture = picture.resize((image_size, image_size), Image.Resampling.BILINEAR)
-    return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
+def _open(file: Path, image_size: int, depth: int) -> npt.NDArray[np.uint8]:
+    with Image.open(file) as picture:
+        return to_array(picture, image_size, depth)
 
 
-def _parts(root: Path) -> dict[str, Path]:
-    if not root.is_dir():
-        raise FolderError(f"no directory {root}; expected an image folder with train/ and test/ or val/")
-    train, test, val = (root / name for name in ("train", "test", "val"))
-    if not train.is_dir() or not (test.is_dir() or val.is_dir()):
-        held = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
-        raise FolderError(f"{root} holds {held}; expected train/ and test/ or val/ with a folder of images per class in each")
-    parts = {"train": train, "test": test if test.is_dir() else val}
-    if test.is_dir() and val.is_dir():
-        parts["val"] = val
-    return parts
+def _tried(files: Sequence[Path], act: Callable[[int], object]) -> dict[Path, str]:
+    """Do something with each file's number, several at once; returns why it failed, for those where it did."""
+
+    def why(row: int) -> str:
+        try:
+            act(row)
+        except MemoryError:
+            raise
+        except Exception as error:  # on damaged files, Pillow's readers raise what they please
+            return told(error)
+        return ""
+
+    with quiet(), ThreadPoolExecutor() as pool:
+        return {file: reason for file, reason in zip(files, pool.map(why, range(len(files))), strict=True) if reason}
 
 
-def _files(part: Path) -> Iterator[Path]:
-    found = False
-    for directory in _folders(part):
-        for file in sorted(_images(directory)):
-            found = True
-            yield file
-    if not found:
-        raise FolderError(f"{part} holds no image; expected class folders with files ending in {', '.join(IMG_EXTENSIONS)}")
-
-
-def _images(directory: Path) -> Iterator[Path]:
-    for folder, subfolders, names in os.walk(directory, onerror=_refuse):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        files = (Path(folder) / name for name in names if not name.startswith("."))
-        yield from (file for file in files if file.suffix.lower() in IMG_EXTENSIONS and file.is_file())
-
-
-def _folders(directory: Path) -> list[Path]:
-    return sorted(d for d in directory.iterdir() if d.is_dir() and not d.name.startswith("."))
-
-
-def _refuse(error: OSError) -> None:
-    raise FolderError(f"{error.filename} can't be read: {error.strerror}")
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise FolderError(f"{file} can't be read: {error.strerror}") from None
-
-
-def _open(file: Path, image_size: int) -> npt.NDArray[np.uint8]:
-    try:
-        with Image.open(file) as image:
-            return to_array(image, image_size)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise FolderError(f"{file} is not a readable image ({error}); remove or replace it") from None
+def _refusal(root: Path, broken: Mapping[Path, str]) -> str:
+    """The message about files that are no images: a line per kind, with the first of their names."""
+    if len(broken) == 1:
+        ((file, why),) = broken.items()
+        return f"{file} is not a readable image ({why}); remove or replace it"
+    kinds = list(dict.fromkeys(broken.values()))
+    most, lines = max(BROKEN_NAMED // len(kinds), 1), []
+    for why in kinds:
+        files = [file.relative_to(root).as_posix() for file, its in broken.items() if its == why]
+        more = f" and {len(files) - most:,} more" if len(files) > most else ""
+        lines.append(f"\n  {len(files):,} x {why}: {', '.join(files[:most])}{more}")
+    return f"{len(broken):,} files in {root} are not readable images; remove or replace them:{''.join(lines)}"

@@ -16,17 +16,20 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from raysp.data import imagefolder
 from raysp.data.config import DataConfig, Selection
+from raysp.data.facts import Tell
+from raysp.data.folders import LAYOUTS, config_of, load_folder, read_folder, split_of
+from raysp.data.imagefolder import Folder
+from raysp.data.listing import FolderError
+from raysp.data.notes import notes_of
+from raysp.data.pictures import to_array
+from raysp.data.splitting import held_out
 
 CROP_SHARE = 8
 """Training images are padded by one pixel in this many before they are cropped: by 4 at 32x32, as is usual."""
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
-
-SPLIT_SEED = 0
-"""Draws the validation part; fixed, so that all seeds of a sweep leave the same images out of training."""
 
 
 class DataError(ValueError):
@@ -68,6 +71,12 @@ class Source:
     config: DataConfig
     path: Path
     """Directory to read or to download to."""
+    folder: Folder | None = None
+    """The files, where it is a folder."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of it before training, a sentence each."""
+    passed_over: str = ""
+    """How many files were passed over, and of which kinds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,39 +91,28 @@ class _Builtin:
     """(image size, directory) to the training and the test part, and the names of the classes if they have any."""
 
 
-def open_source(name: str, image_size: int | None, data_dir: Path, selection: Selection = "val") -> Source:
-    """Find out what a data set is, without decoding it.
+def open_source(
+    name: str, image_size: int | None, data_dir: Path, selection: Selection = "val", *, tell: Tell | None = None
+) -> Source:
+    """Find out what a data set is, without decoding it. A folder's files are all read, or remembered from an earlier time.
 
     Args:
-        name: `digits`, `cifar10`, `cifar100`, or `imagefolder:PATH`.
+        name: `digits`, `cifar10`, `cifar100`, `imagefolder:PATH` or `tiny-imagenet:PATH`.
         image_size: pixels; None takes the data set's own size (32 for an image folder).
         data_dir: where downloaded data sets lie.
         selection: part that chooses the best epoch; see `DataConfig`.
+        tell: called about once a second, where reading takes so long, with how many files of how many are read.
 
     Raises:
         DataError: unknown name, or an image folder that can't be used.
     """
-    if name.startswith("imagefolder:"):
-        path = Path(name.removeprefix("imagefolder:")).expanduser()
-        if name == "imagefolder:":
-            raise DataError("imagefolder: without a path; expected imagefolder:PATH")
-        try:
-            classes, fingerprint = imagefolder.scan(path)
-        except imagefolder.FolderError as error:
-            raise DataError(str(error)) from None
-        size = 32 if image_size is None else image_size
-        padding = size // CROP_SHARE
-        config = DataConfig(
-            name="imagefolder",
-            fingerprint=fingerprint,
-            num_classes=len(classes),
-            image_size=size,
-            crop_padding=padding,
-            selection=selection,
-        )
-        return Source(config=config, path=path)
+    layout, colon, place = name.partition(":")
+    if colon and layout in LAYOUTS:
+        return _open_folder(layout, place, image_size, selection, tell)
     if name not in _BUILTIN:
-        raise DataError(f"unknown data set {name!r}; expected one of {', '.join(_BUILTIN)}, or imagefolder:PATH")
+        raise DataError(
+            f"unknown data set {name!r}; expected one of {', '.join(_BUILTIN)}, or {' or '.join(f'{n}:PATH' for n in LAYOUTS)}"
+        )
     known = _BUILTIN[name]
     size = known.native_size if image_size is None else image_size
     config = DataConfig(
@@ -129,6 +127,24 @@ def open_source(name: str, image_size: int | None, data_dir: Path, selection: Se
     return Source(config=config, path=data_dir)
 
 
+def _open_folder(layout: str, place: str, image_size: int | None, selection: Selection, tell: Tell | None) -> Source:
+    if not place:
+        raise DataError(f"{layout}: without a path; expected {layout}:PATH")
+    try:
+        folder = read_folder(layout, Path(place).expanduser(), tell)
+    except FolderError as error:
+        raise DataError(str(error)) from None
+    size = LAYOUTS[layout].size if image_size is None else image_size
+    config = config_of(layout, folder, size, size // CROP_SHARE, selection)
+    return Source(
+        config=config,
+        path=folder.listing.root,
+        folder=folder,
+        notes=tuple(notes_of(folder, split_of(folder, config))),
+        passed_over=folder.listing.passed_over,
+    )
+
+
 def load_splits(source: Source) -> Splits:
     """Decode a data set and split it.
 
@@ -136,27 +152,24 @@ def load_splits(source: Source) -> Splits:
         DataError: it can't be found, downloaded or decoded, or is too small to split; the message names the file.
     """
     config = source.config
-    path = source.path
-    if config.name == "imagefolder":
+    if source.folder is not None:
         try:
-            decoded = {part: Part(images=i, labels=l) for part, (i, l) in imagefolder.decode(path, config.image_size).items()}
-            classes = tuple(imagefolder.classes(path))
-        except imagefolder.FolderError as error:
+            parts = {part: Part(images=i, labels=l) for part, (i, l) in load_folder(source.folder, config).items()}
+        except FolderError as error:
             raise DataError(str(error)) from None
-        train, test, val = decoded["train"], decoded["test"], decoded.get("val")
+        train, val, test, classes = parts["train"], parts["val"], parts["test"], source.folder.listing.classes
     else:
         try:
-            train, test, classes = _BUILTIN[config.name].load(config.image_size, path)
+            train, test, classes = _BUILTIN[config.name].load(config.image_size, source.path)
         except (OSError, RuntimeError) as error:
             raise DataError(
-                f"{config.name} is not in {path} (or not whole), and could not be downloaded to it: {error}; "
+                f"{config.name} is not in {source.path} (or not whole), and could not be downloaded to it: {error}; "
                 "put torchvision's files there, or name their directory with --data-dir"
             ) from error
-        val = None
-    if config.selection == "test":
-        val = test
-    elif val is None:
-        train, val = _hold_out(train, config.val_fraction)
+        if config.selection == "test":
+            val = test
+        else:
+            train, val = _hold_out(train, config.val_fraction)
     if len(train) < 2 or not len(val) or not len(test):
         raise DataError(
             f"{config.name}: {len(train)} training, {len(val)} validation and {len(test)} test images; "
@@ -167,13 +180,10 @@ def load_splits(source: Source) -> Splits:
 
 
 def part_sizes(source: Source) -> dict[str, int]:
-    """Images in the parts "train", "val" and "test", without decoding or downloading any. Raises DataError."""
+    """Images in the parts "train", "val" and "test", without decoding or downloading any."""
     config = source.config
-    if config.name == "imagefolder":
-        try:
-            counts = imagefolder.count(source.path)
-        except imagefolder.FolderError as error:
-            raise DataError(str(error)) from None
+    if source.folder is not None:
+        counts = {part: len(entries) for part, entries in source.folder.listing.parts.items()}
     else:
         counts = dict(zip(("train", "test"), _BUILTIN[config.name].num_images, strict=True))
     if config.selection == "test":
@@ -186,12 +196,7 @@ def part_sizes(source: Source) -> dict[str, int]:
 
 def _hold_out(part: Part, fraction: float) -> tuple[Part, Part]:
     """Split off a share at random, spread over the classes in proportion."""
-    shuffled = np.random.default_rng(SPLIT_SEED).permutation(len(part))
-    by_class = shuffled[np.argsort(part.labels[shuffled], kind="stable")]
-    num_held = round(fraction * len(part))
-    held = by_class[((np.arange(num_held) + 0.5) * len(part) / max(num_held, 1)).astype(np.int64)]
-    kept = np.setdiff1d(np.arange(len(part)), held)
-    held.sort()
+    kept, held = held_out(part.labels, fraction)
     return tuple(Part(images=part.images[i], labels=part.labels[i]) for i in (kept, held))  # type: ignore[return-value]
 
 
@@ -211,7 +216,7 @@ def _load_digits(image_size: int, path: Path) -> tuple[Part, Part, tuple[str, ..
     """scikit-learn's 1,797 handwritten digits, 8x8; a fixed fifth, drawn in proportion to the classes, is the test part."""
     table = _digits_table()
     images = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
-    resized = np.stack([imagefolder.to_array(image, image_size)[:1] for image in images])
+    resized = np.stack([to_array(image, image_size)[:1] for image in images])
     whole = Part(images=resized, labels=table[:, -1].astype(np.int64))
     return *_hold_out(whole, 0.2), ()
 
@@ -254,7 +259,7 @@ def _load_cifar(name: str, image_size: int, path: Path) -> tuple[Part, Part, tup
                 raise
         images = found.data
         if image_size != images.shape[1]:
-            images = np.stack([imagefolder.to_array(image, image_size) for image in images])
+            images = np.stack([to_array(image, image_size) for image in images])
         else:
             images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         parts.append(Part(images=images, labels=np.asarray(found.targets, dtype=np.int64)))

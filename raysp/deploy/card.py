@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from raysp.data.pictures import PREPARATION
 from raysp.models.costs import count_costs, estimate_delphi
 from raysp.models.exits import FINAL
 from raysp.models.files import checked_weights
@@ -57,6 +58,7 @@ def card_of(
                 "normalisation": "images in [0, 1], minus mean, divided by std, per channel",
                 "mean": list(model.input_mean),
                 "std": list(model.input_std),
+                "preparation": _preparation(model.in_channels),
             },
         },
         "data": {"name": row.get("dataset", NOT_KNOWN), "licence": data_licence or "not stated"},
@@ -88,6 +90,12 @@ def card_of(
             "exported": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     }
+
+
+def _preparation(channels: int) -> dict[str, str]:
+    """How a picture becomes the input: what was done to the images that the model was trained on."""
+    grey = {"colour": "grey: of RGB, which are equal, the first"} if channels == 1 else {}
+    return {**PREPARATION, **grey}
 
 
 def _worst_class(record: Mapping[str, Any], exit_name: str, directory: Location) -> dict[str, Any] | str:
@@ -132,7 +140,8 @@ def markdown(card: Mapping[str, Any]) -> str:
         "",
         "Trained for private inference with raysp.",
         "",
-        *_section("Input", {**model["input"], "classes": model["classes"]}),
+        *_section("Input", {**_without(model["input"], "preparation"), "classes": model["classes"]}),
+        *_section("From a picture to the input, in this order", model["input"]["preparation"]),
         *_section("Data", card["data"]),
         *_section("Accuracy in percent", {**accuracy, "worst_class": _worst_line(accuracy["worst_class"])}),
         *([flattered.strip(), ""] if flattered else []),
@@ -147,6 +156,10 @@ def markdown(card: Mapping[str, Any]) -> str:
         lines += [f"### Stage {_plain(stage)}", "", "```json", json.dumps(config, indent=1), "```", ""]
     lines += _section("Origin", card["origin"])
     return "\n".join(lines)
+
+
+def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {each: value for each, value in values.items() if each != name}
 
 
 def _worst_line(worst: Mapping[str, Any] | str) -> str:

@@ -28,6 +28,7 @@ from raysp.engine.names import ShortNames
 from raysp.engine.options import RunOptions, check_cuda_graph
 from raysp.engine.packing import at_once
 from raysp.engine.progress import FrontSoFar, Progress
+from raysp.engine.room import check_room
 from raysp.engine.shadows import refuse_shadows, workers_directories
 from raysp.planning.halving import Halving
 from raysp.planning.plan import JobQueue, Outcome, Plan, Survey, inspect, survey
@@ -108,12 +109,15 @@ def run_sweep(
     algorithm = make_algorithm(search, earlier) if search else None
     if queue.exhausted and (search is None or len(earlier) >= search.trials):
         return queue.outcome
+    check_room(sources)
     splits = {}
     for source in sources:
         loaded = load_splits(source)
         splits[key_of(source.config)] = loaded
         counts = ", ".join(f"{len(getattr(loaded, part))} {part}" for part in ("train", "val", "test"))
-        console.print(f"{source.config.name}: {counts} images in {source.config.num_classes} classes", highlight=False)
+        beside = f"; {escape(source.passed_over)}" if source.passed_over else ""
+        told = f"{source.config.name}: {counts} images in {source.config.num_classes} classes{beside}"
+        console.print(told, highlight=False, soft_wrap=True)
     waiting = [stage for stage in found.missing if queue.waits_for(stage)]
     trial = Trial(
         stages=waiting,

@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import networks
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 from records import record_of, row
 from toy import toy
 
+from raysp.data.pictures import PREPARATION
 from raysp.deploy.export import export
 from raysp.models.collapse import collapse
 from raysp.models.costs import count_costs
@@ -98,6 +101,36 @@ def test_a_finished_stage_s_card_says_all_that_the_records_say(tmp_path):
     assert "- test: 71.25" in text
     assert "These flatter: the test part chose the model." in text
     assert "4321" in text
+
+
+def test_a_card_says_how_a_picture_becomes_the_input(tmp_path):
+    """Followed to the letter with Pillow and numpy alone, it gives what the network was trained on."""
+    from raysp.data.pictures import to_array
+
+    save_model(networks.gated("resnet18", in_channels=3), tmp_path / "model")
+    card = export(tmp_path / "model", tmp_path / "out", format="torch")
+    size = card["model"]["input"]["shape"][2]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 70, 4), dtype=np.uint8)
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "transparent.png")
+    for name in ("turned.jpg", "transparent.png"):
+        picture = ImageOps.exif_transpose(Image.open(tmp_path / name)).convert("RGBA")
+        grey = Image.new("RGBA", picture.size, (128, 128, 128, 255))
+        squashed = Image.alpha_composite(grey, picture).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+        with Image.open(tmp_path / name) as again:
+            assert np.array_equal(np.asarray(squashed).transpose(2, 0, 1), to_array(again, size))
+    text = (tmp_path / "out" / "card.md").read_text()
+    for said in (
+        "- colour: RGB, in this order",
+        "- resized: to height x width by squashing, without cropping, by Pillow's bilinear filter, which is antialiased",
+        "- transparent areas: on grey, 128 of 255",
+        "- axes: images, channels, height, width",
+        "EXIF orientation",
+    ):
+        assert said in text
+    assert list(card["model"]["input"]["preparation"]) == list(PREPARATION)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from raysp.latency.estimates.interface import MARK, Estimate, read_counts
+from raysp.latency.estimates.interface import MARK, Counts, Estimate, read_counts
 from raysp.latency.estimates.known import ESTIMATORS
 
 CHEETAH = "cheetah"
@@ -24,8 +24,8 @@ TAKES = tuple(asdict(Estimate()))
 COMPARED = {"online_s": "seconds", "online_bytes": "bytes"}
 """What models are put in order by: the first of these that a protocol has, and its name."""
 _CHEETAH_IS = (
-    "cheetah: two parties, ReLUs by oblivious transfer. Not estimated: predicted from layers that were measured with both parties on "
-    "one machine, and a LAN on top."
+    "cheetah: two parties, ReLUs by oblivious transfer. Not estimated: predicted from layers that were measured, with both "
+    "parties on one machine, and a LAN on top."
 )
 
 
@@ -79,7 +79,8 @@ def estimate_points(points: pd.DataFrame, records: Sequence[Mapping[str, Any]], 
         names: of `PROTOCOLS`.
     """
     by_key = {record["key"]: record for record in records}
-    counted, untold = [], dict[str, int]()
+    counted: list[Counts | None] = []
+    untold: dict[str, int] = {}
     for key, name in points[["key", "exit"]].itertuples(index=False):
         try:
             counted.append(read_counts(by_key[key]["metrics"]["costs"][name]))
@@ -146,8 +147,9 @@ def said_of(order: Order, front: pd.DataFrame) -> str:
     first, last = _model(front, order.places, order.places.min()), _model(front, order.places, order.places.max())
     number = f"{order.models} model{'' if order.models == 1 else 's'}"
     return (
-        f"{order.protocol}, by {COMPARED[order.compared]}: rank correlation over {number} {told}; of the front's {len(order.places)} "
-        f"the first is {first}, the last {last}; {order.worth} of them are worth having, if accuracy and this cost alone count."
+        f"{order.protocol}, by {COMPARED[order.compared]}: rank correlation over {number} {told}. Of the front's "
+        f"{len(order.places)} the first is {first}, the last {last}; {order.worth} are worth having if accuracy and this cost "
+        "alone count."
     )
 
 

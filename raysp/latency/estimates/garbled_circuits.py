@@ -1,10 +1,10 @@
 """DELPHI: ReLUs in garbled circuits, everything linear on secret shares that homomorphic encryption prepared.
 
 Constants are those of `raysp.models.costs`, from which the columns `est_delphi_...` come too. Bytes (19,088 offline and 1,184
-online for a ReLU) are what DELPHI (Mishra et al., USENIX Security 2020) reports for a single ReLU. Seconds (online 21.82 us for a ReLU,
-0.78 ns for a MAC) are published figures of DELPHI's implementation for ResNet18 at 32x32, two processes on one EPYC 7502, mean of
-ten runs; we don't know the number of their table. DELPHI's own machines were slower. On one machine the network costs nothing,
-which stands for a LAN. The homomorphic ciphertexts' bytes, offline, are not published with them, and are left out.
+online for a ReLU) are what DELPHI (Mishra et al., USENIX Security 2020) reports for a single ReLU. Seconds (online 21.82 us for a
+ReLU, 0.78 ns for a MAC) are published figures of DELPHI's implementation for ResNet18 at 32x32, two processes on one EPYC 7502,
+mean of ten runs; we don't know the number of their table. On one machine the network costs nothing, which stands for a LAN. The
+homomorphic ciphertexts' bytes, offline, are not published with them, and are left out.
 """
 
 from raysp.latency.estimates.interface import Counts, Estimate, Estimator

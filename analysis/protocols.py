@@ -159,9 +159,12 @@ def _model(front: pd.DataFrame, places: "pd.Series[int]", place: int) -> str:
     return f"{str(there['key'].iloc[0])[:12]} ({there['exit'].iloc[0]}){others}"
 
 
-def notes_of(estimated: Estimated) -> list[str]:
-    """What must stand beside estimates: that they are some, where from, and what is missing."""
+def notes_of(estimated: Estimated, front: pd.DataFrame, orders: Sequence[Order]) -> list[str]:
+    """What must stand beside estimates: that they are some, what each protocol does to the front's order, where the constants are
+    from, and what is missing.
+    """
     notes = [f"{MARK}. In brackets the place on the front. Sources differ in machines and links: compare models, not protocols."]
+    notes += [said_of(order, front) for order in orders]
     for name in estimated.costs:
         one = ESTIMATORS.get(name)
         notes.append(_CHEETAH_IS if one is None else f"{name}: {one.what} {one.source}")

@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from analysis.objectives import ACCURACIES, OBJECTIVES, Objective, present
 from analysis.pareto import GROUP
-from analysis.protocols import Estimated, notes_of, order_of, said_of
+from analysis.protocols import CHEETAH, Estimated, notes_of, order_of
 from analysis.results import MEASURED_PI, WHICH
 from analysis.spending import STATES, Spending
 from raysp.pi import MEANING, MeasuredFile
@@ -167,13 +167,13 @@ def protocol_tables(points: pd.DataFrame, front: pd.DataFrame, estimated: Estima
                 place = f" ({order.places[index]})" if order and index in order.places else ""
                 line.append(_taken(costs.loc[index]) + place)
             cells.append([*line, str(row["key"])[:12]])
-        said = [said_of(order, rows) for order in orders.values() if order]
+        names = [f"{'pred.' if name == CHEETAH else 'est.'} {name}" for name in estimated.costs]
         tables.append(
             Table(
                 title=f"Estimates by protocol, front on {group[0]}",
-                headings=["exit", *(o.short for o in shown), *estimated.costs, "key"],
+                headings=["exit", *(o.short for o in shown), *names, "key"],
                 cells=cells,
-                note="\n\n".join([*said, *notes_of(estimated)]),
+                note="\n\n".join(notes_of(estimated, rows, [order for order in orders.values() if order])),
             )
         )
     return tables

@@ -2,10 +2,10 @@
 
 Source: Lee et al., *Low-Complexity Deep Convolutional Neural Networks on Fully Homomorphic Encryption Using Multiplexed Parallel
 Convolutions*, ICML 2022. ReLU is a composition of polynomials there. It uses up 14 levels, a convolution with its batch norm 2;
-then bootstrapping, which is most of the time, gives all 16 back. Seconds for one CIFAR-10 image on one thread of a server CPU
-(its table of latencies; cited from memory, and only ResNet20's checked against the abstract's 4.67x, so look it up before you
-rely on a digit): ResNet20 2,271, ResNet110 13,282. The 90 layers between them took 11,011 s, 122 s each, or 7.65 s a level. No
-network is involved while it computes.
+then bootstrapping, which is most of the time, gives all 16 back. Seconds for one CIFAR-10 image on one thread of a server CPU:
+ResNet20 2,271, ResNet110 13,282. The 90 layers between them took 11,011 s, 122 s each, or 7.65 s a level. These two figures are
+quoted from memory of its table of latencies: look them up before you rely on a digit. The order of models doesn't depend on them.
+No network is involved while it computes.
 
 Ours: a ciphertext has 32,768 slots there, and a larger map takes several, each of which costs as much. Layers on the longest way
 count; ReLU layers in parallel branches count all, so that networks with such branches are estimated too high. A layer that keeps
@@ -38,6 +38,6 @@ CKKS = Estimator(
     name="ckks",
     what="Homomorphic encryption alone: the client only encrypts and decrypts; ReLU is a polynomial, on all values of a layer.",
     source="Lee et al., ICML 2022: 14 levels a ReLU layer, 2 a convolution; 7.65 s a level, from ResNet20's 2,271 s and "
-    "ResNet110's 13,282 s on one thread of a server CPU, no network.",
+    "ResNet110's 13,282 s on one thread of a server CPU (quoted from memory; the order doesn't depend on them), no network.",
     estimate=_estimate,
 )

@@ -140,3 +140,16 @@ def test_the_command(arguments, status, message, run, monkeypatch, capsys):
     captured = capsys.readouterr()
     assert message in " ".join((captured.out + captured.err).split())
     assert stopped.value.code == status
+
+
+def test_while_nothing_is_finished_there_are_no_estimates(tmp_path):
+    (tmp_path / "stages").mkdir()
+    report = read_report([tmp_path], Question(protocols=PROTOCOLS))
+    assert ESTIMATES not in tables_of(report) and all(costs.empty for costs in report.estimated.costs.values())
+
+
+def test_models_on_other_data_are_compared_apart(run):
+    model(run, 9, 50.0, layers(1, [5], 10), dataset="others")
+    tables = tables_of(read_report([run], Question(protocols=("ckks",))))[ESTIMATES]
+    assert [len(table.cells) for table in tables] == [3, 1]
+    assert "over 3 models" in tables[0].note and "over 1 model " in tables[1].note

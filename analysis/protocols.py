@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.predictions import NAMED
 from raysp.latency.estimates.interface import MARK, Counts, Estimate, read_counts
 from raysp.latency.estimates.known import ESTIMATORS
 
@@ -168,5 +169,9 @@ def notes_of(estimated: Estimated, front: pd.DataFrame, orders: Sequence[Order])
     for name in estimated.costs:
         one = ESTIMATORS.get(name)
         notes.append(_CHEETAH_IS if one is None else f"{name}: {one.what} {one.source}")
-    notes += [f"Not estimated: {number} of the models: {reason}." for reason, number in estimated.untold.items()]
+    if any(name in ESTIMATORS for name in estimated.costs):
+        reasons = list(estimated.untold.items())
+        notes += [f"Not estimated: {number} of the models: {reason}." for reason, number in reasons[:NAMED]]
+        if more := sum(number for _, number in reasons[NAMED:]):
+            notes.append(f"Not estimated: {more} more.")
     return notes

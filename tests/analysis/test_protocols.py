@@ -94,6 +94,17 @@ def test_what_can_t_be_estimated_is_left_open_and_said(run):
     assert "Not estimated: 1 of the models: its record has no costs by layer." in table.note
     assert "Not estimated: 1 of the models: layer conv0 takes maxima (MaxPool2d)" in table.note
     assert "over 3 models" in table.note
+    (predicted,) = tables_of(read_report([run], Question(protocols=("cheetah",))))[ESTIMATES]
+    assert "Not estimated: 1" not in predicted.note
+
+
+def test_of_many_reasons_some_are_named(tmp_path):
+    for number in range(7):
+        bad = layers(1, [9], 10)
+        bad[0] |= {"comparisons": 3, "layer": f"pool{number}"}
+        model(tmp_path, number, 70.0, bad)
+    (table,) = tables_of(read_report([tmp_path], Question(protocols=("ckks",))))[ESTIMATES]
+    assert table.note.count("takes maxima") == 5 and table.note.endswith("Not estimated: 2 more.")
 
 
 def test_where_nothing_can_be_estimated_no_order_is_told(tmp_path):

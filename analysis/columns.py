@@ -201,7 +201,7 @@ FILES = (
     File(
         name="tables.md, tables.tex",
         what="The front, its knee, the paper's Tables 1 and 2 with the paper's figures beside yours, predicted and measured "
-        "private inference, and what the sweeps were to cost and have cost.",
+        "private inference, estimates by protocol if you asked for them, and what the sweeps were to cost and have cost.",
     ),
     File(name="report.html", what="All of it to look at and to choose from, in one file that needs no network."),
     File(

@@ -26,7 +26,7 @@ PREDICTED = (
 )
 """Columns that a table has only if a model's layers can be told."""
 NAMED = 5
-"""Shapes that a note names; of more it gives the number."""
+"""Shapes or reasons that notes name; of more they give the number."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 from analysis.objectives import ACCURACIES, OBJECTIVES, Objective, present
 from analysis.pareto import GROUP
+from analysis.protocols import CHEETAH, Estimated, notes_of, order_of
 from analysis.results import MEASURED_PI, WHICH
 from analysis.spending import STATES, Spending
 from raysp.pi import MEANING, MeasuredFile
@@ -47,6 +48,7 @@ class Table:
     headings: list[str]
     cells: list[list[str]]
     note: str = ""
+    """Paragraphs, with an empty line between them."""
 
     def markdown(self) -> str:
         """As GitHub shows it."""
@@ -57,7 +59,7 @@ class Table:
     def latex(self) -> str:
         """As a `table` environment for the package booktabs."""
         body = tabulate(self.cells, self.headings, tablefmt="latex_booktabs", disable_numparse=True)
-        caption = _latex(f"{self.title}. {self.note}".strip())
+        caption = _latex(" ".join(f"{self.title}. {self.note}".split()))
         return f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n{body}\n\\end{{table}}\n"
 
 
@@ -141,6 +143,53 @@ def predicted_table(points: pd.DataFrame, notes: Sequence[str]) -> Table:
     ]
     headings = ["exit", *(o.short for o in objectives), "fitted layers", "from", "key"]
     return Table(title="Predicted private inference of the front", headings=headings, cells=cells, note=" ".join(notes))
+
+
+def protocol_tables(points: pd.DataFrame, front: pd.DataFrame, estimated: Estimated, accuracy: str) -> list[Table]:
+    """What the front's models would take under several protocols, a column each; a table per group of `GROUP`.
+
+    Args:
+        points: all models.
+        front: those of them that nothing dominates.
+        estimated: what all of them would take.
+        accuracy: by which models are chosen.
+    """
+    tables = []
+    shown = [OBJECTIVES[name] for name in (accuracy, *COSTS)]
+    for group, rows in front.groupby(list(GROUP), sort=True):
+        alike = points[(points[list(GROUP)] == list(group)).all(axis=1)]
+        orders = {name: order_of(alike, rows, name, costs, accuracy) for name, costs in estimated.costs.items()}
+        cells = []
+        for index, row in zip(rows.index, _records(rows), strict=True):
+            line = [str(row["exit"]), *(number(o, row[o.column]) for o in shown)]
+            for name, costs in estimated.costs.items():
+                order = orders[name]
+                place = f" ({order.places[index]})" if order and index in order.places else ""
+                line.append(_taken(costs.loc[index]) + place)
+            cells.append([*line, str(row["key"])[:12]])
+        names = [f"{'pred.' if name == CHEETAH else 'est.'} {name}" for name in estimated.costs]
+        tables.append(
+            Table(
+                title=f"Estimates by protocol, front on {group[0]}",
+                headings=["exit", *(o.short for o in shown), *names, "key"],
+                cells=cells,
+                note="\n\n".join(notes_of(estimated, rows, [order for order in orders.values() if order])),
+            )
+        )
+    return tables
+
+
+def _taken(costs: "pd.Series[float]") -> str:
+    """What a model takes under a protocol."""
+    seconds, online, before = costs["online_s"], costs["online_bytes"], costs["offline_bytes"]
+    told = []
+    if pd.notna(seconds):
+        told.append(f"{seconds:,.0f} s" if seconds >= 100 else f"{seconds:.3g} s")
+    if pd.notna(online):
+        told.append(f"{number(OBJECTIVES['pred_bytes'], online)} B")
+    if pd.notna(before):
+        told.append(f"before {number(OBJECTIVES['pred_bytes'], before)} B")
+    return ", ".join(told) or "-"
 
 
 def measured_table(table: pd.DataFrame, measurements: Mapping[str, Sequence[MeasuredFile]]) -> Table:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from raysp.lazy import attach
 
 __all__ = [
+    "ESTIMATES",
     "FRONT",
     "MEASURED",
     "PREDICTION",
@@ -22,6 +23,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from analysis.report.answer import (
+        ESTIMATES,
         FRONT,
         MEASURED,
         PREDICTION,

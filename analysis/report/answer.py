@@ -22,6 +22,7 @@ from analysis.page import build_page
 from analysis.paper_figures import draw_figure1, draw_figure2, draw_growth
 from analysis.pareto import GROUP, Found, best_under, front_of_each_group, knee, ranks
 from analysis.predictions import Foretold, foretell, seconds_column
+from analysis.protocols import Estimated, estimate_points
 from analysis.published import published_beside
 from analysis.records import Runs, read_runs
 from analysis.results import layers_table, results_table
@@ -36,6 +37,7 @@ from analysis.tables import (
     models_table,
     paper_table,
     predicted_table,
+    protocol_tables,
     spending_table,
 )
 from raysp.latency.known import Calibrations, packaged
@@ -46,9 +48,10 @@ from raysp.store.tensor_files import DamagedFile
 
 QUALIFIES = "What qualifies"
 FRONT = "The front in numbers"
+ESTIMATES = "Estimates by protocol"
 PREDICTION = "Predicted private inference"
 MEASURED = "Measured private inference"
-"""Sections; the command prints the first two."""
+"""Sections; the command prints the first three."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,8 @@ class Question:
     """A network between the parties, for predicted costs, besides LAN and WAN."""
     calibrations: Calibrations | None = None
     """What they are predicted by; None takes those of the package."""
+    protocols: tuple[str, ...] = ()
+    """Of `analysis.protocols.PROTOCOLS`: what the models would take under each; none shows no estimates."""
 
     @property
     def names_predicted(self) -> bool:
@@ -105,6 +110,8 @@ class Report:
     """Predicted costs, and what must be said beside them."""
     found: dict[Any, Found]
     """What meets the limits, if there are any, by group of `GROUP`."""
+    estimated: Estimated
+    """What each of the points would take under the question's protocols."""
 
     @property
     def damaged(self) -> list[DamagedFile]:
@@ -142,6 +149,7 @@ def read_report(roots: Sequence[Location], question: Question | None = None) -> 
         sweeps=sweeps,
         foretold=foretold,
         found=found,
+        estimated=estimate_points(points, runs.records, question.protocols),
     )
 
 
@@ -235,6 +243,8 @@ def tables_of(report: Report) -> dict[str, list[Table]]:
         rows = points.loc[[row.name for row in knees if row is not None]]
         note = "The front's model that is nearest to the best of everything, each objective scaled to its range on the front."
         sections[FRONT].append(models_table("Knee", rows, note, question.shown))
+        if question.protocols:
+            sections[ESTIMATES] = protocol_tables(points, report.front, report.estimated, question.accuracy)
     printed = [("Table 1: gated branching", paper.table1(points)), ("Table 2: auxiliary classifiers", paper.table2(points))]
     compared = [paper_table(title, rows) for title, rows in printed if rows["accuracy"].notna().any()]
     if compared:

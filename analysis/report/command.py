@@ -10,8 +10,9 @@ from rich.table import Table as Drawn
 
 from analysis.objectives import ACCURACIES, OBJECTIVES, chosen
 from analysis.predictions import seconds_column
+from analysis.protocols import chosen_protocols
 from analysis.records import check_root
-from analysis.report.answer import FRONT, QUALIFIES, Question, Report, read_report, save_report, tables_of
+from analysis.report.answer import ESTIMATES, FRONT, QUALIFIES, Question, Report, read_report, save_report, tables_of
 from analysis.report.flags import ReportFlags
 from analysis.spending import STATES
 from analysis.tables import Table
@@ -40,6 +41,7 @@ def question_of(flags: ReportFlags) -> Question:
         limits=flags.limits(seconds_column(link)),
         link=link,
         calibrations=calibrations,
+        protocols=() if flags.protocols is None else chosen_protocols(flags.protocols),
     )
 
 
@@ -96,7 +98,8 @@ def _check_out(out: Location) -> None:
 def _print(report: Report, out: Location, console: Console) -> None:
     if report.question.limits and report.points.empty:
         console.print("No model is finished yet, so that none meets the limits.")
-    for table in tables_of(report).get(QUALIFIES if report.found else FRONT, []):
+    sections = tables_of(report)
+    for table in (*sections.get(QUALIFIES if report.found else FRONT, []), *sections.get(ESTIMATES, [])):
         _print_table(table, console)
     if report.question.names_predicted:
         for note in report.foretold.notes:

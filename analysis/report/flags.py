@@ -45,6 +45,9 @@ class ReportFlags:
     """A network between the parties, such as 100mbit,20ms (kbit, mbit, gbit; us, ms, s), whose predicted seconds are shown."""
     calibration: Annotated[tuple[str, ...], arg(metavar="FILE ...", help_behavior_hint="(default: those of the package)")] = ()
     """What `raysp pi calibrate` wrote, on one machine, to predict by; the first count where several have a layer."""
+    protocols: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...", help_behavior_hint="(default: no estimates)")] = None
+    """Estimate what the front's models would take under other kinds of private inference, from published constants: cheetah,
+    garbled-circuits, function-secret-sharing, ckks; without a name all of them."""
     watch: bool = False
     """Write it again whenever something has changed, until interrupted."""
     every: float = 10.0
@@ -76,7 +79,10 @@ class ReportFlags:
     def check(self) -> None:
         """Raise ValueError for what is wrong whatever the results directories hold."""
         if not self.runs:
-            raise ValueError("no results directory; expected one or more that sweeps were given as --storage, such as runs/quick")
+            last = "; give it before --protocols" if self.protocols else ""
+            raise ValueError(
+                f"no results directory; expected one or more that sweeps were given as --storage, such as runs/quick{last}"
+            )
         if "" in self.runs:
             raise ValueError("a results directory's name is empty; expected one that a sweep was given as --storage")
         if not (math.isfinite(self.every) and self.every >= 1):

@@ -15,7 +15,7 @@ from raysp.methods.choices import SHARING_METHODS, Choice, MaskMethod, OwnMaskMe
 from raysp.planning.proposals import STOPPED_SEARCH
 from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS, Preset
-from sweeps.flags import FLAG_OF, NOT_GIVEN, SweepFlags, read_budget
+from sweeps.flags import FLAG_OF, NOT_GIVEN, SweepFlags, read_budget, read_seconds
 from sweeps.running import Work
 from sweeps.searching import draw, read_search
 
@@ -118,13 +118,21 @@ def axis_values(
         values.pop("gate_epochs", None)  # the preset's are of branches that start as its own do, and need no ramp
     if flags.budgets is not NOT_GIVEN:
         values["budget"] = tuple(map(read_budget, flags.budgets))
-    if flags.gate_blocks is not NOT_GIVEN:
-        if flags.d_th not in (NOT_GIVEN, ("none",)) or defaults.get("d_th", (None,)) != (None,):
-            raise ValueError(
-                "--gate-blocks with thresholds (--d-th, or this sweep's own); expected one of them: each says which blocks are "
-                "gated"
-            )
-        values["d_th"] = (None,)
+    for flag in ("gate_blocks", "max_seconds"):
+        if getattr(flags, flag) is not NOT_GIVEN:
+            if flags.d_th not in (NOT_GIVEN, ("none",)) or defaults.get("d_th", (None,)) != (None,):
+                raise ValueError(
+                    f"--{flag.replace('_', '-')} with thresholds (--d-th, or this sweep's own); expected one of them: each says "
+                    "which blocks are gated"
+                )
+            values["d_th"] = (None,)
+    if flags.max_seconds is not NOT_GIVEN:
+        if flags.gate_blocks is not NOT_GIVEN:
+            raise ValueError("--max-seconds with --gate-blocks; expected one of them: each says which blocks are gated")
+        values.pop("gate_blocks", None)
+        values["max_seconds"] = tuple(map(read_seconds, flags.max_seconds))
+    elif flags.link is not NOT_GIVEN:
+        raise ValueError("--link without --max-seconds, to which it belongs; expected both, or neither")
     values["seed"] = (0,) if flags.run.seeds is NOT_GIVEN else flags.run.seeds
     values["d_th"] = tuple(None if d == "none" else d for d in values.get("d_th", (None,)))
     values["ac_after"] = tuple(read_placement(a, stages) if isinstance(a, str) else a for a in values["ac_after"])

@@ -44,7 +44,7 @@ class Work:
     """The data sets that they read."""
     name: str
     """The preset's, which names the default results directory and stands in the rows."""
-    note: str = ""
+    notes: Sequence[str] = ()
     """What the user should know before it starts."""
     search: Search | None = None
     """Proposes leaves, while the sweep runs, beyond these."""
@@ -69,8 +69,8 @@ def train(flags: RunFlags, options: RunOptions, work: Work, console: Console, co
         require_engine()
     root = locate(flags.storage or Path("runs") / work.name)
     _check_storage(root)
-    if work.note:
-        console.print(f"[yellow]note[/] {work.note}", soft_wrap=True)
+    for note in work.notes:
+        console.print(f"[yellow]note[/] {note}", soft_wrap=True)
     leaves = [*work.leaves, *(proposed(work.search, root) if work.search else ())]
     if flags.plan:
         plan = Plan(leaves)

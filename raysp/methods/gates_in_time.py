@@ -46,9 +46,7 @@ def gates_in_time(losses: Mapping[str, float], seconds: Seconds, limit: float) -
 
     def judged(chosen: frozenset[str]) -> InTime:
         blocks, taken = tuple(name for name in order if name in chosen), seconds(chosen)
-        return InTime(
-            blocks=blocks, seconds=taken, divergence=math.fsum(losses[name] for name in blocks), meets=taken <= limit
-        )
+        return InTime(blocks=blocks, seconds=taken, divergence=math.fsum(losses[name] for name in blocks), meets=taken <= limit)
 
     return _best(order, judged) if len(order) <= EXACT else _step_by_step(losses, judged)
 

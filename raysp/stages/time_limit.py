@@ -7,6 +7,7 @@ Contract: the seconds are those that a report predicts for the final exit of the
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from raysp.engine.context import Parent
 from raysp.latency.gated import GatedCosts
@@ -31,9 +32,9 @@ class TimeLimit(Config):
 
     max_seconds: float
     """Predicted seconds of one image, above 0."""
-    bits_per_s: float | None
+    bits_per_s: float | None = None
     """Of the link between the parties, both directions together, above 0; None: both are on the calibrations' machine."""
-    round_trip_s: float | None
+    round_trip_s: float | None = None
     """Of the link, in seconds, at least 0; None likewise."""
     calibration: str
     """The digest of the calibrations that predict."""
@@ -46,16 +47,22 @@ class TimeLimit(Config):
             raise ValueError(f"max_seconds is {self.max_seconds:g}; expected seconds above 0")
         if (self.bits_per_s is None) != (self.round_trip_s is None):
             raise ValueError(f"bits_per_s is {self.bits_per_s} with round_trip_s {self.round_trip_s}; expected both, or neither")
-        self.over()
+        self.seconds(0.0, 0.0, 0.0)  # refuses what is no link
 
     def __str__(self) -> str:
         return f"at most {self.max_seconds:g} s" + (f" over {self.link}" if self.link else "")
 
-    def over(self) -> Link | None:
-        """The link."""
+    def seconds(self, time_s: float, num_bytes: float, round_trips: float) -> float:
+        """What a network takes over the link.
+
+        Args:
+            time_s: that it takes where both parties are on the calibrations' machine.
+            num_bytes, round_trips: of both parties.
+        """
         if self.bits_per_s is None or self.round_trip_s is None:
-            return None
-        return Link(name=self.link or "link", bits_per_s=self.bits_per_s, round_trip_s=self.round_trip_s)
+            return time_s
+        over = Link(name="link", bits_per_s=self.bits_per_s, round_trip_s=self.round_trip_s)
+        return over.modelled_s(time_s=time_s, num_bytes=num_bytes, round_trips=round_trips)
 
 
 def time_limit(max_seconds: float, link: str | None) -> TimeLimit:
@@ -68,14 +75,11 @@ def time_limit(max_seconds: float, link: str | None) -> TimeLimit:
     Raises:
         ValueError: no such link, or no such limit.
     """
-    over = None if link is None else parse_link(link)
-    return TimeLimit(
-        max_seconds=max_seconds,
-        bits_per_s=over and over.bits_per_s,
-        round_trip_s=over and over.round_trip_s,
-        calibration=packaged().digest,
-        link=over and over.name,
-    )
+    of_link: dict[str, Any] = {}
+    if link is not None:
+        over = parse_link(link)
+        of_link = {"bits_per_s": over.bits_per_s, "round_trip_s": over.round_trip_s, "link": over.name}
+    return TimeLimit(max_seconds=max_seconds, calibration=packaged().digest, **of_link)
 
 
 def gated_costs(experiment: Experiment, kernel_size: int, calibration: str) -> GatedCosts:
@@ -120,14 +124,12 @@ def gated_in_time(limit: TimeLimit, experiment: Experiment, parents: Mapping[str
     what = gating["key"], limit
     if what not in _chosen:
         make_room(_chosen, KNOWN)
-        costs, link = gated_costs(experiment, gating["config"]["kernel_size"], limit.calibration), limit.over()
+        costs = gated_costs(experiment, gating["config"]["kernel_size"], limit.calibration)
         kept = _KeptBeside(experiment, parents, budget)
 
         def seconds(gated: frozenset[str]) -> float:
             found = costs.costs(gated, kept.by_layer(gated))
-            if link is None:
-                return found.time_s
-            return link.modelled_s(time_s=found.time_s, num_bytes=found.bytes, round_trips=found.round_trips)
+            return limit.seconds(found.time_s, found.bytes, found.round_trips)
 
         losses = {block["block"]: block["divergence"] for block in gating["metrics"]["blocks"]}
         _chosen[what] = gates_in_time(losses, seconds, limit.max_seconds)

@@ -1,6 +1,6 @@
 """Which blocks of a student are gated, read from its finished parents before it is built.
 
-Owns the two rules: by how dense the ReLU layers are that lie inside blocks (the paper's d_th), or by what each block would lose
+Owns two rules: by how dense the ReLU layers are that lie inside blocks (the paper's d_th), or by what each block would lose
 (`raysp.stages.gating`). Refuses to build gates (`raysp.stages.student`). Contract: the densities are those that the student's own
 layers will have.
 """

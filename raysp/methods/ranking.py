@@ -76,15 +76,25 @@ class RankedLayers:
         """
         spared = torch.ones(len(self._units), dtype=torch.bool)
         spared[list(without)] = False
-        owner = self._owner[spared[self._owner]]
         if all(unit == 1 for unit in self._units):
-            return torch.bincount(owner[:budget], minlength=len(self._units)).tolist()
+            return torch.bincount(self._first(budget, spared), minlength=len(self._units)).tolist()
+        owner = self._owner[spared[self._owner]]
         counts = [0] * len(self._units)
         for layer in owner.tolist():
             if self._units[layer] <= budget:
                 counts[layer] += self._units[layer]
                 budget -= self._units[layer]
         return counts
+
+    def _first(self, most: int, spared: Tensor) -> Tensor:
+        """The layers of the last units to go, at most so many, in layers that are spared; mostly few of the ranking must be seen."""
+        length = most
+        while True:
+            owner = self._owner[:length]
+            found = owner[spared[owner]][:most]
+            if len(found) == most or length >= len(self._owner):
+                return found
+            length *= 2
 
 
 def ranks_in(tensors: Mapping[str, Tensor], layers: Sequence[str]) -> list[Tensor]:

@@ -18,8 +18,9 @@ from raysp.stages.experiment import Experiment
 from raysp.stages.gates import KNOWN, make_room, ranked_layers
 from raysp.store.keys import Config, told
 
-_chosen: dict[tuple[str, "TimeLimit"], InTime] = {}
-"""By the key of the measurement of losses, which says all else that the choice depends on; trying every choice takes a while."""
+_seconds: dict[tuple[str, "TimeLimit"], dict[frozenset[str], float]] = {}
+"""What networks take, by the blocks that are gated. By the key of the measurement of losses, which says all that this depends on
+but the link, and by a limit that stands for all those over one link."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,35 +122,37 @@ def gated_in_time(limit: TimeLimit, experiment: Experiment, parents: Mapping[str
         DamagedFile: the ranking's weights can't be trusted.
     """
     gating = parents["gating"].record
-    what = gating["key"], limit
-    if what not in _chosen:
-        make_room(_chosen, KNOWN)
-        costs = gated_costs(experiment, gating["config"]["kernel_size"], limit.calibration)
-        kept = _KeptBeside(experiment, parents, budget)
+    what = gating["key"], replace(limit, max_seconds=1.0, link=None)
+    if what not in _seconds:
+        make_room(_seconds, KNOWN // 16)
+        _seconds[what] = {}
+    known = _seconds[what]
+    costs = gated_costs(experiment, gating["config"]["kernel_size"], limit.calibration)
+    kept = _KeptBeside(experiment, parents, budget)
 
-        def seconds(gated: frozenset[str]) -> float:
+    def seconds(gated: frozenset[str]) -> float:
+        if gated not in known:
             found = costs.costs(gated, kept.by_layer(gated))
-            return limit.seconds(found.time_s, found.bytes, found.round_trips)
+            known[gated] = limit.seconds(found.time_s, found.bytes, found.round_trips)
+        return known[gated]
 
-        losses = {block["block"]: block["divergence"] for block in gating["metrics"]["blocks"]}
-        _chosen[what] = gates_in_time(losses, seconds, limit.max_seconds)
-    return _chosen[what]
+    losses = {block["block"]: block["divergence"] for block in gating["metrics"]["blocks"]}
+    return gates_in_time(losses, seconds, limit.max_seconds)
 
 
 class _KeptBeside:
     """What the ReLU layers keep when some blocks are gated: a ranking's budget goes to the others, another mask stays."""
 
     def __init__(self, experiment: Experiment, parents: Mapping[str, Parent], budget: int | None) -> None:
-        self._inner = experiment.inner_relus()
-        source = parents["mask" if budget is None else "ranking"]
-        self._layers, self._budget = source.record["metrics"]["layers"], budget
-        self._ranked = None if budget is None else ranked_layers(source)
+        self._inner, self._budget = experiment.inner_relus(), budget
+        self._source = parents["mask" if budget is None else "ranking"]
 
     def by_layer(self, gated: frozenset[str]) -> dict[str, int]:
         """ReLUs by layer, all layers named."""
-        names = [layer["layer"] for layer in self._layers]
-        if self._ranked is None or self._budget is None:
-            return {layer["layer"]: layer["kept"] for layer in self._layers}
+        layers = self._source.record["metrics"]["layers"]
+        if self._budget is None:
+            return {layer["layer"]: layer["kept"] for layer in layers}
         gone = {self._inner[block] for block in gated}
-        counts = self._ranked.counts(self._budget, [number for number, name in enumerate(names) if name in gone])
-        return dict(zip(names, counts, strict=True))
+        without = [number for number, layer in enumerate(layers) if layer["layer"] in gone]
+        counts = ranked_layers(self._source).counts(self._budget, without)
+        return {layer["layer"]: count for layer, count in zip(layers, counts, strict=True)}

@@ -87,7 +87,7 @@ class RankedLayers:
         return counts
 
     def _first(self, most: int, spared: Tensor) -> Tensor:
-        """The layers of the last units to go, at most so many, in layers that are spared; mostly few of the ranking must be seen."""
+        """The layers of the last units to go, at most so many, in layers that are spared; few of the ranking must be seen."""
         length = most
         while True:
             owner = self._owner[:length]

@@ -54,7 +54,7 @@ def ranked_masks(ranks: Sequence[Tensor], shapes: Sequence[tuple[int, int, int]]
 
 
 class RankedLayers:
-    """How a ranking shares budgets out over layers: the counts of masks that nobody needs.
+    """How a ranking shares budgets out over layers, without making the masks.
 
     Args:
         ranks: per layer; see `ranked_masks`.
@@ -87,7 +87,7 @@ class RankedLayers:
         return counts
 
     def _first(self, most: int, spared: Tensor) -> Tensor:
-        """The layers of the last units to go, at most so many, in layers that are spared; few of the ranking must be seen."""
+        """The layers of the units that stay, at most so many, in layers that are spared; looks at no more units than it must."""
         length = most
         while True:
             owner = self._owner[:length]

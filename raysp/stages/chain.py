@@ -283,7 +283,7 @@ class ChainBuilder:
         return self._gatings.setdefault(stage.key, stage)
 
     def _limit(self, choice: Choice, max_seconds: float) -> TimeLimit:
-        """The limit of seconds of a configuration. Raises ValueError where no block can be gated, or none can be told."""
+        """The limit of seconds of a configuration. Raises ValueError where it can't be gated, or predicted."""
         if not self.num_blocks:
             raise ValueError(f"max_seconds with {self._network.name}, which has no block that can be gated; expected none")
         limit = time_limit(max_seconds, choice.link)

@@ -16,7 +16,7 @@ KNOWN = 1024
 """Masks of rankings whose densities are kept in memory, and a sixty-fourth as many rankings."""
 
 _ranked: dict[str, RankedLayers] = {}
-"""By the ranking's key; reading and sorting them from its weights takes a while."""
+"""By the ranking's key; reading them from its weights, and sorting them, takes a while."""
 _densities: dict[tuple[str, int], list[float]] = {}
 """By the ranking's key and the budget; ranking all positions of a network takes a while."""
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from quick import builder, run, weights
 
+from raysp.data.sources import open_source
 from raysp.engine.context import read_parents
 from raysp.latency.known import Calibrations, packaged
 from raysp.latency.prediction import predict
@@ -12,7 +13,9 @@ from raysp.methods.choices import Choice
 from raysp.models.exits import FINAL
 from raysp.models.files import load_model
 from raysp.stages import time_limit as module
+from raysp.stages.chain import ChainBuilder
 from raysp.stages.finetune import canonical, without_gates
+from raysp.stages.presets import PRESETS
 from raysp.stages.time_limit import TimeLimit, gated_in_time, time_limit
 from raysp.store.records import SAME_AS, Store
 
@@ -85,6 +88,16 @@ def test_a_network_that_cannot_be_predicted_is_refused_before_anything_trains(mo
     monkeypatch.setattr(module, "packaged", lambda: Calibrations({name: dataclasses.replace(one, layers=linear)}))
     with pytest.raises(ValueError, match=r"no calibration has conv .*: the seconds of resnet18 can't be predicted"):
         limited(20)
+
+
+def test_a_network_without_a_block_to_gate_is_refused(tmp_path, monkeypatch):
+    layers = "nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, num_classes)"
+    (tmp_path / "single.py").write_text(f"from torch import nn\ndef build(num_classes):\n    return nn.Sequential({layers})\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    build = ChainBuilder(PRESETS["quick"], open_source("digits", None, None).config, model="single:build")
+    with pytest.raises(ValueError, match="max_seconds with single:build, which has no block that can be gated"):
+        limited(20, build=build)
 
 
 @pytest.fixture(scope="module", params=[("taylor", "pixel"), ("taylor", "channel"), ("senet", "pixel")], ids="-".join)

@@ -32,7 +32,11 @@ RESULTS: Mapping[str, str] = {
     "budget": "ReLU units over the whole network: what was allowed. Whole channels fill it only as far as they fit.",
     "weights": "Where the fine-tuning's weights started: `rewind`, with the all-ReLU network's, or `continue`, with the mask's.",
     "d_th": "Threshold of gated branching; empty without it.",
-    "gate_blocks": "How many blocks were to be gated, those that would lose least; empty where `d_th` decided, or none were.",
+    "gate_blocks": "How many blocks were to be gated, those that would lose least; empty where `d_th` or `max_seconds` "
+    "decided, or none were.",
+    "max_seconds": "Predicted seconds that the final exit was to take at most: those blocks were gated that lose least for it. "
+    "Empty where something else decided. What the models do take is in the predicted columns.",
+    "link": "The network between the parties that `max_seconds` is about; empty where both were to be on one machine.",
     "gamma": f"How the gate grew: `linear` or `cosine`. {_EMPTY}",
     "gate_epochs": f"Epochs until the gate was 1. {_EMPTY}",
     "gb_init": f"How shallow branches started: `random` or `least-squares`. {_EMPTY}",

@@ -54,6 +54,8 @@ COLUMNS = (
     "weights",
     "d_th",
     "gate_blocks",
+    "max_seconds",
+    "link",
     "gamma",
     "gate_epochs",
     "gb_init",

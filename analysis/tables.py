@@ -23,7 +23,7 @@ ALWAYS = ("budget", "d_th", "exit")
 """Columns of a table of models that are shown even if all agree."""
 WORST = ("worst_class_accuracy",)
 """What stands beside the accuracies, where it is known: a mean hides it."""
-OFF_COUNTS = ("d_th", "gate_blocks", "ac_after")
+OFF_COUNTS = ("d_th", "gate_blocks", "max_seconds", "ac_after")
 """Columns in which nothing is a value like others."""
 OF_ALL = ("dataset", "selection", "model", "width", "image_size", "precision")
 """Columns that are about all-ReLU networks as much as about students."""
@@ -31,6 +31,7 @@ SHORT = {
     "mask_method": "mask",
     "image_size": "pixels",
     "gate_blocks": "gates",
+    "max_seconds": "at most s",
     "gate_epochs": "ramp",
     "kernel_size": "kernel",
     "ac_after": "AC after",

@@ -15,7 +15,8 @@ from raysp.methods.choices import SHARING_METHODS, Choice, MaskMethod, OwnMaskMe
 from raysp.planning.proposals import STOPPED_SEARCH
 from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS, Preset
-from sweeps.flags import FLAG_OF, NOT_GIVEN, SweepFlags, read_budget
+from raysp.stages.time_limit import time_limit
+from sweeps.flags import FLAG_OF, NOT_GIVEN, SweepFlags, read_budget, read_seconds
 from sweeps.running import Work
 from sweeps.searching import draw, read_search
 
@@ -46,25 +47,35 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
         sensitivity=None if flags.sensitivity is None else read_sensitivity(flags.sensitivity),
     )
     values = axis_values(flags, defaults, preset, builder.stages, builder.num_blocks)
+    notes = []
+    if "max_seconds" in values:
+        limits = "; ".join(str(time_limit(most, link)) for most in values["max_seconds"] for link in values.get("link", (None,)))
+        notes.append(
+            f"the final exit is to take {limits} (predicted): the blocks that lose least for it are gated, which are chosen when "
+            "their losses are measured"
+        )
     search = read_search(flags.search, flags.trials, flags.between, values, builder)
     combinations = [Choice(**dict(zip(values, combination, strict=True))) for combination in product(*values.values())]
     _refuse_idle(flags, {choice.mask_method for choice in combinations})
     if search is not None:
         if flags.run.stopping != "none":
             raise ValueError(STOPPED_SEARCH)
-        return Work(leaves=[], sources=[source], name=flags.preset, search=search, given=builder.given(values["seed"]))
+        return Work(
+            leaves=[], sources=[source], name=flags.preset, notes=notes, search=search, given=builder.given(values["seed"])
+        )
     if flags.search == "random":
         assert flags.trials is not None
         drawn = draw(values, flags.between, flags.trials)
         combinations = [Choice(**{**one, "seed": seed}) for one in drawn for seed in values["seed"]]
     leaves = {stage.key: stage for stage in map(builder.chain, combinations)}
-    note = ""
     if len(leaves) < len(combinations):
-        note = (
+        notes.append(
             f"{len(combinations)} combinations of the flags' values, {len(leaves)} of them distinct: some choices mean nothing "
             "beside others (the gate's without gates or in a ramp of two epochs, a head's without an auxiliary classifier, ...)"
         )
-    return Work(leaves=list(leaves.values()), sources=[source], name=flags.preset, note=note, given=builder.given(values["seed"]))
+    return Work(
+        leaves=list(leaves.values()), sources=[source], name=flags.preset, notes=notes, given=builder.given(values["seed"])
+    )
 
 
 def _refuse_idle(flags: SweepFlags, methods: set[MaskMethod]) -> None:
@@ -118,13 +129,21 @@ def axis_values(
         values.pop("gate_epochs", None)  # the preset's are of branches that start as its own do, and need no ramp
     if flags.budgets is not NOT_GIVEN:
         values["budget"] = tuple(map(read_budget, flags.budgets))
-    if flags.gate_blocks is not NOT_GIVEN:
-        if flags.d_th not in (NOT_GIVEN, ("none",)) or defaults.get("d_th", (None,)) != (None,):
-            raise ValueError(
-                "--gate-blocks with thresholds (--d-th, or this sweep's own); expected one of them: each says which blocks are "
-                "gated"
-            )
-        values["d_th"] = (None,)
+    for flag in ("gate_blocks", "max_seconds"):
+        if getattr(flags, flag) is not NOT_GIVEN:
+            if flags.d_th not in (NOT_GIVEN, ("none",)) or defaults.get("d_th", (None,)) != (None,):
+                raise ValueError(
+                    f"--{flag.replace('_', '-')} with thresholds (--d-th, or this sweep's own); expected one of them: each says "
+                    "which blocks are gated"
+                )
+            values["d_th"] = (None,)
+    if flags.max_seconds is not NOT_GIVEN:
+        if flags.gate_blocks is not NOT_GIVEN:
+            raise ValueError("--max-seconds with --gate-blocks; expected one of them: each says which blocks are gated")
+        values.pop("gate_blocks", None)
+        values["max_seconds"] = tuple(map(read_seconds, flags.max_seconds))
+    elif flags.link is not NOT_GIVEN:
+        raise ValueError("--link without --max-seconds, to which it belongs; expected both, or neither")
     values["seed"] = (0,) if flags.run.seeds is NOT_GIVEN else flags.run.seeds
     values["d_th"] = tuple(None if d == "none" else d for d in values.get("d_th", (None,)))
     values["ac_after"] = tuple(read_placement(a, stages) if isinstance(a, str) else a for a in values["ac_after"])

@@ -118,6 +118,10 @@ def _several(metavar: str, default: str = "") -> Any:
     return arg(metavar=f"{metavar} ...", help_behavior_hint=f"(default: {default})" if default else THE_PRESETS)
 
 
+def _several_or_none(metavar: str) -> Any:
+    return arg(metavar=f"{metavar} ...", help_behavior_hint="")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepFlags:
     """Flags of a sweep over axes. Those that take several values are swept: every combination is a configuration."""
@@ -158,6 +162,12 @@ class SweepFlags:
     none."""
     gate_blocks: Annotated[tuple[int, ...], _several("NUMBER")] = NOT_GIVEN
     """Instead of a threshold: gate so many blocks, those that would lose least by a measurement without training; 0: none."""
+    max_seconds: Annotated[tuple[str, ...], _several_or_none("SECONDS")] = NOT_GIVEN
+    """Instead of both: gate those blocks that lose least, as many as it takes until private inference of one image, at the final
+    exit, is predicted to take at most so long. Where no choice does, all that help are gated."""
+    link: Annotated[tuple[str, ...], _several_or_none("lan|wan|BANDWIDTH,ROUND_TRIP")] = NOT_GIVEN
+    """With --max-seconds: the network between the parties, such as 100mbit,20ms (kbit, mbit, gbit; us, ms, s); without it both
+    are on the machine that measured the layers."""
     gamma: Annotated[tuple[GammaSchedule, ...], _several("linear|cosine", "linear")] = NOT_GIVEN
     """How the gate grows from 0 to 1 over the epochs."""
     gate_epochs: Annotated[tuple[int, ...], _several("EPOCHS")] = NOT_GIVEN
@@ -204,8 +214,16 @@ def read_budget(text: str) -> float:
         raise ValueError(f"budget {text!r}; expected ReLU units (24900, or 24.9k), or a share between 0 and 1 (0.1)") from None
 
 
+def read_seconds(text: str) -> float:
+    """A limit of seconds. Raises ValueError."""
+    seconds = read_amount(text)
+    if not seconds:
+        raise ValueError(f"--max-seconds {text!r}; expected seconds above 0, such as 20, 0.5 or 1k")
+    return seconds
+
+
 def check_given(flags: object) -> None:
-    """Refuse a flag that was given no value, or an empty one, or a budget that is no number."""
+    """Refuse a flag that was given no value, or an empty one, or a number that is none."""
     for name, value in vars(flags).items():
         if value == "":
             raise ValueError(f"--{name.replace('_', '-')} is empty; expected a value, or leave it out")
@@ -213,3 +231,5 @@ def check_given(flags: object) -> None:
             raise ValueError(f"--{name.replace('_', '-')} has no value; expected one or more, or leave it out")
     for text in getattr(flags, "budgets", ()):
         read_budget(text)
+    for text in getattr(flags, "max_seconds", ()):
+        read_seconds(text)

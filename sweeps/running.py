@@ -45,7 +45,7 @@ class Work:
     """The data sets that they read."""
     name: str
     """The preset's, which names the default results directory and stands in the rows."""
-    note: str = ""
+    notes: Sequence[str] = ()
     """What the user should know before it starts."""
     search: Search | None = None
     """Proposes leaves, while the sweep runs, beyond these."""
@@ -70,8 +70,8 @@ def train(flags: RunFlags, options: RunOptions, work: Work, console: Console, co
         require_engine()
     root = locate(flags.storage or Path("runs") / work.name)
     _check_storage(root)
-    if work.note:
-        console.print(f"[yellow]note[/] {work.note}", soft_wrap=True)
+    for note in work.notes:
+        console.print(f"[yellow]note[/] {note}", soft_wrap=True)
     for source in work.sources:
         for note in (*source.notes, *([source.passed_over] if flags.plan and source.passed_over else ())):
             console.print(f"[yellow]note[/] {source.config.name}: {escape(note)}", highlight=False, soft_wrap=True)

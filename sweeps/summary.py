@@ -16,10 +16,20 @@ from analysis.pareto import DEFAULT_OBJECTIVES, front_of_each_group
 from analysis.report import Report
 from analysis.tables import differing, number
 from raysp.planning.plan import Outcome, Plan
+from raysp.stages.finetune import FinetuneConfig
 from raysp.store.location import Location
 
 MOST_ROWS = 60
 """A sweep of more rows than this prints only those on the front."""
+
+PREDICTED_COSTS = ("pred_time_s", "pred_bytes", "pred_round_trips")
+"""Columns that `TimeLimit.seconds` takes, in its order."""
+
+MOST_MISSES = 12
+"""Models that miss their limits, each named in a line."""
+
+GATES = ("d_th", "gate_blocks", "max_seconds")
+"""Columns that say which blocks were gated."""
 
 MOST_OF_THE_FRONT = 12
 """Rows of the front in the live table."""
@@ -39,6 +49,8 @@ SHOWN = {
     "weights": "weights",
     "d_th": "d_th",
     "gate_blocks": "gates",
+    "max_seconds": "at most s",
+    "link": "over",
     "gamma": "gamma",
     "gate_epochs": "ramp",
     "gb_init": "GB start",
@@ -74,6 +86,11 @@ def print_report(report: Report, plan: Plan, root: Location | None, console: Con
         _print_rows(mine, report.front, console)
     if (mine["selection"] == "test").any():
         console.print("[yellow]selected on the test part[/]: these accuracies flatter, and val % is test %")
+    missed = misses(plan, mine)
+    for line in missed[:MOST_MISSES]:
+        console.print(f"[yellow]limit missed[/] {escape(line)}", soft_wrap=True)
+    if len(missed) > MOST_MISSES:
+        console.print(f"[yellow]limit missed[/] by {len(missed) - MOST_MISSES} more")
     if root is None:
         return
     console.print(
@@ -83,11 +100,35 @@ def print_report(report: Report, plan: Plan, root: Location | None, console: Con
     )
 
 
+def misses(plan: Plan, table: pd.DataFrame) -> list[str]:
+    """What must be said of finished models that take longer than they were to, by the prediction.
+
+    Args:
+        plan: of this sweep.
+        table: its rows, with the predicted columns.
+    """
+    limits = {
+        stage.key: (stage, stage.config.time_limit)
+        for stage in plan.leaves.values()
+        if isinstance(stage.config, FinetuneConfig) and stage.config.time_limit
+    }
+    found = []
+    final = table[table["exit"] == "final"].reindex(columns=["key", *PREDICTED_COSTS])
+    for key, *costs in final.itertuples(index=False, name=None):
+        if key in limits and (seconds := limits[key][1].seconds(*costs)) > limits[key][1].max_seconds:
+            stage, limit = limits[key]
+            found.append(
+                f"{limit}: no choice of blocks meets it; all that help are gated, and {seconds:.4g} s are predicted "
+                f"({stage.label}: {stage.note})"
+            )
+    return found
+
+
 def front_so_far(rows: Sequence[dict[str, Any]]) -> Table:
     """The front of these rows, as far as a terminal has room: every model by itself, seeds too."""
     table = Table("front so far", "exit", "budget", "gates", "ReLUs", "MACs", "depth", "val %", box=None, pad_edge=False)
     known = pd.DataFrame(rows).reindex(
-        columns=["dataset", "selection", "mask_method", "exit", "budget", "d_th", "gate_blocks", *DEFAULT_OBJECTIVES]
+        columns=["dataset", "selection", "mask_method", "exit", "budget", *GATES, *DEFAULT_OBJECTIVES]
     )
     front = front_of_each_group(known).sort_values(["dataset", "relus"], kind="stable")
     for row in front.head(MOST_OF_THE_FRONT).to_dict("records"):
@@ -95,6 +136,7 @@ def front_so_far(rows: Sequence[dict[str, Any]]) -> Table:
         budget = "-" if pd.isna(row["budget"]) else f"{row['budget']:.0f}"
         gates = "-" if pd.isna(row["d_th"]) else f"d_th {row['d_th']:g}"
         gates = gates if pd.isna(row["gate_blocks"]) else f"{row['gate_blocks']:g}"
+        gates = gates if pd.isna(row["max_seconds"]) else f"<= {row['max_seconds']:g} s"
         costs = (f"{row['relus']:.0f}", number(OBJECTIVES["macs"], row["macs"]), f"{row['depth']:.0f}")
         table.add_row(escape(str(row["dataset"])), exit_name, budget, gates, *costs, f"{row['val_accuracy']:.2f}")
     if len(front) > MOST_OF_THE_FRONT:

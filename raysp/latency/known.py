@@ -6,8 +6,10 @@ open.
 """
 
 import functools
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 
 from raysp.latency.fitted import Error, Fitted
@@ -87,6 +89,12 @@ class Calibrations:
         """How far fitted costs of such a layer are off; None where that can't be told."""
         read = read_shape(shape)
         return None if read is None else self._fitted.error(read.kind)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A sha256, as 64 hex digits, of all that is predicted by: equal ones tell the same of every network."""
+        costs = [[asdict(c.relu), {name: asdict(cost) for name, cost in c.layers.items()}] for c in self.named.values()]
+        return hashlib.sha256(json.dumps(costs, sort_keys=True).encode()).hexdigest()
 
     @property
     def others_cores(self) -> float | None:

@@ -54,9 +54,13 @@ class Choice:
     depth_price: float = 0.0
     """How readily a ranking empties inner layers, so that their blocks can be gated."""
     d_th: float | None = None
-    """None gates no block, but for `gate_blocks`."""
+    """None gates no block, but for `gate_blocks` and `max_seconds`."""
     gate_blocks: int | None = None
     """Instead of a threshold: so many blocks are gated, those that lose least; 0 gates none."""
+    max_seconds: float | None = None
+    """Instead of both: those blocks are gated that lose least and let the final exit take at most so many predicted seconds."""
+    link: str | None = None
+    """Over which link, as `raysp.latency.links` reads it; None has both parties on one machine."""
     gamma: GammaSchedule = "linear"
     gate_epochs: int | None = None
     """Epochs until γ is 1, as they are; None takes the preset's, scaled."""

@@ -4,7 +4,7 @@ Owns what an order is and how a mask is read from it. Refuses to find one (`rays
 are nested by the pixel, the smaller budget's inside the larger's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -53,18 +53,48 @@ def ranked_masks(ranks: Sequence[Tensor], shapes: Sequence[tuple[int, int, int]]
     return network_masks([-part for part in ranks], shapes, budget)
 
 
-def ranked_counts(ranks: Sequence[Tensor], sizes: Sequence[int], budget: int) -> list[int]:
-    """ReLUs that each layer keeps in the mask of a budget.
+class RankedLayers:
+    """How a ranking shares budgets out over layers, without making the masks.
 
     Args:
         ranks: per layer; see `ranked_masks`.
         sizes: positions per layer.
-        budget: ReLUs to keep over the network.
     """
-    # Where whole channels are ranked, how their positions lie changes no count.
-    shapes = [(part.numel(), 1, size // part.numel()) for part, size in zip(ranks, sizes, strict=True)]
-    masks = ranked_masks([part.reshape(-1, 1, 1) for part in ranks], shapes, budget)
-    return [int(mask.sum()) for mask in masks]
+
+    def __init__(self, ranks: Sequence[Tensor], sizes: Sequence[int]) -> None:
+        self._units = [size // part.numel() for part, size in zip(ranks, sizes, strict=True)]
+        owner = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor([part.numel() for part in ranks]))
+        self._owner = owner[torch.argsort(torch.cat([part.reshape(-1) for part in ranks]).cpu(), stable=True)]
+        """The layer of each unit, from the last one that goes."""
+
+    def counts(self, budget: int, without: Collection[int] = ()) -> list[int]:
+        """ReLUs that each layer keeps in the mask of a budget.
+
+        Args:
+            budget: ReLUs to keep over the network.
+            without: numbers of layers that get none.
+        """
+        spared = torch.ones(len(self._units), dtype=torch.bool)
+        spared[list(without)] = False
+        if all(unit == 1 for unit in self._units):
+            return torch.bincount(self._first(budget, spared), minlength=len(self._units)).tolist()
+        owner = self._owner[spared[self._owner]]
+        counts = [0] * len(self._units)
+        for layer in owner.tolist():
+            if self._units[layer] <= budget:
+                counts[layer] += self._units[layer]
+                budget -= self._units[layer]
+        return counts
+
+    def _first(self, most: int, spared: Tensor) -> Tensor:
+        """The layers of the units that stay, at most so many, in layers that are spared; looks at no more units than it must."""
+        length = most
+        while True:
+            owner = self._owner[:length]
+            found = owner[spared[owner]][:most]
+            if len(found) == most or length >= len(self._owner):
+                return found
+            length *= 2
 
 
 def ranks_in(tensors: Mapping[str, Tensor], layers: Sequence[str]) -> list[Tensor]:

@@ -31,6 +31,7 @@ from raysp.stages.mask import MaskConfig, mask_stage
 from raysp.stages.presets import Preset
 from raysp.stages.ranking import RankingConfig, ranking_stage
 from raysp.stages.sensitivity import SensitivityConfig, sensitivity_stage
+from raysp.stages.time_limit import TimeLimit, gated_costs, time_limit
 from raysp.store.stage import Stage
 from raysp.training.recipes import Precision, Recipe
 
@@ -246,6 +247,7 @@ class ChainBuilder:
             recipe=recipe,
             d_th=choice.d_th,
             gate_blocks=choice.gate_blocks or None,
+            time_limit=None if choice.max_seconds is None else self._limit(choice, choice.max_seconds),
             # Linear and cosine agree at 0, 1/2 and 1, which is all that a ramp of two epochs or less passes through.
             gamma=choice.gamma if gate_epochs > 2 else "linear",
             gate_epochs=gate_epochs,
@@ -262,16 +264,15 @@ class ChainBuilder:
             budget=self.budget(choice) if mask.name == "ranking" else None,
         )
         gating = None
-        if choice.gate_blocks:
+        if choice.gate_blocks or choice.max_seconds is not None:
             gating = self._gating(config, mask, choice.seed)
         elif choice.d_th is None:
             config = without_gates(config)
         return finetune_stage(config, baseline=self.baseline(choice.seed), mask=mask, gating=gating)
 
     def _gating(self, config: FinetuneConfig, mask: Stage, seed: int) -> Stage:
-        """What blocks would lose, for a fine-tuning that gates a number of them."""
-        assert config.gate_blocks is not None
-        if config.gate_blocks > self.num_blocks:
+        """What blocks would lose, for a fine-tuning that gates a number of them, or as many as it takes."""
+        if config.gate_blocks is not None and config.gate_blocks > self.num_blocks:
             raise ValueError(
                 f"gate_blocks {config.gate_blocks}; expected 0 to {self.num_blocks}, the blocks of {self._network.name}"
             )
@@ -280,6 +281,14 @@ class ChainBuilder:
         )
         stage = gating_stage(measured, baseline=self.baseline(seed), mask=mask)
         return self._gatings.setdefault(stage.key, stage)
+
+    def _limit(self, choice: Choice, max_seconds: float) -> TimeLimit:
+        """The limit of seconds of a configuration. Raises ValueError where it can't be gated, or predicted."""
+        if not self.num_blocks:
+            raise ValueError(f"max_seconds with {self._network.name}, which has no block that can be gated; expected none")
+        limit = time_limit(max_seconds, choice.link)
+        gated_costs(self._experiment(0), choice.kernel_size, limit.calibration)
+        return limit
 
     def _experiment(self, seed: int) -> Experiment:
         return Experiment(data=self._data, model=self._model, width=self._width, seed=seed, network=self._custom)

@@ -30,6 +30,7 @@ from raysp.stages.student import (
     start_heads,
     start_student,
 )
+from raysp.stages.time_limit import TimeLimit, gated_in_time
 from raysp.store.classes import BY_CLASS, by_class
 from raysp.store.keys import Config, added
 from raysp.store.stage import Stage, StageResult
@@ -86,6 +87,8 @@ class FinetuneConfig(Config):
     """How an auxiliary classifier starts: with random weights, or fitted to the student as it is (ours)."""
     ac_end: AcEnd = added("trained")
     """Whether auxiliary classifiers stay as they were trained, or are fitted anew behind the body of the chosen epoch (ours)."""
+    time_limit: TimeLimit | None = added(None)
+    """Instead of a threshold: those blocks are gated that lose least and let the final exit meet this limit (ours)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,6 +96,11 @@ class FinetuneConfig(Config):
             raise ValueError(f"d_th is {self.d_th:g}; expected a share from 0 to 1, or none")
         if self.gate_blocks is not None and (self.d_th is not None or self.gate_blocks < 1):
             raise ValueError(f"gate_blocks is {self.gate_blocks} with d_th {self.d_th}; expected at least 1, and no d_th")
+        if self.time_limit is not None and (self.d_th is not None or self.gate_blocks is not None):
+            raise ValueError(
+                f"{self.time_limit} with d_th {self.d_th} and gate_blocks {self.gate_blocks}; expected one of them: each says "
+                "which blocks are gated"
+            )
         check_gate_epochs(self.gate_epochs, self.recipe.epochs)
         if list(self.ac_after) != sorted(set(self.ac_after)):
             raise ValueError(f"ac_after is {self.ac_after}; expected rising stages, each once")
@@ -121,18 +129,36 @@ def without_gates(config: FinetuneConfig) -> FinetuneConfig:
 
 
 def canonical(config: FinetuneConfig, parents: Mapping[str, Parent]) -> FinetuneConfig:
-    """Of all configurations that gate the same blocks, the one with the lowest threshold; without gates, if it gates none."""
+    """Of all configurations that gate the same blocks, the one with their number, where those lose least; else the one with the
+    lowest limit or threshold. Without gates, if it gates none.
+    """
+    if config.time_limit is not None:
+        return _within_limit(config, config.time_limit, parents)
     if config.d_th is None:
         return config
     gated = [density for density in inner_densities(config.experiment, parents, config.budget) if density <= config.d_th]
     return replace(config, d_th=max(gated)) if gated else without_gates(config)
 
 
+def _within_limit(config: FinetuneConfig, limit: TimeLimit, parents: Mapping[str, Parent]) -> FinetuneConfig:
+    found = gated_in_time(limit, config.experiment, parents, config.budget)
+    if not found.blocks:
+        return without_gates(replace(config, time_limit=None))
+    if list(found.blocks) == gated_by_loss(parents, len(found.blocks)):
+        return replace(config, time_limit=None, gate_blocks=len(found.blocks))
+    lowest = replace(limit, max_seconds=found.seconds)
+    # Where blocks are found step by step a lower limit may lead elsewhere.
+    same = gated_in_time(lowest, config.experiment, parents, config.budget).blocks == found.blocks
+    return replace(config, time_limit=lowest) if same else config
+
+
 def gate_columns(config: FinetuneConfig) -> dict[str, Any]:
     """The columns of results.csv that say what was asked for of gates; all None where none were."""
     names = ("d_th", "gate_blocks", "gamma", "gate_epochs", "gb_init", "kernel_size")
-    asked = config.d_th is not None or config.gate_blocks is not None
-    return {name: getattr(config, name) if asked else None for name in names}
+    limit = config.time_limit
+    asked = config.d_th is not None or config.gate_blocks is not None or limit is not None
+    of_limit = {"max_seconds": limit and limit.max_seconds, "link": limit and limit.link}
+    return {name: getattr(config, name) if asked else None for name in names} | of_limit
 
 
 def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage, gating: Stage | None = None) -> Stage:
@@ -142,19 +168,23 @@ def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage, gati
         config: what it depends on.
         baseline: the AR teacher.
         mask: a mask stage, or a ranking, which takes its budget from the configuration.
-        gating: what blocks would lose, where a number of them is gated.
+        gating: what blocks would lose, where a number of them is gated, or as many as a limit of seconds takes.
 
     Raises:
         ValueError: a budget for a mask that has its own, or none for a ranking; or likewise for gating.
     """
     if (mask.name == "ranking") != (config.budget is not None):
         raise ValueError(f"budget is {config.budget} with a {mask.name}; expected a budget with a ranking, and with it alone")
-    if (gating is None) != (config.gate_blocks is None):
-        raise ValueError(f"gate_blocks is {config.gate_blocks}, gating {gating}; expected both, or neither")
+    if (gating is None) != (config.gate_blocks is None and config.time_limit is None):
+        raise ValueError(
+            f"gate_blocks is {config.gate_blocks}, the limit {config.time_limit}, gating {gating}; expected it with one of them"
+        )
     parents = {"baseline": baseline, mask.name: mask} | ({"gating": gating} if gating else {})
     ramp = f"{config.gamma} over {config.gate_epochs}"
     if config.gate_blocks is not None:
         said = [f"{config.gate_blocks} blocks gated", ramp]
+    elif config.time_limit is not None:
+        said = [str(config.time_limit), ramp]
     else:
         said = ["no gates"] if config.d_th is None else [f"d_th {config.d_th:g}", ramp]
     said.append(f"AC after {'+'.join(map(str, config.ac_after))}" if config.ac_after else "no AC")
@@ -194,6 +224,8 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
             {"layer": l.name, "kept": l.relu.kept, "size": l.relu.size, "eta_alpha": None} for l in student.relu_layers()
         ]
     chosen = None if config.gate_blocks is None else gated_by_loss(context.parents, config.gate_blocks)
+    if config.time_limit is not None:
+        chosen = list(gated_in_time(config.time_limit, experiment, context.parents, config.budget).blocks)
     if chosen is not None and config.budget is not None:
         inner = experiment.inner_relus()
         share_out_rest(student, context.parents["ranking"], config.budget, {inner[block] for block in chosen})

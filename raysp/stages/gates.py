@@ -1,6 +1,6 @@
 """Which blocks of a student are gated, read from its finished parents before it is built.
 
-Owns the two rules: by how dense the ReLU layers are that lie inside blocks (the paper's d_th), or by what each block would lose
+Owns two rules: by how dense the ReLU layers are that lie inside blocks (the paper's d_th), or by what each block would lose
 (`raysp.stages.gating`). Refuses to build gates (`raysp.stages.student`). Contract: the densities are those that the student's own
 layers will have.
 """
@@ -8,17 +8,15 @@ layers will have.
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from raysp.engine.context import Parent
-from raysp.methods.ranking import ranked_counts, ranks_in
+from raysp.methods.ranking import RankedLayers, ranks_in
 from raysp.stages.experiment import Experiment
 
 KNOWN = 1024
 """Masks of rankings whose densities are kept in memory, and a sixty-fourth as many rankings."""
 
-_ranks: dict[str, list[Tensor]] = {}
-"""By the ranking's key; reading them from its weights takes a while."""
+_ranked: dict[str, RankedLayers] = {}
+"""By the ranking's key; reading them from its weights, and sorting them, takes a while."""
 _densities: dict[tuple[str, int], list[float]] = {}
 """By the ranking's key and the budget; ranking all positions of a network takes a while."""
 
@@ -53,22 +51,25 @@ def inner_densities(experiment: Experiment, parents: Mapping[str, Parent], budge
     ranking = parents["ranking"]
     what = ranking.record["key"], budget
     if what not in _densities:
-        _make_room(_densities, KNOWN)
+        make_room(_densities, KNOWN)
         layers = ranking.record["metrics"]["layers"]
-        counts = ranked_counts(_ranks_of(ranking), [layer["size"] for layer in layers], budget)
+        counts = ranked_layers(ranking).counts(budget)
         _densities[what] = [kept / layer["size"] for kept, layer in zip(counts, layers, strict=True) if layer["layer"] in inner]
     return _densities[what]
 
 
-def _ranks_of(ranking: Parent) -> list[Tensor]:
+def ranked_layers(ranking: Parent) -> RankedLayers:
+    """How a finished ranking shares budgets out; kept in memory. Raises DamagedFile."""
     key = ranking.record["key"]
-    if key not in _ranks:
-        _make_room(_ranks, KNOWN // 64)
-        _ranks[key] = ranks_in(ranking.tensors(), [layer["layer"] for layer in ranking.record["metrics"]["layers"]])
-    return _ranks[key]
+    if key not in _ranked:
+        make_room(_ranked, KNOWN // 64)
+        layers = ranking.record["metrics"]["layers"]
+        ranks = ranks_in(ranking.tensors(), [layer["layer"] for layer in layers])
+        _ranked[key] = RankedLayers(ranks, [layer["size"] for layer in layers])
+    return _ranked[key]
 
 
-def _make_room(known: dict[Any, Any], most: int) -> None:
+def make_room(known: dict[Any, Any], most: int) -> None:
     """Forget what was learned first."""
     while len(known) >= most:
         del known[next(iter(known))]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from raysp.engine.workers import ALONE
-from raysp.methods.ranking import rank_units, ranked_masks
+from raysp.methods.ranking import LAST, RankedLayers, rank_units, ranked_masks
 from raysp.methods.walk import WalkTask
 from raysp.models.relu import MaskedReLU
 from raysp.training.step import Step
@@ -39,6 +39,22 @@ def test_masks_of_a_ranking_are_nested_and_exact():
         assert all(bool((rank[mask] < budget).all()) for rank, mask in zip(ranks, masks, strict=True))
         assert all(bool((mask | ~old).all()) for mask, old in zip(masks, before, strict=True))
         before = masks
+
+
+@pytest.mark.parametrize("by_channel", [False, True])
+@pytest.mark.parametrize("without", [(), (1,), (0, 2), (0, 1, 2)])
+def test_layers_keep_what_their_masks_hold_though_some_get_none(by_channel, without):
+    torch.manual_seed(1)
+    shapes = [(3, 4, 4), (5, 2, 2), (4, 3, 3)]
+    units = [(shape[0], 1, 1) if by_channel else shape for shape in shapes]
+    order = torch.randperm(sum(math.prod(unit) for unit in units)).int()
+    ranks = [part.view(unit) for part, unit in zip(order.split([math.prod(unit) for unit in units]), units, strict=True)]
+    layers = RankedLayers(ranks, [math.prod(shape) for shape in shapes])
+    last = [torch.full_like(part, LAST) if number in without else part for number, part in enumerate(ranks)]
+    for budget in (0, 3, 17, 50, 104):
+        kept = [int(mask.sum()) for mask in ranked_masks(last, shapes, budget)]
+        expected = [0 if number in without else count for number, count in enumerate(kept)]
+        assert layers.counts(budget, without) == expected
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])

@@ -10,7 +10,7 @@ from quick import builder, run, weights
 from raysp.engine.context import Parent, read_parents
 from raysp.methods.choices import Choice
 from raysp.methods.positions import layer_mask
-from raysp.methods.ranking import PREFIX
+from raysp.methods.ranking import PREFIX, RankedLayers
 from raysp.stages import gates
 from raysp.stages.finetune import canonical
 from raysp.stages.student import grow_shallow_branches, share_out_rest, start_student
@@ -93,8 +93,8 @@ def test_a_ranking_is_read_once_for_all_its_budgets_and_its_masks_are_counted_on
     ranking, read = ranked("pixel", seed=1)
     config = config_of(d_th=0.1, mask_method="taylor")
     counted = []
-    real = gates.ranked_counts
-    monkeypatch.setattr(gates, "ranked_counts", lambda *given: counted.append(given[-1]) or real(*given))
+    real = RankedLayers.counts
+    monkeypatch.setattr(RankedLayers, "counts", lambda ranked, budget: counted.append(budget) or real(ranked, budget))
     for budget in (100, 200):
         for d_th in THRESHOLDS:
             canonical(dataclasses.replace(config, d_th=d_th, budget=budget), {"ranking": ranking})

@@ -3,6 +3,7 @@
 import sys
 from collections import defaultdict
 
+import pandas as pd
 import pytest
 from commands import TINY, sweep, sweep_here
 
@@ -48,6 +49,15 @@ from sweeps.cli import sweep as sweep_script
         (["--gate-blocks", "-1"], "gate_blocks is -1"),
         (["--gate-blocks", "9"], "gate_blocks 9; expected 0 to 8, the blocks of resnet18"),
         (["--gate-blocks", "3", "--d-th", "0.1"], "--gate-blocks with thresholds"),
+        (["--max-seconds", "20", "--d-th", "0.1"], "--max-seconds with thresholds"),
+        (["--max-seconds", "20", "--gate-blocks", "3"], "--max-seconds with --gate-blocks; expected one of them"),
+        (["--max-seconds=-1"], "--max-seconds '-1'; expected seconds above 0, such as 20"),
+        (["--max-seconds", "0"], "--max-seconds '0'; expected seconds above 0"),
+        (["--max-seconds", "soon"], "--max-seconds 'soon'; expected seconds above 0"),
+        (["--max-seconds"], "--max-seconds has no value"),
+        (["--max-seconds", "20", "--link"], "--link has no value"),
+        (["--max-seconds", "20", "--link", "fast"], "link 'fast'; expected lan, wan, or a bandwidth above 0"),
+        (["--link", "wan"], "--link without --max-seconds, to which it belongs"),
         (["--density", "0.2"], "--density with mask method taylor, to which it means nothing; expected --mask-method senet or"),
         (["--mask-start", "scratch"], "--mask-start with mask method taylor, to which it means nothing"),
         (["--pram", "eq3"], "eq2"),
@@ -232,6 +242,23 @@ def test_what_one_sweep_has_trained_another_finds(tmp_path):
     assert masks.returncode == 0
     assert "stages.3.1.outer_relu" in masks.stdout, "a sweep of masks shows their layers"
     assert masks.stdout.count("found    ") == 1, "the baseline; its masks are the paper's"
+
+
+def test_a_limit_of_seconds_is_met_where_it_can_be_and_said_where_not(tmp_path, monkeypatch, capsys):
+    asked = [*TINY, "--inline", "--max-seconds", "15", "5", "--link", "wan"]
+    planned = sweep_here("--plan", *asked, cwd=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
+    said = "the final exit is to take at most 15 s over wan; at most 5 s over wan (predicted)"
+    assert planned.returncode == 0 and said in planned.stdout and "2 configurations from 5 stages" in planned.stdout
+    done = sweep(*asked, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "runs" / "quick" / "results.csv").query("exit == 'final'").set_index("max_seconds")
+    assert set(table["link"].dropna()) == {"wan"} and table["gate_blocks"].isna().all()
+    assert table.loc[15.0, "pred_wan_s"] <= 15 < table["pred_wan_s"].max()
+    assert 8 < table.loc[15.0, "depth"] < 16 and table.loc[5.0, "depth"] == 8
+    assert table.loc[5.0, "pred_wan_s"] > 5
+    seconds = f"{table.loc[5.0, 'pred_wan_s']:.4g} s are predicted"
+    (missed,) = [line for line in done.stdout.splitlines() if line.startswith("limit missed")]
+    assert "at most 5 s over wan: no choice of blocks meets it; all that help are gated" in missed and seconds in missed
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from raysp.store.keys import Config
+from raysp.store.keys import Config, added
 
 MAX_EPOCHS = 1_000_000
 
@@ -42,6 +42,8 @@ class Recipe(Config):
     precision: Precision = "fp32"
     """What a step's maps are computed in. `bf16` is autocast: weights, optimizer, running statistics, logits and losses stay in
     float32, and so does every evaluation, because the saved weights are what is deployed."""
+    max_gradient: float | None = added(None)
+    """L2 norm of the gradient of all weights at most, above 0: a longer one is shortened to it. None leaves it as it is."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,6 +54,7 @@ class Recipe(Config):
             "factor": (0 < self.factor <= 1, "in (0, 1]"),
             "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
+            "max_gradient": (self.max_gradient is None or self.max_gradient > 0, "above 0, or none"),
             "milestones": (
                 list(self.milestones) == sorted(self.milestones) and min(self.milestones, default=0) >= 0,
                 "rising epochs",

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from raysp.engine.workers import Workers
 from raysp.models.layout import channels_last, hold_in_bfloat16
@@ -33,6 +34,7 @@ class Step:
         self._task, self._workers = task, workers
         channels_last(task.model)
         self.optimizer = _build_optimizer(task, recipe)
+        self._max_gradient = recipe.max_gradient
         self._bf16 = recipe.precision == "bf16"
         if self._bf16:
             for network in task.networks():
@@ -67,6 +69,8 @@ class Step:
         # The workers' gradients are averaged; so weighted, their mean is the gradient of the whole batch's mean loss.
         (loss * (share * self._workers.size)).backward()  # type: ignore[no-untyped-call]
         self._workers.mean_(*(p.grad for p in self._extra if p.grad is not None))
+        if self._max_gradient is not None:
+            clip_grad_norm_(self._task.model.parameters(), self._max_gradient)
         self.optimizer.step()
         self._task.after_step(self.optimizer)
         return loss.detach()

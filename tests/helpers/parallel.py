@@ -111,7 +111,7 @@ def make(case, epochs=EPOCHS):
         return SparseTask(network(2), config), config.recipe
     if case in ("gated", "slowly gated"):
         # A large decay: it would show if it reached the branches that stand idle.
-        chosen = recipe(epochs, weight_decay=0.05, lr=0.005)
+        chosen = recipe(epochs, weight_decay=0.05, lr=0.005, max_gradient=1.0)
         config = FinetuneConfig(experiment=EXPERIMENT, recipe=chosen, gate_epochs=2 if case == "gated" else 3, beta=5.0)
         return FinetuneTask(network(2, share=0.4, gates=(0, 2), after=(1, 2)), teacher, config, any_gated=True), chosen
     if case in ("walk", "frozen"):

@@ -89,6 +89,26 @@ def test_twenty_steps_are_those_of_the_plain_way(gate, dtype, near, monkeypatch)
     assert float((mine - other).norm() / other.norm()) < near
 
 
+@pytest.mark.parametrize(("most", "is_shorter"), [(0.1, True), (1e6, False)])
+def test_a_long_gradient_is_shortened_and_a_short_one_left(most, is_shorter):
+    moved = {}
+    start = used_network()
+    for max_gradient in (None, most):
+        recipe = dataclasses.replace(CONFIG.recipe, lr=0.01, weight_decay=0.0, max_gradient=max_gradient)
+        student = copy.deepcopy(start).train()
+        task = FinetuneTask(student, EXPERIMENT.teacher(start.state_dict(), torch.device("cpu")), CONFIG, any_gated=False)
+        step = Step(task, recipe, ALONE)
+        step.set_rate(recipe.lr)
+        step(*next(Batches(DATA, random_splits(), torch.device("cpu")).train(32, 0, 0)))
+        moved[max_gradient] = torch.cat(
+            [(p - q).detach().flatten() for p, q in zip(student.parameters(), start.parameters(), strict=True)]
+        )
+    whole, short = moved[None], moved[most]
+    assert float(torch.cosine_similarity(whole, short, dim=0)) == pytest.approx(1.0, abs=1e-4)
+    expected = 0.01 * most if is_shorter else float(whole.norm())
+    assert float(short.norm()) == pytest.approx(expected, rel=1e-3) and (float(whole.norm()) > expected) == is_shorter
+
+
 def test_a_step_leaves_no_map_in_another_layout():
     """A map in NCHW among others costs more than everything that the layout gains."""
     student = used_network()

@@ -7,7 +7,7 @@ largest density, Table 2's thresholds, and an end to SNL's search. The others ar
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from raysp.data.config import Selection
@@ -121,7 +121,7 @@ def _cifar(name: Literal["cifar10", "cifar100"]) -> Preset:
         finetune=_short(30, lr=0.02),
         ranking=_short(5),
         frozen=_short(1),
-        rewind=_short(30),
+        rewind=replace(_short(30), max_gradient=1.0),  # wide heads on large maps diverge without
         rewind_kl_weight=0.5,
         rewind_beta=0.0,
         gate_epochs=12,

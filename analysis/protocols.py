@@ -164,7 +164,8 @@ def notes_of(estimated: Estimated, front: pd.DataFrame, orders: Sequence[Order])
     """What must stand beside estimates: that they are some, what each protocol does to the front's order, where the constants are
     from, and what is missing.
     """
-    notes = [f"{MARK}. In brackets the place on the front. Sources differ in machines and links: compare models, not protocols."]
+    mark = f"{MARK}. " if any(name in ESTIMATORS for name in estimated.costs) else ""
+    notes = [f"{mark}In brackets the place on the front. Sources differ in machines and links: compare models, not protocols."]
     notes += [said_of(order, front) for order in orders]
     for name in estimated.costs:
         one = ESTIMATORS.get(name)

@@ -118,8 +118,8 @@ def misses(plan: Plan, table: pd.DataFrame) -> list[str]:
         if key in limits and (seconds := limits[key][1].seconds(*costs)) > limits[key][1].max_seconds:
             stage, limit = limits[key]
             found.append(
-                f"{limit}: no choice of blocks meets it; all that help are gated, and {seconds:.4g} s are predicted "
-                f"({stage.label}: {stage.note})"
+                f"{limit}: no choice of blocks that was found meets it; all that help are gated, and {seconds:.4g} s are "
+                f"predicted ({stage.label}: {stage.note})"
             )
     return found
 

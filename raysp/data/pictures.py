@@ -18,10 +18,10 @@ BACKGROUND = 128
 FULL_DEPTH = 16
 """Bits of a 16-bit image that uses all of them."""
 PREPARATION = {
+    "sixteen_bits": "shifted down to 8; where the training data's configuration in the recipe has a depth, by depth - 8",
+    "transparent_areas": f"on grey, {BACKGROUND} of 255",
     "colour": "RGB, in this order",
     "turned": "as the file's EXIF orientation says (Pillow's ImageOps.exif_transpose)",
-    "transparent_areas": f"on grey, {BACKGROUND} of 255",
-    "sixteen_bits": "shifted down to 8; where the training data's configuration in the recipe has a depth, by depth - 8",
     "resized": (
         "to height x width by squashing, without cropping, by Pillow's bilinear filter, which is antialiased: "
         "image.resize((width, height), Image.Resampling.BILINEAR). OpenCV's and torch's plain bilinear are other filters"
@@ -29,7 +29,7 @@ PREPARATION = {
     "axes": "images, channels, height, width",
     "range": "bytes divided by 255",
 }
-"""What is done to a picture, by its name, for a model's card."""
+"""What is done to a picture, step by step as `to_array` does it, for a model's card."""
 
 _ORIENTATION = 0x0112
 _TURNS = {

@@ -1,7 +1,7 @@
 """Facts about files from earlier starts, so that not every start reads every byte.
 
 Owns one small file per image folder in the user's cache directory (XDG_CACHE_HOME, else ~/.cache). Contract: facts are taken for
-a file of the same path, size and times alone; without the cache, or with a damaged one, everything works and takes longer.
+a file of the same path, size, times and inode alone; without the cache, or with a damaged one, everything works and takes longer.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import PIL
 
 from raysp.data.facts import Facts
 
-FORMAT = 1
+FORMAT = 2
 """Raised when facts mean something else, or are told by other rules."""
 SETTLED_S = 2.0
 """Seconds for which a file must have been left alone: one that is written again within its time stamp's grain looks unchanged."""
@@ -52,11 +52,11 @@ class Remembered:
             status = file.stat()
         except OSError:
             return self._look(file)
-        stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         row = self._known.get(name)
-        if row and row[:3] == stamp:
+        if row and row[: len(stamp)] == stamp:
             self._now[name] = row
-            return Facts(*row[3:])
+            return Facts(*row[len(stamp) :])
         facts = self._look(file)
         if facts.digest and max(status.st_mtime, status.st_ctime) < self._began - SETTLED_S:
             self._now[name] = [*stamp, *facts]
@@ -94,7 +94,7 @@ def _load(path: Path, root: str) -> dict[str, list[Any]]:
     try:
         content = json.loads(path.read_text(encoding="ascii"))
         head, files = {name: content[name] for name in _head(root)}, content["files"]
-        fits = head == _head(root) and all(len(row) == 3 + len(Facts._fields) for row in files.values())
+        fits = head == _head(root) and all(len(row) == 4 + len(Facts._fields) for row in files.values())
         return files if fits else {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}

@@ -22,7 +22,8 @@ def held_out(labels: Rows, fraction: float, *, every_class_kept: bool = False) -
     Args:
         labels: of all training images.
         fraction: the share, in (0, 1).
-        every_class_kept: leave every class one image to learn from; other classes give one more in its place, as far as they can.
+        every_class_kept: leave every class one image to learn from; other classes give one more in its place, as far as they
+            can. Where none can, the draw stays as it was.
 
     Returns:
         Numbers of the images that are trained on, and of those held out, both rising.
@@ -31,8 +32,8 @@ def held_out(labels: Rows, fraction: float, *, every_class_kept: bool = False) -
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     num_held = round(fraction * len(labels))
     held = by_class[((np.arange(num_held) + 0.5) * len(labels) / max(num_held, 1)).astype(np.int64)]
-    if every_class_kept:
-        held = _give_back(labels, by_class, held)
+    if every_class_kept and len(given_back := _give_back(labels, by_class, held)):
+        held = given_back  # else no class has an image to spare
     kept = np.setdiff1d(np.arange(len(labels)), held)
     return kept, np.sort(held)
 

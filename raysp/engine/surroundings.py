@@ -245,8 +245,9 @@ def _used(path: Path) -> int | None:
     """Bytes that one control group has in use, without what is kept of files and can go."""
     used = _number(path / "memory.current")
     used = _number(path / "memory.usage_in_bytes") if used is None else used
-    kept = re.search(r"^(?:total_)?inactive_file (\d+)$", tried(lambda: (path / "memory.stat").read_text(), ""), re.MULTILINE)
-    return None if used is None else max(used - int(kept[1] if kept else 0), 0)
+    told = tried(lambda: (path / "memory.stat").read_text(), "")
+    kept = {name: int(size) for name, size in re.findall(r"^(?:total_)?((?:in)?active_file) (\d+)$", told, re.MULTILINE)}
+    return None if used is None else max(used - sum(kept.values()), 0)
 
 
 def _quota(path: Path) -> float | None:

@@ -13,9 +13,10 @@ def full_precision() -> Iterator[None]:
     A fit in closed form subtracts such sums from one another. With factors of 10 bits what is left of them may be no covariance
     at all: seen as fits that explain 1.2 times the variance, and as trainings that then diverge in their first epoch.
     """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision
+    products.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        products.fp32_precision = before

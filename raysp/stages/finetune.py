@@ -141,6 +141,7 @@ def canonical(config: FinetuneConfig, parents: Mapping[str, Parent]) -> Finetune
 
 
 def _within_limit(config: FinetuneConfig, limit: TimeLimit, parents: Mapping[str, Parent]) -> FinetuneConfig:
+    """Limits over different links keep their own, unless they gate the blocks that a number of them would."""
     found = gated_in_time(limit, config.experiment, parents, config.budget)
     if not found.blocks:
         return without_gates(replace(config, time_limit=None))

@@ -130,7 +130,8 @@ def test_a_card_says_how_a_picture_becomes_the_input(tmp_path):
         "EXIF orientation",
     ):
         assert said in text
-    assert list(card["model"]["input"]["preparation"]) == list(PREPARATION)
+    steps = list(card["model"]["input"]["preparation"])
+    assert steps == list(PREPARATION) and steps[:5] == ["sixteen_bits", "transparent_areas", "colour", "turned", "resized"]
 
 
 @pytest.mark.parametrize(

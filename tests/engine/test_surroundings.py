@@ -121,7 +121,7 @@ def test_cpus_by_affinity(machine, monkeypatch):
                 "proc/self/cgroup": "0::/a\n",
                 "sys/fs/cgroup/a/memory.max": str(4 * GIB),
                 "sys/fs/cgroup/a/memory.current": str(3 * GIB),
-                "sys/fs/cgroup/a/memory.stat": f"anon 5\ninactive_file {GIB}\nactive_file 7\n",
+                "sys/fs/cgroup/a/memory.stat": f"anon 5\ninactive_file {GIB - 7}\nactive_file 7\n",
             },
             4 * GIB,
             2 * GIB,

@@ -128,11 +128,18 @@ class Session:
                     except EOFError:
                         raise self._died(party) from None
                     if "error" in header:
+                        self._look_at(self.parties[1 - key.data])
                         kind = _PortTaken if header.get("port_taken") else PartyFault
                         raise kind(f"party {key.data}: {header['error']}")
                     selector.unregister(key.fileobj)
                     found[key.data] = (header, parts)
         return [found[rank] for rank in range(len(self.parties))]
+
+    def _look_at(self, other: "subprocess.Popen[bytes]") -> None:
+        """What a party complains of may be that the other one is gone: then that is what happened."""
+        with suppress(subprocess.TimeoutExpired):
+            if other.wait(timeout=0.5) < 0:
+                raise self._died(other)
 
     def _died(self, party: "subprocess.Popen[bytes]") -> PartyFault:
         rank = self.parties.index(party)

@@ -17,9 +17,6 @@ from raysp.latency.shapes import read_shape
 from raysp.latency.tables import Calibration, PartCosts, ReLUCosts, parse_calibration, read_calibration
 from raysp.store.location import Location
 
-ENGINE = "spu"
-"""The package whose version costs depend on."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
@@ -43,7 +40,7 @@ class Calibrations:
         named: by what to call them; the first ones count where several have a layer.
 
     Raises:
-        ValueError: there is none, or they are of several protocols, machines or versions of the engine.
+        ValueError: there is none, or they are of several protocols, machines, engines or versions of one.
     """
 
     def __init__(self, named: Mapping[str, Calibration]) -> None:
@@ -55,7 +52,8 @@ class Calibrations:
             for what, mine, one in (
                 ("protocol", other.protocol, self.first.protocol),
                 ("machine", other.machine, self.first.machine),
-                (f"version of {ENGINE}", other.versions.get(ENGINE), self.first.versions.get(ENGINE)),
+                ("engine", other.engine, self.first.engine),
+                (f"version of {other.engine}", other.versions.get(other.engine), self.first.versions.get(other.engine)),
             ):
                 if mine != one:
                     raise ValueError(

@@ -84,6 +84,8 @@ class Calibration:
     """What the parts of a family take."""
 
     protocol: str
+    engine: str = "spu"
+    """The package whose version costs depend on. Files of before it was kept are of SPU."""
     family: Mapping[str, Any]
     """The arguments of `raysp.pi.calibration.family`."""
     layers: Mapping[str, PartCosts]
@@ -134,6 +136,8 @@ def parse_calibration(content: bytes, where: str) -> Calibration:
             raise ValueError("a layer costs less than nothing")
         if not all(isinstance(found[name], dict) for name in ("family", "versions", "machine")):
             raise ValueError("its family, versions and machine are not objects")
+        if not isinstance(found.get("engine", ""), str):
+            raise ValueError("its engine is no name")
         relu = found.pop("relu")
         return Calibration(
             **(found | {"layers": {name: PartCosts(**costs) for name, costs in found["layers"].items()}}),

@@ -1,11 +1,10 @@
 """Measured private inference: a trained network run under real two-party computation, and what that costs.
 
-The engine is SecretFlow's SPU, its front end JAX; both come with the extra `pi` and are imported when something is run, so that
-all else works without them. What was measured lies beside a model's record (`raysp.pi.files`). What networks will cost that
-nobody ran is said by `raysp.latency`.
+What an engine must give is said by `raysp.pi.engine`; the one that is used is `raysp.pi.secretflow`, which needs the extra `pi`.
+All else works without it. What was measured lies beside a model's record (`raysp.pi.files`). What networks will cost that nobody
+ran is said by `raysp.latency`.
 """
 
-import importlib.util
 from typing import TYPE_CHECKING
 
 from raysp.lazy import attach
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from raysp.latency.prediction import predict
     from raysp.latency.protocols import MEANING, Protocol
     from raysp.pi.calibration import calibrate
+    from raysp.pi.engine import require_engine
     from raysp.pi.files import MeasuredFile, read_measurements
     from raysp.pi.measurement import MeasureOptions, measure
     from raysp.pi.session import PartyFault
@@ -46,13 +46,6 @@ else:
             "predict": "raysp.latency.prediction",
             "read_calibrations": "raysp.latency.known",
             "read_measurements": "raysp.pi.files",
+            "require_engine": "raysp.pi.engine",
         },
     )
-
-
-def require_engine() -> None:
-    """Raise ValueError, with what to install, where the engine is missing."""
-    if missing := [name for name in ("spu", "jax") if importlib.util.find_spec(name) is None]:
-        raise ValueError(
-            f"private inference needs {' and '.join(missing)}: pip install -e '.[pi]' where raysp lies (Python 3.11 or 3.12)"
-        )

@@ -21,7 +21,6 @@ from raysp.models.exits import AC_HEADS, FINAL, exit_name
 from raysp.models.network import Network
 from raysp.models.relu import MaskedReLU
 from raysp.pi import machine
-from raysp.pi.program import compile_program
 from raysp.pi.session import Session, session
 
 SHARES_KEPT = (1.0, 0.5, 0.1)
@@ -116,7 +115,7 @@ def calibrate(
 
     def measure(parties: Session, graph: Graph, *, shared: bool) -> "list[_Point]":
         image = torch.randn(graph.input_shape, generator=random)
-        parties.load(compile_program(graph, image, shared=shared))
+        parties.load(parties.engine.compile(graph, image, shared=shared))
         points = [_Point.of(parties.run()[0]) for _ in range(runs)]
         own_s.extend(point.cpu_s for point in points)
         return points
@@ -147,7 +146,8 @@ def calibrate(
         family=dict(described),
         layers={name: _typical(points) for name, points in measured.items()},
         relu=_fit(counted),
-        versions=machine.versions(),
+        engine=parties.engine.packages[0],
+        versions=machine.versions(parties.engine.packages),
         machine=machine.describe(),
         others_cores=others,
     )

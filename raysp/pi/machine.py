@@ -6,7 +6,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,6 @@ kernel gives either back when its holder ends."""
 POLL_S = 1.0
 BUSY = 0.1
 """Cores that others may use before a time is called disturbed."""
-PACKAGES = ("raysp", "spu", "jax", "jaxlib", "torch", "numpy")
 
 
 @contextmanager
@@ -105,10 +104,10 @@ def describe() -> dict[str, Any]:
             "system": platform.system()}  # fmt: skip
 
 
-def versions() -> dict[str, str]:
-    """Versions of all that a measured figure depends on."""
+def versions(engine: Sequence[str]) -> dict[str, str]:
+    """Versions of all that a measured figure depends on; `engine` are the packages of the engine."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in ("raysp", *engine, "torch", "numpy"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:  # run from its source, without being installed

@@ -19,13 +19,13 @@ from raysp.models.collapse import collapse, fold_batchnorm
 from raysp.models.costs import count_costs
 from raysp.models.network import Network
 from raysp.pi import machine
+from raysp.pi.engine import CLIENT, SERVER
 from raysp.pi.files import FORMAT
-from raysp.pi.program import compile_program
 from raysp.pi.session import LONGEST_S, PartyFault, Run, session
 from raysp.pi.wire import LOOPBACK
 
-ROLES = ("server", "client")
-"""The party with the weights, and the one with the image."""
+ROLES = {"server": SERVER, "client": CLIENT}
+"""The party with the weights, and the one with the image, and their ranks."""
 LARGEST_ERROR, LARGEST_ERROR_RELATIVE = 0.01, 0.05
 """What a logit may be off: as it is, or as a share of the largest one, whichever is more. Sound networks need a tenth of it."""
 
@@ -81,7 +81,7 @@ def measure(
         What a measurement's file holds, but for what its directory knows.
 
     Raises:
-        ValueError: no such exit.
+        ValueError: no such exit, or the engine doesn't speak the protocol or can't run the network.
         raysp.pi.session.PartyFault: a process died or failed, a port is in use, the time is over, or the result is wrong.
     """
     plain = fold_batchnorm(collapse(model, exit))
@@ -94,7 +94,7 @@ def measure(
         machine.alone(tell),
         session(options.protocol, host=options.host, ports=options.ports, limit_s=options.limit_s) as parties,
     ):
-        parties.load(compile_program(graph_of(plain), image))
+        parties.load(parties.engine.compile(graph_of(plain), image))
         first = parties.run()
         watch = machine.Watch()
         later = [parties.run() for _ in range(options.warm)]
@@ -117,13 +117,13 @@ def measure(
         **summary(warm),
         "others_cores": others,
         "cold": {"time_s": wall_s(cold), "bytes": sent_bytes(cold)},
-        "parties": {role: _party(cold[rank], [run[rank] for run in warm]) for rank, role in enumerate(ROLES)},
+        "parties": {role: _party(cold[rank], [run[rank] for run in warm]) for role, rank in ROLES.items()},
         "operations": operations(warm),
         "max_error": error,
         "max_error_relative": error / max(largest, torch.finfo(torch.float32).tiny),
         "same_class": all(int(result.argmax()) == int(wanted.argmax()) for result in results),
         "image": "noise" if image_chw is None else "given",
-        "versions": machine.versions(),
+        "versions": machine.versions(parties.engine.packages),
         "machine": machine.describe(),
         "listened_on": options.host,
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,25 +1,23 @@
 """One party's process: `python -m raysp.pi.party`, started by `raysp.pi.session`, which it obeys and with which it dies.
 
-Owns the engine's side of a run. Contract: it knows only its own shares; its sockets listen on the address that it is given and on
-no other; when the process that started it ends, however that happens, it ends too.
+Owns what a party is asked, and what is measured of its process. Contract: it knows only its own shares; when the process that
+started it ends, however that happens, it ends too.
 """
 
 import os
 import queue
 import resource
-import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from raysp.pi import wire
-from raysp.pi.protocols import runtime_config
-
-RECEIVE_TIMEOUT_S = 3600
-"""How long a party waits for the other's message; whoever started both sees at once when one of them ends."""
+from raysp.pi.engine import Party, PortTaken, named
 
 
 def main() -> None:
@@ -30,17 +28,17 @@ def main() -> None:
     threading.Thread(target=_listen, args=(asked,), daemon=True).start()
     start, _ = asked.get()
     try:
-        runtime, link = _connect(start)
+        party = _connect(start)
     except Exception as error:  # the engine has errors of its own
-        wire.send(answers, {"error": str(error).splitlines()[0][:300], "port_taken": isinstance(error, _PortTakenError)})
+        wire.send(answers, {"error": _said(error), "port_taken": isinstance(error, PortTaken)})
         os._exit(1)
     wire.send(answers, {"ready": True})
     while True:
         try:
             header, parts = asked.get()
-            answer, out = _run(header, parts, runtime, link, Path(start["log"]))
+            answer, out = _run(header, parts, party)
         except Exception as error:
-            answer, out = {"error": (str(error).splitlines() or [type(error).__name__])[0][:300]}, []
+            answer, out = {"error": _said(error)}, []
         wire.send(answers, answer, out)
 
 
@@ -53,60 +51,33 @@ def _listen(asked: "queue.SimpleQueue[tuple[dict[str, Any], list[bytes]]]") -> N
         os._exit(0)
 
 
-class _PortTakenError(OSError):
-    """Another process listens there."""
+def _connect(start: dict[str, Any]) -> Party:
+    rank, host, ports = start["rank"], start["host"], start["ports"]
+    try:
+        return named(start["engine"]).connect(
+            rank=rank, host=host, ports=ports, protocol=start["protocol"], directory=Path(start["directory"])
+        )
+    except PortTaken as taken:
+        raise PortTaken(f"party {rank} can't listen on {host}:{ports[rank]}: {taken}; give other ports, or none") from None
 
 
-def _connect(start: dict[str, Any]) -> tuple[Any, Any]:
-    import spu
-    from spu import libspu
-
-    rank: int = start["rank"]
-    host, port = start["host"], start["ports"][rank]
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise _PortTakenError(
-                f"party {rank} can't listen on {host}:{port}: {error.strerror}; give other ports, or none"
-            ) from None
-    options = libspu.logging.LogOptions()
-    options.enable_console_logger = False
-    options.system_log_path = start["log"]
-    libspu.logging.setup_logging(options)
-    description = libspu.link.Desc()
-    description.recv_timeout_ms = RECEIVE_TIMEOUT_S * 1000
-    description.connect_retry_times = 60
-    description.connect_retry_interval_ms = 500
-    for number, other in enumerate(start["ports"]):
-        description.add_party(f"party{number}", f"{host}:{other}")
-    link = libspu.link.create_brpc(description, rank)
-    return spu.Runtime(link, runtime_config(start["protocol"])), link
+def _said(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
-def _run(header: dict[str, Any], parts: list[bytes], runtime: Any, link: Any, log: Path) -> tuple[dict[str, Any], list[bytes]]:
+def _run(header: dict[str, Any], parts: list[bytes], party: Party) -> tuple[dict[str, Any], Sequence[bytes]]:
     """Load a program (its shares and its code), or run the one that was loaded last."""
-    from spu import libspu
-
     if header["do"] == "load":
         remaining = iter(parts)
-        for name, num_chunks in header["inputs"]:
-            share = libspu.Share()
-            share.meta, share.share_chunks = next(remaining), [next(remaining) for _ in range(num_chunks)]
-            runtime.set_var(name, share)
-        _loaded.ParseFromString(next(remaining))
+        shares = {name: [next(remaining) for _ in range(count)] for name, count in header["inputs"]}
+        party.load(next(remaining), shares)
         return {}, []
-    seen = log.stat().st_size
-    link.barrier()  # both begin at once
+    party.meet()
     began, cpu_began = time.perf_counter(), _cpu_s()
-    runtime.run(_loaded)
+    party.run()
     took = {"wall_s": time.perf_counter() - began, "cpu_s": _cpu_s() - cpu_began}
-    result = runtime.get_var(_loaded.output_names[0])
-    with log.open("rb") as file:
-        file.seek(seen)
-        text = file.read().decode(errors="replace")
-    return {**took, "peak_bytes": _peak_bytes(), "log": text}, [result.meta, *result.share_chunks]
+    result, statistics = party.result(), asdict(party.statistics())
+    return {**took, "peak_bytes": _peak_bytes(), "statistics": statistics}, result
 
 
 def _peak_bytes() -> int:
@@ -123,7 +94,4 @@ def _cpu_s() -> float:
 
 
 if __name__ == "__main__":
-    from spu import libspu
-
-    _loaded = libspu.Executable()
     main()

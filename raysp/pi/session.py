@@ -16,12 +16,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from raysp.pi import wire
-from raysp.pi.program import Array, Program, reconstruct, shares_of
-from raysp.pi.statistics import Statistics, parse
+from raysp.pi import engine, wire
+from raysp.pi.engine import OperationStatistics, Program, Statistics
 from raysp.pi.wire import LOOPBACK
+
+if TYPE_CHECKING:
+    from raysp.pi.engine import Array
 
 LONGEST_S = 7 * 86400.0
 """Of time limits; a system call refuses those that never end."""
@@ -54,7 +56,8 @@ class Session:
 
     def __init__(self, protocol: str, deadline: float, directory: Path) -> None:
         self.parties: list[subprocess.Popen[bytes]] = []
-        self.protocol, self._deadline, self._directory = protocol, deadline, directory
+        self.engine, self.protocol = engine.chosen(), protocol
+        self._deadline, self._directory = deadline, directory
 
     def start(self, host: str, ports: tuple[int, int]) -> None:
         """Start both processes, and connect them."""
@@ -68,8 +71,8 @@ class Session:
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 )
             self.parties.append(party)
-            log = str(self._directory / f"party{rank}.log")
-            self._tell(party, {"rank": rank, "host": host, "ports": ports, "protocol": self.protocol, "log": log})
+            start = {"rank": rank, "host": host, "ports": ports, "protocol": self.protocol}
+            self._tell(party, {**start, "engine": engine.CHOSEN, "directory": str(self._directory)})
         self.answers()
 
     def end(self) -> None:
@@ -87,22 +90,18 @@ class Session:
 
     def load(self, program: Program) -> None:
         """Give both parties a program and their shares of its inputs."""
-        for party, shares in zip(self.parties, shares_of(program, self.protocol), strict=True):
-            parts = [part for meta, chunks in shares.values() for part in (meta, *chunks)]
-            header = {"do": "load", "inputs": [(name, len(chunks)) for name, (_, chunks) in shares.items()]}
-            self._tell(party, header, [*parts, program.code])
+        for party, shares in zip(self.parties, self.engine.shares_of(program, self.protocol), strict=True):
+            header = {"do": "load", "inputs": [(name, len(share)) for name, share in shares.items()]}
+            self._tell(party, header, [*(part for share in shares.values() for part in share), program.code])
         self.answers()
 
-    def run(self) -> tuple[list[Run], Array]:
+    def run(self) -> "tuple[list[Run], Array]":
         """Run the program that was loaded last; returns the server's and the client's side, and the result."""
         for party in self.parties:
             self._tell(party, {"do": "run"})
         answers = self.answers()
-        runs = [
-            Run(**{name: header[name] for name in ("wall_s", "cpu_s", "peak_bytes")}, statistics=parse(header["log"]))
-            for header, _ in answers
-        ]
-        return runs, reconstruct([(meta, chunks) for _, (meta, *chunks) in answers], self.protocol)
+        runs = [Run(**(header | {"statistics": _statistics(**header["statistics"])})) for header, _ in answers]
+        return runs, self.engine.reconstruct([share for _, share in answers], self.protocol)
 
     def _tell(self, party: "subprocess.Popen[bytes]", header: dict[str, Any], parts: Sequence[bytes] = ()) -> None:
         assert party.stdin
@@ -129,11 +128,18 @@ class Session:
                     except EOFError:
                         raise self._died(party) from None
                     if "error" in header:
+                        self._look_at(self.parties[1 - key.data])
                         kind = _PortTaken if header.get("port_taken") else PartyFault
                         raise kind(f"party {key.data}: {header['error']}")
                     selector.unregister(key.fileobj)
                     found[key.data] = (header, parts)
         return [found[rank] for rank in range(len(self.parties))]
+
+    def _look_at(self, other: "subprocess.Popen[bytes]") -> None:
+        """What a party complains of may be that the other one is gone: then that is what happened."""
+        with suppress(subprocess.TimeoutExpired):
+            if other.wait(timeout=0.5) < 0:
+                raise self._died(other)
 
     def _died(self, party: "subprocess.Popen[bytes]") -> PartyFault:
         rank = self.parties.index(party)
@@ -143,6 +149,10 @@ class Session:
         return PartyFault(f"party {rank} (process {party.pid}) {how} in mid-run" + (f": {said[-1][:300]}" if said else ""))
 
 
+def _statistics(operations: Sequence[dict[str, Any]], **totals: int) -> Statistics:
+    return Statistics(operations=tuple(OperationStatistics(**operation) for operation in operations), **totals)
+
+
 @contextmanager
 def session(
     protocol: str, *, host: str = LOOPBACK, ports: tuple[int, int] | None = None, limit_s: float = 3600.0
@@ -150,14 +160,17 @@ def session(
     """Start two parties' processes on this machine, connected to each other; they end with the block.
 
     Args:
-        protocol: see `raysp.latency.protocols`.
+        protocol: one that the engine speaks.
         host: the address that both listen on.
         ports: theirs; None takes free ones.
         limit_s: seconds after which what runs is given up.
 
     Raises:
+        ValueError: the engine doesn't speak the protocol.
         PartyFault: a process died or failed, a port is in use, or the time is over.
     """
+    if protocol not in (spoken := engine.chosen().protocols):
+        raise ValueError(f"protocol {protocol!r}, which the engine doesn't speak; expected one of {', '.join(spoken)}")
     deadline = time.monotonic() + limit_s
     with tempfile.TemporaryDirectory(prefix="raysp-pi-") as directory:
         opened = Session(protocol, deadline, Path(directory))

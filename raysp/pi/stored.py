@@ -23,6 +23,7 @@ from raysp.models.exits import exit_of
 from raysp.models.files import checked_weights, load_model
 from raysp.models.network import Network
 from raysp.pi import MeasureOptions, machine, measure, require_engine
+from raysp.pi.engine import chosen
 from raysp.pi.files import name_of
 from raysp.store.location import Location, exists, locate, write_atomically
 from raysp.store.records import RECORD, WEIGHTS, Store
@@ -133,7 +134,7 @@ def _predicted(model: Network, name: str, path: Location, protocol: str) -> dict
     known = read_calibrations([path])
     if known.first.protocol != protocol:
         raise ValueError(f"{path} is of {known.first.protocol}; expected one of {protocol}")
-    here = {"machine": machine.describe(), "versions": machine.versions()}
+    here = {"machine": machine.describe(), "versions": machine.versions(chosen().packages)}
     if (known.first.machine, known.first.versions) != (here["machine"], here["versions"]):
         raise ValueError(f"{path} was made on another machine or with other versions; calibrate here, or leave it out")
     return predict(model, name, known).summary()

@@ -104,8 +104,7 @@ def test_a_package_offers_lazily_what_its_types_say(package):
     tree = ast.parse(inspect.getsource(package))
     block = next(node for node in tree.body if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING")
     typed = {name.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for name in node.names}
-    offered = set(package.__all__) - ({"require_engine"} if package is raysp.pi else set())
-    assert set(typed) == offered
+    assert set(typed) == set(package.__all__)
     for name, module in typed.items():
         assert getattr(package, name) is getattr(sys.modules[module], name)
     assert set(package.__all__) <= set(dir(package))

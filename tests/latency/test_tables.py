@@ -33,6 +33,7 @@ def test_a_calibration_survives_its_file(tmp_path):
         lambda found: found.update(protocol="aby3"),
         lambda found: found.update(layers=3),
         lambda found: found.update(machine="mine"),
+        lambda found: found.update(engine=["spu"]),
     ],
 )
 def test_a_calibration_is_read_with_mistrust(change, tmp_path):
@@ -44,7 +45,9 @@ def test_a_calibration_is_read_with_mistrust(change, tmp_path):
         read_calibration(path)
 
 
-@pytest.mark.parametrize("change", [{"protocol": "semi2k"}, {"machine": {"cpus": 64}}, {"versions": {"spu": "2"}}])
+@pytest.mark.parametrize(
+    "change", [{"protocol": "semi2k"}, {"machine": {"cpus": 64}}, {"versions": {"spu": "2"}}, {"engine": "numpy"}]
+)
 def test_calibrations_that_do_not_belong_together_are_refused(change):
     one, other = calibration(members()), calibration(members(), **change)
     with pytest.raises(ValueError, match=r"mine and theirs are of another .*their costs can't be added"):

@@ -28,7 +28,8 @@ from raysp.models.exits import FINAL
 from raysp.models.files import save_model
 from raysp.pi.calibration import calibrate
 from raysp.pi.measurement import MeasureOptions
-from raysp.pi.program import compile_program, function_of
+from raysp.pi.secretflow.engine import Spu
+from raysp.pi.secretflow.program import compile_program, function_of
 from raysp.pi.session import PartyFault, session
 from raysp.pi.stored import measure_stored
 
@@ -264,8 +265,8 @@ def test_free_ports_are_looked_for_again_when_one_is_taken_meanwhile(monkeypatch
 def test_a_wrong_result_is_no_measurement(monkeypatch, tmp_path):
     model = tiny(0.1)
     save_model(model, tmp_path / "model")
-    right = raysp.pi.session.reconstruct
-    monkeypatch.setattr("raysp.pi.session.reconstruct", lambda *given: right(*given) + 1000)
+    right = Spu.reconstruct
+    monkeypatch.setattr(Spu, "reconstruct", lambda *given: right(*given) + 1000)
     with pytest.raises(PartyFault, match="off by 1e\\+03"):
         measure_stored(tmp_path / "model", exit=None, options=MeasureOptions(protocol="semi2k", warm=1))
     assert not list((tmp_path / "model").glob("pi-*"))

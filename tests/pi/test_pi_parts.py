@@ -12,7 +12,7 @@ from raysp.pi import MeasureOptions, machine, read_measurements, require_engine
 from raysp.pi.__main__ import main
 from raysp.pi.calibration import family
 from raysp.pi.files import FORMAT
-from raysp.pi.statistics import parse
+from raysp.pi.secretflow.log import parse
 from raysp.pi.stored import read_image
 
 LOG = """

@@ -1,39 +1,17 @@
-"""What the engine says of a run, from its log: traffic, messages and time, in all and per operation.
+"""What SPU says of a run, from its log: traffic, messages and time, in all and per operation.
 
-The engine gives its statistics nowhere else. Contract: a log without them raises, rather than count as nothing.
+It gives its statistics nowhere else. Contract: a log without them raises, rather than count as nothing.
 """
 
 import re
-from dataclasses import dataclass
+
+from raysp.pi.engine import OperationStatistics, Statistics
 
 _OPERATION = re.compile(
     r"- pphlo\.(?P<operation>\w+), executed (?P<times>\d+) times, duration (?P<wall_s>[-+.\de]+)s, "
     r"send bytes (?P<sent_bytes>\d+) recv bytes \d+, send actions (?P<messages>\d+)"
 )
 _LINK = re.compile(r"Link details: total send bytes (?P<sent_bytes>\d+), recv bytes \d+, send actions (?P<messages>\d+)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OperationStatistics:
-    """All of a run's operations of one kind, as one party sees them."""
-
-    operation: str
-    """The engine's name for it: convolution, dot, less (a ReLU's comparison), multiply (its selection), add, ..."""
-    times: int
-    wall_s: float
-    sent_bytes: int
-    messages: int
-    """That this party has sent."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Statistics:
-    """A run, as one party sees it."""
-
-    sent_bytes: int
-    messages: int
-    """That this party has sent."""
-    operations: tuple[OperationStatistics, ...] = ()
 
 
 def parse(log: str) -> Statistics:

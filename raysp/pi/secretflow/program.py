@@ -1,11 +1,10 @@
-"""From a graph of operations to what the engine runs: a JAX function, its secret inputs, and the compiled program.
+"""From a graph of operations to what SPU runs: a JAX function, its secret inputs, and the compiled program.
 
-Owns the layout (maps are height, width, channels; kernels height, width, in, out) and the masked ReLU's form. Needs the extra
-`pi`. Contract: masks are public and part of the program; weights are the server's secret inputs, the image is the client's.
+Owns the layout (maps are height, width, channels; kernels height, width, in, out) and the masked ReLU's form. Contract:
+masks are public and part of the program; weights are the server's secret inputs, the image is the client's.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,34 +13,15 @@ from torch import Tensor, nn
 
 from raysp.latency.graph import Graph, Operation
 from raysp.models.relu import MaskedReLU
-from raysp.pi.protocols import runtime_config
-
-SERVER, CLIENT, NOBODY = 0, 1, -1
-"""Ranks of the parties: the first has the weights, the second the image."""
+from raysp.pi.engine import CLIENT, NOBODY, SERVER, Program
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Apply = Callable[[Sequence[Any], Sequence[Any]], Any]
 """From an operation's inputs and its weights to its result."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Program:
-    """What both parties are given."""
-
-    code: bytes
-    """The compiled program, with the names of its inputs and its output."""
-    inputs: Mapping[str, tuple[Array, int]]
-    """Values by name, and which party each is the secret of; `NOBODY` where both have a random share."""
-
-
 def compile_program(graph: Graph, image_chw: Tensor, *, shared: bool = False) -> Program:
-    """Make the program that computes a graph for one image.
-
-    Args:
-        graph: what is computed.
-        image_chw: of the graph's input shape.
-        shared: give each party a random share of the image, as of a map between two layers, and neither the whole.
-    """
+    """See `raysp.pi.engine.Engine.compile`."""
     import jax
     import spu
     from spu.utils import frontend
@@ -83,33 +63,6 @@ def function_of(graph: Graph) -> tuple[Callable[..., Any], list[Array]]:
         return results[graph.operations[-1].name]
 
     return network, weights
-
-
-def shares_of(program: Program, protocol: str) -> list[dict[str, tuple[bytes, list[bytes]]]]:
-    """Split a program's inputs into the two parties' shares: per party, by name, the share's description and its chunks.
-
-    Each party's is all that it is ever given: what is the other's secret it can't see.
-    """
-    import spu
-
-    io = spu.Io(2, runtime_config(protocol))
-    parties: list[dict[str, tuple[bytes, list[bytes]]]] = [{}, {}]
-    for name, (value, owner) in program.inputs.items():
-        for party, share in zip(parties, io.make_shares(value, spu.Visibility.VIS_SECRET, owner), strict=True):
-            party[name] = (share.meta, list(share.share_chunks))
-    return parties
-
-
-def reconstruct(shares: Sequence[tuple[bytes, Sequence[bytes]]], protocol: str) -> Array:
-    """Put both parties' shares of a result together."""
-    import spu
-
-    built = []
-    for meta, chunks in shares:
-        share = spu.libspu.Share()
-        share.meta, share.share_chunks = meta, list(chunks)
-        built.append(share)
-    return np.asarray(spu.Io(2, runtime_config(protocol)).reconstruct(built))
 
 
 def _nhwc(dimensions: int) -> tuple[int, ...]:

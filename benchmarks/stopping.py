@@ -45,7 +45,7 @@ def replay(records: Sequence[Record], rungs: Sequence[float], choose: Choose) ->
     trained = {r["key"]: len(r["history"]) for r in records}
     by_stage = {stages[r["key"]].key: r for r in records}
     for key, record in by_stage.items():
-        race.finished(key, record["history"], record["rows"])
+        race.finished(key, record)
     with patch.object(halving, "better_half", choose):
         race.settle()
     for key, record in by_stage.items():

@@ -13,12 +13,14 @@ from typing import Any, get_args
 
 from raysp.methods.choices import SHARING_METHODS, Choice, MaskMethod, OwnMaskMethod
 from raysp.planning.proposals import STOPPED_SEARCH
+from raysp.planning.weighing import OF_LINK
 from raysp.stages.chain import ChainBuilder
 from raysp.stages.presets import PRESETS, Preset
 from raysp.stages.time_limit import time_limit
 from sweeps.flags import FLAG_OF, NOT_GIVEN, SweepFlags, read_budget, read_seconds
 from sweeps.running import Work
 from sweeps.searching import draw, read_search
+from sweeps.weighing import weighing_of
 
 
 def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
@@ -34,6 +36,7 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
     if flags.sensitivity is not None and flags.density is not NOT_GIVEN:
         raise ValueError("--sensitivity and --density; expected one of them: your own sensitivities take the sparse twin's place")
     preset = PRESETS[flags.preset]
+    weighing = weighing_of(flags.run, flags.link)
     source = flags.run.open(preset)
     builder = ChainBuilder(
         preset,
@@ -45,23 +48,32 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
         epochs_scale=flags.run.epochs_scale,
         precision=flags.run.precision,
         sensitivity=None if flags.sensitivity is None else read_sensitivity(flags.sensitivity),
+        calibrations=weighing.calibrations,
     )
+    builder.check_predicted(weighing)
     values = axis_values(flags, defaults, preset, builder.stages, builder.num_blocks)
     notes = []
     if "max_seconds" in values:
-        limits = "; ".join(str(time_limit(most, link)) for most in values["max_seconds"] for link in values.get("link", (None,)))
+        pairs = product(values["max_seconds"], values.get("link", (None,)))
+        limits = "; ".join(str(time_limit(most, link, weighing.by)) for most, link in pairs)
         notes.append(
             f"the final exit is to take {limits} (predicted): the blocks that lose least for it are gated, which are chosen when "
             "their losses are measured"
         )
-    search = read_search(flags.search, flags.trials, flags.between, values, builder)
+    search = read_search(flags.search, flags.trials, flags.between, values, builder, weighing)
     combinations = [Choice(**dict(zip(values, combination, strict=True))) for combination in product(*values.values())]
     _refuse_idle(flags, {choice.mask_method for choice in combinations})
     if search is not None:
         if flags.run.stopping != "none":
             raise ValueError(STOPPED_SEARCH)
         return Work(
-            leaves=[], sources=[source], name=flags.preset, notes=notes, search=search, given=builder.given(values["seed"])
+            leaves=[],
+            sources=[source],
+            name=flags.preset,
+            notes=notes,
+            search=search,
+            given=builder.given(values["seed"]),
+            weighing=weighing,
         )
     if flags.search == "random":
         assert flags.trials is not None
@@ -74,7 +86,12 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
             "beside others (the gate's without gates or in a ramp of two epochs, a head's without an auxiliary classifier, ...)"
         )
     return Work(
-        leaves=list(leaves.values()), sources=[source], name=flags.preset, notes=notes, given=builder.given(values["seed"])
+        leaves=list(leaves.values()),
+        sources=[source],
+        name=flags.preset,
+        notes=notes,
+        given=builder.given(values["seed"]),
+        weighing=weighing,
     )
 
 
@@ -143,7 +160,9 @@ def axis_values(
         values.pop("gate_blocks", None)
         values["max_seconds"] = tuple(map(read_seconds, flags.max_seconds))
     elif flags.link is not NOT_GIVEN:
-        raise ValueError("--link without --max-seconds, to which it belongs; expected both, or neither")
+        if OF_LINK not in flags.run.costs:
+            raise ValueError(f"--link without --max-seconds or --costs {OF_LINK}, to which it belongs; expected one of them")
+        values.pop("link", None)
     values["seed"] = (0,) if flags.run.seeds is NOT_GIVEN else flags.run.seeds
     values["d_th"] = tuple(None if d == "none" else d for d in values.get("d_th", (None,)))
     values["ac_after"] = tuple(read_placement(a, stages) if isinstance(a, str) else a for a in values["ac_after"])

@@ -16,6 +16,7 @@ from raysp.data.config import Selection
 from raysp.engine.options import Compile, CudaGraph, Gpus, RunOptions, Stopping
 from raysp.methods.choices import AcEnd, AcHead, AcStart, GateStart, Granularity, MaskMethod, MaskStart, Pram, Weights
 from raysp.stages.presets import Preset, PresetName
+from raysp.store.figures import COSTS
 from raysp.training.recipes import GammaSchedule, Precision
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ class _NotGiven(tuple[()]):
 
 
 NOT_GIVEN: tuple[Any, ...] = _NotGiven()
+
+
+def _several_or_none(metavar: str) -> Any:
+    return arg(metavar=f"{metavar} ...", help_behavior_hint="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +83,11 @@ class RunFlags:
     """With several workers on GPUs: take batch norm's statistics over each worker's part of a batch, not over the whole batch."""
     stopping: Stopping = "none"
     """`pareto` gives up half of those left at 1/8, 1/4 and 1/2 of their last stage: the ones that add least to the front."""
+    costs: Annotated[tuple[str, ...], arg(metavar="COLUMN ...", help_behavior_hint=f"(default: {' '.join(COSTS)})")] = COSTS
+    """What is to be small, beside accuracy, for early stopping, searches and the front at the end: of relus, macs, depth,
+    pred_time_s, pred_lan_s, pred_wan_s, pred_link_s (needs one --link), pred_bytes and pred_round_trips."""
+    calibration: Annotated[tuple[str, ...], _several_or_none("FILE")] = NOT_GIVEN
+    """What `raysp pi calibrate` wrote, on one machine, to predict by; by default what comes with the package."""
     retries: int = 1
     """How often a stage is tried again when its worker or machine dies; what its own code raises is not."""
     measure_pi: Annotated[Which | None, arg(metavar="front|all", help_behavior_hint="")] = None
@@ -116,10 +126,6 @@ Nothing = Literal["none"]
 
 def _several(metavar: str, default: str = "") -> Any:
     return arg(metavar=f"{metavar} ...", help_behavior_hint=f"(default: {default})" if default else THE_PRESETS)
-
-
-def _several_or_none(metavar: str) -> Any:
-    return arg(metavar=f"{metavar} ...", help_behavior_hint="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +172,8 @@ class SweepFlags:
     """Instead of both: gate those blocks that lose least, as many as it takes until private inference of one image, at the final
     exit, is predicted to take at most so long. Where no choice does, all that help are gated."""
     link: Annotated[tuple[str, ...], _several_or_none("lan|wan|BANDWIDTH,ROUND_TRIP")] = NOT_GIVEN
-    """With --max-seconds: the network between the parties, such as 100mbit,20ms (kbit, mbit, gbit; us, ms, s); without it both
-    are on the machine that measured the layers."""
+    """With --max-seconds, or --costs pred_link_s: the network between the parties, such as 100mbit,20ms (kbit, mbit, gbit; us,
+    ms, s); without it both are on the machine that measured the layers."""
     gamma: Annotated[tuple[GammaSchedule, ...], _several("linear|cosine", "linear")] = NOT_GIVEN
     """How the gate grows from 0 to 1 over the epochs."""
     gate_epochs: Annotated[tuple[int, ...], _several("EPOCHS")] = NOT_GIVEN

@@ -70,7 +70,9 @@ def prepare(flags: PaperFlags) -> "Work":
     """The grid's stages, and the data that they read."""
     from raysp.stages.chain import ChainBuilder  # torch takes seconds to import
     from sweeps.running import Work
+    from sweeps.weighing import weighing_of
 
+    weighing = weighing_of(flags.run)
     grid = GRIDS[flags.grid]
     presets = {name: PRESETS[flags.preset or name] for name, _ in grid}
     opened = {preset.name: flags.run.open(preset) for preset in presets.values()}
@@ -85,9 +87,10 @@ def prepare(flags: PaperFlags) -> "Work":
             epochs_scale=flags.run.epochs_scale,
             precision=flags.run.precision,
         )
+        builder.check_predicted(weighing)
         seeds = flags.run.seeds or (0,)  # seed 0 where none was given
         leaves += [_leaf(flags.grid, builder, scaled_choice(choice, PRESETS[name].model, seed)) for seed in seeds]
-    return Work(leaves=leaves, sources=list(sources.values()), name=flags.preset or "paper")
+    return Work(leaves=leaves, sources=list(sources.values()), name=flags.preset or "paper", weighing=weighing)
 
 
 def scaled_choice(choice: Choice, model: str, seed: int) -> Choice:

@@ -17,6 +17,7 @@ from raysp.engine.sweep import BrokenOff, run_sweep
 from raysp.pi import require_engine
 from raysp.planning.plan import Plan, survey
 from raysp.planning.proposals import Search, proposed
+from raysp.planning.weighing import Weighing
 from raysp.store.location import Location, Unreachable, locate
 from raysp.store.lock import StoreBusy
 from raysp.store.manifest import Manifest, manifest_of, write_manifest
@@ -49,6 +50,8 @@ class Work:
     """What the user should know before it starts."""
     search: Search | None = None
     """Proposes leaves, while the sweep runs, beyond these."""
+    weighing: Weighing = field(default_factory=Weighing)
+    """What models are judged by."""
     given: Mapping[Stage, Mapping[str, "Tensor"]] = field(default_factory=dict)
     """The user's own weights, by the baselines that take them and are not trained."""
 
@@ -101,12 +104,14 @@ def train(flags: RunFlags, options: RunOptions, work: Work, console: Console, co
         command=command,
         front=front_so_far,
         search=work.search,
+        weighing=work.weighing,
     )
     plan = Plan([*leaves, *(proposed(work.search, root) if work.search else ())])
     if not plan.leaves:
         console.print("[bold red]nothing to report:[/] the search has proposed no configuration that can be built")
         return 1
-    report, written = _report(root, manifest_of(list(plan.leaves.values()), work.name, command), console)
+    manifest = manifest_of(list(plan.leaves.values()), work.name, command)
+    report, written = _report(root, manifest, work.weighing, console)
     print_report(report, plan, root if written else None, console)
     print_failures(outcome, console)
     measured = True
@@ -114,7 +119,7 @@ def train(flags: RunFlags, options: RunOptions, work: Work, console: Console, co
         from sweeps.measure import measure_models
 
         measured = measure_models(flags.measure_pi, report, root, console)
-        _report(root, manifest_of(list(plan.leaves.values()), work.name, command), console)  # with what was measured
+        _report(root, manifest, work.weighing, console)  # with what was measured
     return 0 if outcome.ok and measured else 1
 
 
@@ -127,17 +132,18 @@ def _hand_over(given: "Mapping[Stage, Mapping[str, Tensor]]", root: Location) ->
                 store.save_checkpoint(stage, weights[stage.key], {"given": stage.config.given})  # type: ignore[attr-defined]
 
 
-def _report(root: Location, manifest: Manifest, console: Console) -> "tuple[Report, bool]":
+def _report(root: Location, manifest: Manifest, weighing: Weighing, console: Console) -> "tuple[Report, bool]":
     """Write the tables, as the only one who does; where that can't be, make them for the terminal alone. Says which it was."""
-    from analysis.report import read_report, write_report  # matplotlib takes a second to import
+    from analysis.report import Question, read_report, write_report  # matplotlib takes a second to import
 
+    question = Question(costs=weighing.costs, calibrations=weighing.calibrations, link=weighing.link)
     try:
         with Store(root=root).lock() as store:
             write_manifest(store, manifest)
-            return write_report([root], root), True
+            return write_report([root], root, question), True
     except (StoreBusy, OSError) as error:
         console.print(f"[yellow]note[/] the tables and pictures were not written: {escape(str(error))}", soft_wrap=True)
-        return read_report([root]), False
+        return read_report([root], question), False
 
 
 def _check_storage(root: Location) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from raysp.methods.choices import Choice
 from raysp.planning.proposals import Axis, Between, Search, Values
+from raysp.planning.weighing import Weighing
 from raysp.stages.chain import ChainBuilder
 from raysp.store.stage import Stage
 
@@ -24,7 +25,12 @@ LOGARITHMIC = ("budget", "beta")
 
 
 def read_search(
-    name: str, trials: int | None, between: Sequence[str], values: Mapping[str, tuple[Any, ...]], builder: ChainBuilder
+    name: str,
+    trials: int | None,
+    between: Sequence[str],
+    values: Mapping[str, tuple[Any, ...]],
+    builder: ChainBuilder,
+    weighing: Weighing,
 ) -> Search | None:
     """Check the flags of a search; what is searched, if one of Ray Tune's algorithms is to search.
 
@@ -34,6 +40,7 @@ def read_search(
         between: see `FIELD_OF`.
         values: of every axis, by the field of `Choice`.
         builder: makes the stages.
+        weighing: what proposals are judged by.
 
     Raises:
         ValueError: the flags don't go together.
@@ -70,7 +77,15 @@ def read_search(
     for field, axis in axes.items():
         for value in (axis.lowest, axis.highest) if isinstance(axis, Between) else axis:
             build(first | {field: value})
-    return Search(algorithm=name, axes=axes, trials=trials, fixed=fixed, build=build, largest=builder.largest_costs())
+    return Search(
+        algorithm=name,
+        axes=axes,
+        trials=trials,
+        fixed=fixed,
+        build=build,
+        largest=builder.largest(weighing),
+        weighing=weighing,
+    )
 
 
 def axes_of(values: Mapping[str, tuple[Any, ...]], between: Sequence[str]) -> dict[str, Axis]:

@@ -17,6 +17,7 @@ from analysis.report import Report
 from analysis.tables import differing, number
 from raysp.planning.plan import Outcome, Plan
 from raysp.stages.finetune import FinetuneConfig
+from raysp.store.figures import COSTS
 from raysp.store.location import Location
 
 MOST_ROWS = 60
@@ -83,7 +84,7 @@ def print_report(report: Report, plan: Plan, root: Location | None, console: Con
     if all(plan.stages[key].name == "mask" for key in plan.leaves):
         _print_layers(report.layers[report.layers["mask_key"].isin(list(plan.leaves))], console)
     else:
-        _print_rows(mine, report.front, console)
+        _print_rows(mine, report, console)
     if (mine["selection"] == "test").any():
         console.print("[yellow]selected on the test part[/]: these accuracies flatter, and val % is test %")
     missed = misses(plan, mine)
@@ -156,12 +157,14 @@ def print_failures(outcome: Outcome, console: Console) -> None:
         console.print(f"  {escape(message)}", soft_wrap=True)
 
 
-def _print_rows(rows: pd.DataFrame, front: pd.DataFrame, console: Console) -> None:
+def _print_rows(rows: pd.DataFrame, report: Report, console: Console) -> None:
+    costs, front = [OBJECTIVES[name] for name in report.question.costs], report.front
     # Whatever the seed.
     named = {(key, name) for keys, name in zip(front["key_list"], front["exit"], strict=True) for key in keys}
     on_front = [pair in named for pair in zip(rows["key"], rows["exit"], strict=True)]
     rows = rows.assign(front=pd.Series(on_front, rows.index, dtype=bool))
-    title = "This sweep's models; * on the front of this results directory (accuracy up; ReLUs, MACs, depth down)"
+    down = ", ".join(cost.short for cost in costs)
+    title = f"This sweep's models; * on the front of this results directory (accuracy up; {down} down)"
     if len(rows) > MOST_ROWS:
         rows = rows[rows["front"]]
         title = f"This sweep's models on the front of this results directory ({len(rows)} of {len(on_front)} rows)"
@@ -171,14 +174,16 @@ def _print_rows(rows: pd.DataFrame, front: pd.DataFrame, console: Console) -> No
     table = Table("", "exit", box=None, pad_edge=False)
     for name in shown:
         table.add_column(SHOWN[name], justify="right" if pd.api.types.is_numeric_dtype(rows[name]) else "left", no_wrap=True)
-    for title in ("ReLUs", "MACs", "depth", "val %", "test %"):
+    more = [cost for cost in costs if cost.column not in COSTS]
+    for title in ("ReLUs", "MACs", "depth", *(cost.short for cost in more), "val %", "test %"):
         table.add_column(title, justify="right")
     for row in rows.sort_values(["dataset", "selection", "relus", "macs", "depth"], kind="stable").to_dict("records"):
         exit_name = "all-ReLU" if row["mask_method"] == "none" else row["exit"]
         cells = ["-" if pd.isna(row[name]) else str(row[name]) for name in shown]
         numbers = (str(row["relus"]), number(OBJECTIVES["macs"], row["macs"]), str(row["depth"]))
+        others = (number(cost, row[cost.column]) for cost in more)
         accuracies = (f"{row['val_accuracy']:.2f}", f"{row['test_accuracy']:.2f}")
-        table.add_row("*" if row["front"] else "", exit_name, *cells, *numbers, *accuracies)
+        table.add_row("*" if row["front"] else "", exit_name, *cells, *numbers, *others, *accuracies)
     console.print(table)
 
 

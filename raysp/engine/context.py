@@ -14,6 +14,8 @@ import torch
 
 from raysp.engine.options import Compile, CudaGraph, uses_graph
 from raysp.engine.workers import ALONE, Workers
+from raysp.models.network import Network
+from raysp.planning.weighing import Weighing
 from raysp.store.figures import Rows, rows_after
 from raysp.store.keys import Config, key_of
 from raysp.store.records import WEIGHTS, Store
@@ -60,6 +62,8 @@ class Place:
     """Whether a GPU repeats a recorded step; changes no result."""
     labels: Mapping[str, Any] = field(default_factory=dict)
     """What the record keeps besides identity: preset, git commit."""
+    weighing: Weighing = field(default_factory=Weighing)
+    """What a stage that pauses is weighed by, and what predicts seconds."""
     splits: Mapping[str, "Splits"] = field(default_factory=dict)
     """Decoded data, by the data configuration's key."""
 
@@ -125,17 +129,18 @@ class Context:
         """Whether the stage, with so many epochs trained, has trained as far as it was to, and has epochs left."""
         return self.until is not None and self.until <= epoch < self.stage.epochs
 
-    def pause_if_due(self, history: Sequence[Mapping[str, Any]], costs: Callable[[], Mapping[str, Any]]) -> None:
+    def pause_if_due(self, history: Sequence[Mapping[str, Any]], deployed: Callable[[], Network]) -> None:
         """Raise Paused if `pauses_after` these epochs. A checkpoint must be there.
 
         Args:
             history: figures of the epochs that were trained.
-            costs: gives ReLUs, MACs and depth by exit.
+            deployed: gives the network as it would be deployed.
         """
         if self.pauses_after(len(history)):
             assert self.until is not None
             time_s = sum(figures["time_s"] for figures in history)
-            raise Paused(self.until, rows_after(self.until, history, costs()), time_s)
+            costs = self.place.weighing.of_network(deployed())
+            raise Paused(self.until, rows_after(self.until, history, costs), time_s)
 
     def save_weights(self, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
         """Write this stage's weights, whatever they are."""

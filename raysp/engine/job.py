@@ -22,6 +22,7 @@ from raysp.engine.context import Context, Paused, Place, Report, read_parents
 from raysp.engine.options import uses_graph
 from raysp.engine.process import keep_freed_memory, use_tensor_cores
 from raysp.engine.workers import ALONE, WorkerLost, Workers, is_lost_worker
+from raysp.latency.known import hand_in
 from raysp.store.location import Unreachable, exists
 from raysp.store.records import NoLongerOwner
 from raysp.store.stage import Stage
@@ -67,6 +68,8 @@ def run_job(
         if record := workers.from_first(lambda: store.read(stage)):
             return record
         torch.set_num_threads(place.num_threads)
+        if place.weighing.calibrations:
+            hand_in(place.weighing.calibrations)
         keep_freed_memory()
         if place.gpus:
             use_tensor_cores()

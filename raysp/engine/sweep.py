@@ -30,14 +30,17 @@ from raysp.engine.packing import at_once
 from raysp.engine.progress import FrontSoFar, Progress
 from raysp.engine.room import check_room
 from raysp.engine.shadows import refuse_shadows, workers_directories
+from raysp.latency.recorded import Outline
+from raysp.models.files import load_outline
 from raysp.planning.halving import Halving
 from raysp.planning.plan import JobQueue, Outcome, Plan, Survey, inspect, survey
 from raysp.planning.proposals import STOPPED_SEARCH, Algorithm, Search, SearchQueue, Values, read_proposals, set_aside
+from raysp.planning.weighing import Weighing
 from raysp.store.keys import key_of
 from raysp.store.location import Location, Unreachable
 from raysp.store.lock import StoreBusy
 from raysp.store.manifest import manifest_of, write_manifest
-from raysp.store.records import CHECKPOINT, READERS, RECORD, SAME_AS, Store, read_record
+from raysp.store.records import CHECKPOINT, READERS, RECORD, SAME_AS, Store, label_of, read_record
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import DamagedFile
 
@@ -57,6 +60,7 @@ def run_sweep(
     command: str = "",
     front: FrontSoFar | None = None,
     search: Search | None = None,
+    weighing: Weighing | None = None,
 ) -> Outcome:
     """Train what is missing of a sweep.
 
@@ -72,6 +76,7 @@ def run_sweep(
         command: what was asked for, as the user said it.
         front: draws the front of what is finished so far, for a terminal.
         search: proposes more leaves while the sweep runs.
+        weighing: what early stopping weighs models by, and what predicts seconds; None takes ReLUs, MACs and depth.
 
     Returns:
         What became of every stage that was missing.
@@ -89,6 +94,7 @@ def run_sweep(
         raise ValueError("the sweep has no configuration; expected at least one value on every axis")
     if search is not None and options.stopping != "none":
         raise ValueError(STOPPED_SEARCH)
+    weighing = weighing or Weighing()
     earlier = read_proposals(root, search) if search else []
     plan = Plan(leaves)
     reader = Store(root=root)
@@ -101,7 +107,7 @@ def run_sweep(
     names = ShortNames(plan.stages.values())
     for stage in found.found:
         console.print(f"[green]found[/]    {_told(stage, names)}", highlight=False, soft_wrap=True)
-    halving = start_halving(plan, found, reader) if options.stopping == "pareto" else None
+    halving = start_halving(plan, found, reader, weighing) if options.stopping == "pareto" else None
     queue = JobQueue(found.missing, halving, equals_in(reader))
     given_up = queue.settle()
     for stage in given_up:
@@ -141,6 +147,7 @@ def run_sweep(
             compile=options.compile,
             cuda_graph=options.cuda_graph,
             labels={**labels, "git": git_state()},
+            weighing=weighing,
             splits=splits,
         )
         shown = Progress(
@@ -155,7 +162,16 @@ def run_sweep(
             bound="at least" if search else "about" if halving is None else "at most",
         )
         if search and algorithm:
-            queue = SearchQueue(search, algorithm, earlier, store, equals_in(store), at_once=runner.at_once, progress=shown)
+            queue = SearchQueue(
+                search,
+                algorithm,
+                earlier,
+                store,
+                equals_in(store),
+                outline=outline_in(store),
+                at_once=runner.at_once,
+                progress=shown,
+            )
         with shown.show() as progress:
             try:
                 outcome = runner.run(queue, place, progress)
@@ -174,9 +190,19 @@ def make_algorithm(search: Search, earlier: Sequence[Values]) -> Algorithm:
     return TuneAlgorithm(search, earlier)
 
 
-def start_halving(plan: Plan, found: Survey, store: Store) -> Halving:
-    """The race of a plan's configurations, with all that is known of it from earlier runs."""
-    halving = Halving(stage for stage in plan.leaves.values() if stage.stoppable)
+def outline_in(store: Store) -> Outline:
+    """The networks of a store's finished stages, where they aren't built in."""
+    return lambda record: load_outline(store.root / "stages" / label_of(record))
+
+
+def start_halving(plan: Plan, found: Survey, store: Store, weighing: Weighing) -> Halving:
+    """The race of a plan's configurations, with all that is known of it from earlier runs.
+
+    Raises:
+        ValueError: what they are weighed by can't be predicted of one that is done.
+    """
+    racing_stages = (stage for stage in plan.leaves.values() if stage.stoppable)
+    halving = Halving(racing_stages, weighing=weighing, outline=outline_in(store))
     racing = [stage for stage in plan.stages.values() if halving.until(stage.key) is not None]
     done = {stage.key for stage in found.found}
 
@@ -190,12 +216,13 @@ def start_halving(plan: Plan, found: Survey, store: Store) -> Halving:
         known = pool.map(known_of, racing)
         for stage, content in zip(racing, known, strict=True):
             if stage.key in done and content:
-                halving.finished(stage.key, content["history"], content["rows"])
+                halving.finished(stage.key, content)
                 if (first := content["metrics"].get(SAME_AS)) in done:
                     halving.follows(stage.key, first)
             elif content:
                 for epoch, rung in content.items():
-                    halving.arrived(stage.key, epoch, rung["rows"])
+                    if weighing.knows(rung["rows"]):  # else it is told anew, from the stage's checkpoint
+                        halving.arrived(stage.key, epoch, rung["rows"])
     return halving
 
 

@@ -5,21 +5,23 @@ choices depend on the figures alone, not on which stage arrived first; whatever 
 more to the front.
 
 After successive halving (arXiv 1502.07943), with ranks for losses: all configurations train up to a rung's epoch, the better half
-goes on to the next. Better is a lower non-domination rank over accuracy (up), ReLUs, MACs and depth (down); of the rank that only
-partly fits, configurations are given up one by one, each time the one without which the hypervolume shrinks least. So a model of
-few ReLUs never has to be as accurate as one of many.
+goes on to the next. Better is a lower non-domination rank over accuracy (up) and the costs that a sweep weighs (down; ReLUs, MACs
+and depth unless it says others); of the rank that only partly fits, configurations are given up one by one, each time the one
+without which the hypervolume shrinks least. So a model of few ReLUs never has to be as accurate as one of many.
 """
 
 import dataclasses
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from raysp.store.figures import COSTS, Rows, rows_after
+from raysp.latency.recorded import Outline, Record
+from raysp.models.network import Network
+from raysp.planning.weighing import Weighing
+from raysp.store.figures import Rows, rows_after
 from raysp.store.keys import key_of
 from raysp.store.stage import Stage
 
@@ -35,21 +37,34 @@ def rung_epochs(epochs: int, rungs: Sequence[float] = RUNGS) -> list[int]:
     return sorted({e for share in rungs if 1 <= (e := round(share * epochs)) < epochs})
 
 
+def _no_network(record: Record) -> Network:
+    raise ValueError("its network is not built in, and nothing says where it is kept")
+
+
 class Halving:
     """The course of all races of a sweep; stages on different data don't compete.
 
     Args:
         stages: those that may be stopped; seeds of one configuration go on, or are given up, together.
         rungs: shares of a stage's epochs.
+        weighing: the costs that count.
+        outline: how the networks of finished stages are found that aren't built in, where costs are predicted.
     """
 
-    def __init__(self, stages: Iterable[Stage], rungs: Sequence[float] = RUNGS) -> None:
+    def __init__(
+        self,
+        stages: Iterable[Stage],
+        rungs: Sequence[float] = RUNGS,
+        weighing: Weighing | None = None,
+        outline: Outline = _no_network,
+    ) -> None:
+        self.weighing, self._outline = weighing or Weighing(), outline
         self._races: dict[str, _Race] = {}
         self._race_of: dict[str, _Race] = {}
         seedless: dict[str, str] = {}
         for stage in stages:
             data = getattr(getattr(stage.config, "experiment", None), "data", None)
-            race = self._races.setdefault(key_of(data) if data else "", _Race(rungs))
+            race = self._races.setdefault(key_of(data) if data else "", _Race(rungs, self.weighing))
             race.enter(stage, _without_seed(stage, seedless))
             self._race_of[stage.key] = race
 
@@ -78,12 +93,16 @@ class Halving:
         if race := self._race_of.get(key):
             race.arrived(key, epoch, rows)
 
-    def finished(self, key: str, history: Sequence[Mapping[str, Any]], rows: Rows) -> None:
-        """Note a stage that is done already: it takes part as it was at each rung, and is never given up."""
-        if race := self._race_of.get(key):
-            costs = {row["exit"]: row for row in rows}
-            for epoch in race.unknown(key):
-                race.arrived(key, epoch, rows_after(epoch, history, costs))
+    def finished(self, key: str, record: Record) -> None:
+        """Note a stage that is done already: it takes part as it was at each rung, and is never given up.
+
+        Raises:
+            ValueError: what it is weighed by can't be predicted of it.
+        """
+        if (race := self._race_of.get(key)) and (unknown := race.unknown(key)):
+            costs = {row["exit"]: row for row in self.weighing.of_record(record, self._outline)}
+            for epoch in unknown:
+                race.arrived(key, epoch, rows_after(epoch, record["history"], costs))
 
     def dropped(self, key: str) -> None:
         """Note that a stage failed or was skipped: nobody waits for it."""
@@ -120,8 +139,8 @@ class _Unit:
 
 
 class _Race:
-    def __init__(self, rungs: Sequence[float]) -> None:
-        self._shares = rungs
+    def __init__(self, rungs: Sequence[float], weighing: Weighing) -> None:
+        self._shares, self._weighing = rungs, weighing
         self._units: dict[str, _Unit] = {}
         self._unit_of: dict[str, _Unit] = {}
         self.rungs_of: dict[str, list[int]] = {}
@@ -210,17 +229,18 @@ class _Race:
             self._rung += 1
 
     def _points(self, unit: _Unit) -> npt.NDArray[np.float64]:
-        """One point per exit, (exits, 4), all to be small; the mean over the seeds."""
+        """One point per exit, (exits, 1 + costs), all to be small; the mean over the seeds."""
         known = [self._known(key, self.rungs_of[key][self._rung]) for key in unit.stages]
         seeds = [rows for rows in known if rows is not None]
-        return np.mean([[[-row["val_accuracy"], *(row[cost] for cost in COSTS)] for row in rows] for rows in seeds], axis=0)
+        weighed = self._weighing.values
+        return np.mean([[[-row["val_accuracy"], *weighed(row).values()] for row in rows] for rows in seeds], axis=0)
 
 
 def better_half(configurations: Sequence[npt.NDArray[np.float64]]) -> set[int]:
     """Which half of some configurations, rounded up, is worth more to the front.
 
     Args:
-        configurations: of each the points of its models, (models, 4): minus accuracy in percent, ReLUs, MACs, depth.
+        configurations: of each the points of its models, (models, 1 + costs): minus accuracy in percent, then costs.
 
     Returns:
         Their indices.
@@ -253,7 +273,8 @@ def _most_volume(
     """
     import moocore
 
-    ideal = np.array([-100.0, 0.0, 0.0, 0.0])
+    ideal = np.zeros(points.shape[1])
+    ideal[0] = -100.0
     worst = points.max(axis=0) * BEYOND
     worst[0] = 0.0  # no accuracy at all
     scale = np.where(worst == ideal, 1.0, worst - ideal)

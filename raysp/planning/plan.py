@@ -226,7 +226,7 @@ class JobQueue:
 
     def done(self, stage: Stage, record: Mapping[str, Any]) -> None:
         """Note that a stage has its record, which may make its children ready."""
-        self._halving.finished(stage.key, record["history"], record["rows"])
+        self._halving.finished(stage.key, record)
         self._waiting.pop(stage.key)
         self.outcome.done.append(stage.key)
         self._copies += self._equals.done(stage)

@@ -11,16 +11,17 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rich.markup import escape
 
-from raysp.models.costs import Costs
+from raysp.latency.recorded import Outline, Record
 from raysp.planning.equals import Equals
 from raysp.planning.halving import BEYOND
 from raysp.planning.plan import JobQueue, inspect
-from raysp.store.figures import COSTS as COST_NAMES
+from raysp.planning.weighing import Weighing
+from raysp.store.figures import COSTS, Rows
 from raysp.store.keys import SHORT_KEY_DIGITS, key_of
 from raysp.store.location import Location, exists
 from raysp.store.records import SEARCHES, Store
@@ -94,8 +95,10 @@ class Search:
     """What all proposals share."""
     build: Callable[[Values], list[Stage]]
     """The leaves of a proposal, one per seed. Raises ValueError where there is no such configuration."""
-    largest: Costs
-    """Of the network with all its ReLUs: the scale of `Objectives.score`."""
+    largest: Mapping[str, float]
+    """What the network costs with all its ReLUs, of each of the weighed costs: the scale of the score."""
+    weighing: Weighing = field(default_factory=Weighing)
+    """What proposals are judged by."""
 
     @property
     def id(self) -> str:
@@ -103,7 +106,9 @@ class Search:
         example = {name: axis.lowest if isinstance(axis, Between) else axis[0] for name, axis in self.axes.items()}
         axes = {name: vars(axis) if isinstance(axis, Between) else axis for name, axis in self.axes.items()}
         leaves = tuple(leaf.key for leaf in self.build(example))  # stand for data, network, recipes and seeds
-        identity = {"algorithm": self.algorithm, "axes": axes, "fixed": dict(self.fixed), "leaves": leaves}
+        identity: dict[str, Any] = {"algorithm": self.algorithm, "axes": axes, "fixed": dict(self.fixed), "leaves": leaves}
+        if self.weighing.costs != COSTS:
+            identity["costs"] = self.weighing.identity
         return key_of(identity)[:SHORT_KEY_DIGITS]
 
 
@@ -117,24 +122,26 @@ class Algorithm(Protocol):
         """Say what it came to, in the terms of `objectives_of`; None if it failed."""
 
 
-def objectives_of(rows: Sequence[Mapping[str, Any]], largest: Costs) -> dict[str, float]:
+def objectives_of(rows: Rows, largest: Mapping[str, float], weighing: Weighing) -> dict[str, float]:
     """What a proposal came to: of each stage the model that its auxiliary classifier was placed for (the cheapest exit), the mean
     over the seeds.
 
     Args:
         rows: of all its stages, which differ in the seed alone.
-        largest: of the network with all its ReLUs.
+        largest: see `Search`.
+        weighing: the costs that count.
 
     Returns:
-        `val_accuracy` (percent), `relus`, `macs`, `depth`, and `score` in [0, 1]: the share of the box between no accuracy and
+        `val_accuracy` (percent), the costs, and `score` in [0, 1]: the share of the box between no accuracy and
         1.1 times the largest costs that this model alone dominates, for algorithms that know one objective only.
     """
     cheapest = min(rows, key=lambda row: (row["depth"], row["macs"]))["exit"]
     mine = [row for row in rows if row["exit"] == cheapest]
-    means = {name: sum(float(row[name]) for row in mine) / len(mine) for name in ("val_accuracy", *COST_NAMES)}
+    points = [{"val_accuracy": float(row["val_accuracy"]), **weighing.values(row)} for row in mine]
+    means = {name: sum(point[name] for point in points) / len(points) for name in points[0]}
     score = means["val_accuracy"] / 100.0
-    for name in COST_NAMES:
-        score *= max(0.0, 1.0 - means[name] / (BEYOND * getattr(largest, name)))
+    for name in weighing.costs:
+        score *= max(0.0, 1.0 - means[name] / (BEYOND * largest[name]))
     return means | {"score": score}
 
 
@@ -155,6 +162,7 @@ class SearchQueue(JobQueue):
         algorithm: makes the proposals, earlier ones first.
         earlier: from `read_proposals`.
         store: as its owner sees it.
+        outline: how the networks of finished stages are found that aren't built in, where costs are predicted.
         equals: see `JobQueue`.
         at_once: so many proposals are open at once, at least one.
         progress: told of a proposal's stages.
@@ -168,11 +176,13 @@ class SearchQueue(JobQueue):
         store: Store,
         equals: Equals | None = None,
         *,
+        outline: Outline,
         at_once: Callable[[], int],
         progress: Listener,
     ) -> None:
         super().__init__([], equals=equals)
         self._search, self._algorithm, self._store = search, algorithm, store
+        self._outline = outline
         self._at_once, self._progress = at_once, progress
         self._proposed = list(earlier)
         self._number = 0
@@ -205,7 +215,7 @@ class SearchQueue(JobQueue):
     def done(self, stage: Stage, record: Mapping[str, Any]) -> None:
         """See `JobQueue`."""
         super().done(stage, record)
-        self._note(stage, record["rows"])
+        self._note(stage, self._weighed(record))
 
     def failed(self, stage: Stage, message: str) -> list[Stage]:
         """See `JobQueue`."""
@@ -256,7 +266,7 @@ class SearchQueue(JobQueue):
         proposal = self._open[number] = _Open(waiting={leaf.key for leaf in leaves if self.waits_for(leaf)}, rows=[])
         for leaf in leaves:
             if leaf.key not in proposal.waiting and (record := self._store.read(leaf)):
-                proposal.rows += record["rows"]
+                proposal.rows += self._weighed(record)
         self._tell_if_complete(number)
 
     def _note(self, stage: Stage, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -270,7 +280,11 @@ class SearchQueue(JobQueue):
         if not self._open[number].waiting:
             rows = self._open.pop(number).rows
             if number not in self._unlike:
-                self._algorithm.tell(number, objectives_of(rows, self._search.largest) if rows else None)
+                found = objectives_of(rows, self._search.largest, self._search.weighing) if rows else None
+                self._algorithm.tell(number, found)
+
+    def _weighed(self, record: Record) -> Rows:
+        return self._search.weighing.of_record(record, self._outline)
 
 
 def set_aside(damage: DamagedFile, store: Store) -> str:

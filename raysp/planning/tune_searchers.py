@@ -13,7 +13,6 @@ from ray import tune
 from ray.tune.search import SEARCH_ALG_IMPORT, Searcher
 
 from raysp.planning.proposals import Between, Search, Values
-from raysp.store.figures import COSTS
 
 ALGORITHMS = tuple(sorted(set(SEARCH_ALG_IMPORT) - {"random", "variant_generator", "bohb", "zoopt"}))
 """Names of those that learn from what they are told. BOHB needs a scheduler of its own, ZOOpt a number of trials beforehand."""
@@ -38,8 +37,9 @@ class TuneAlgorithm:
             raise ValueError(f"search {search.algorithm!r}; expected grid, random, or one of {', '.join(ALGORITHMS)}")
         self._search = search
         several = search.algorithm in SEVERAL_OBJECTIVES
-        metric: Any = ["val_accuracy", *COSTS] if several else "score"
-        mode: Any = ["max"] + ["min"] * len(COSTS) if several else "max"
+        costs = search.weighing.costs
+        metric: Any = ["val_accuracy", *costs] if several else "score"
+        mode: Any = ["max"] + ["min"] * len(costs) if several else "max"
         options: dict[str, Any] = {"metric": metric, "mode": mode, "seed": len(earlier), "random_state_seed": len(earlier)}
         # Of a choice an algorithm sees the number, so that any value can be one.
         points = [

@@ -17,11 +17,14 @@ from typing import Literal
 import torch
 
 from raysp.data.config import DataConfig
+from raysp.latency.known import Calibrations, hand_in, packaged
+from raysp.latency.prediction import parts_of
 from raysp.methods.budget import resolve_budget
 from raysp.methods.choices import Choice, RankingMethod, Weights
 from raysp.models import architecture
-from raysp.models.costs import Costs, count_costs
+from raysp.models.exits import FINAL
 from raysp.models.specs import check_flags, is_builtin, open_network, text_of
+from raysp.planning.weighing import Weighing
 from raysp.stages.baseline import BaselineConfig, baseline_stage
 from raysp.stages.experiment import CUSTOM, CustomNetwork, Experiment
 from raysp.stages.finetune import FinetuneConfig, check_gate_epochs, finetune_stage, without_gates
@@ -66,6 +69,7 @@ class ChainBuilder:
             stage.
         relu6: of a custom network, take plain ReLUs for ReLU6.
         baseline: a file of weights that take the place of a trained baseline's.
+        calibrations: what limits of seconds are predicted by; None takes those of the package.
 
     Raises:
         ValueError: the network can't be built so, the scale is out of range, or the sensitivities don't fit the network.
@@ -83,8 +87,12 @@ class ChainBuilder:
         sensitivity: Sequence[float] | Mapping[str, float] | None = None,
         relu6: bool = False,
         baseline: Path | None = None,
+        calibrations: Calibrations | None = None,
     ) -> None:
         self._preset, self._data = preset, data
+        self._calibrations = calibrations
+        if calibrations:
+            hand_in(calibrations)
         self._left_out: frozenset[str] = frozenset()
         self._model, self._width, self._custom = self._chosen(model or preset.model, width, relu6)
         self._recipes = {
@@ -120,9 +128,36 @@ class ChainBuilder:
         self._gatings: dict[str, Stage] = {}
         self._placements: set[tuple[tuple[int, ...], str]] = set()
 
-    def largest_costs(self) -> Costs:
-        """What the network costs with all its ReLUs."""
-        return count_costs(self._experiment(0).build("baseline"))
+    def check_predicted(self, weighing: Weighing) -> None:
+        """Refuse what can't be predicted of this network.
+
+        Args:
+            weighing: what is asked for.
+
+        Raises:
+            ValueError: a cost can't be told, or the user's own calibrations have no convolution of the network.
+        """
+        if own := weighing.calibrations:
+            shapes = [part.shape for part in parts_of(self._network, FINAL) if part.shape]
+            if not own.has_any(shapes):
+                families = "; ".join(", ".join(f"{k} {v}" for k, v in one.family.items()) for one in own.named.values())
+                raise ValueError(
+                    f"--calibration {' '.join(own.named)} has no layer of {self._network.name}: it is of {families}; make one of "
+                    "this network: raysp pi calibrate with its --model, --width, --image-size, --in-channels and --num-classes"
+                )
+        if weighing.predicts:
+            self.largest(weighing)
+
+    def largest(self, weighing: Weighing) -> dict[str, float]:
+        """What the network costs with all its ReLUs, of each of the weighed costs.
+
+        Raises:
+            ValueError: one can't be predicted.
+        """
+        try:
+            return weighing.values(weighing.of_network(self._network)[FINAL])
+        except ValueError as error:
+            raise ValueError(f"{', '.join(weighing.costs)} of {self._network.name} can't be weighed: {error}") from error
 
     def baseline(self, seed: int) -> Stage:
         """The all-ReLU network of one seed."""
@@ -286,7 +321,7 @@ class ChainBuilder:
         """The limit of seconds of a configuration. Raises ValueError where it can't be gated, or predicted."""
         if not self.num_blocks:
             raise ValueError(f"max_seconds with {self._network.name}, which has no block that can be gated; expected none")
-        limit = time_limit(max_seconds, choice.link)
+        limit = time_limit(max_seconds, choice.link, self._calibrations or packaged())
         gated_costs(self._experiment(0), choice.kernel_size, limit.calibration)
         return limit
 

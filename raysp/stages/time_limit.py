@@ -1,7 +1,7 @@
 """Which blocks are gated so that a network meets a limit of predicted seconds, read from its finished parents before it is built.
 
 Owns the limit as a part of a fine-tuning's identity, and what the masks of its parents leave of ReLUs for each choice of blocks.
-Contract: the seconds are those that a report predicts for the final exit of the finished network, by the package's calibrations.
+Contract: the seconds are those that a report predicts for the final exit of the finished network, by the limit's calibrations.
 """
 
 import functools
@@ -11,7 +11,7 @@ from typing import Any
 
 from raysp.engine.context import Parent
 from raysp.latency.gated import GatedCosts
-from raysp.latency.known import packaged
+from raysp.latency.known import Calibrations, by_digest
 from raysp.latency.links import Link, parse_link
 from raysp.methods.gates_in_time import InTime, gates_in_time
 from raysp.stages.experiment import Experiment
@@ -66,12 +66,13 @@ class TimeLimit(Config):
         return over.modelled_s(time_s=time_s, num_bytes=num_bytes, round_trips=round_trips)
 
 
-def time_limit(max_seconds: float, link: str | None) -> TimeLimit:
-    """The limit that a user means, by the package's calibrations.
+def time_limit(max_seconds: float, link: str | None, calibrations: Calibrations) -> TimeLimit:
+    """The limit that a user means.
 
     Args:
         max_seconds: above 0.
         link: see `raysp.latency.links.parse_link`; None: both parties on the calibrations' machine.
+        calibrations: what predicts.
 
     Raises:
         ValueError: no such link, or no such limit.
@@ -80,7 +81,7 @@ def time_limit(max_seconds: float, link: str | None) -> TimeLimit:
     if link is not None:
         over = parse_link(link)
         of_link = {"bits_per_s": over.bits_per_s, "round_trip_s": over.round_trip_s, "link": over.name}
-    return TimeLimit(max_seconds=max_seconds, calibration=packaged().digest, **of_link)
+    return TimeLimit(max_seconds=max_seconds, calibration=calibrations.digest, **of_link)
 
 
 def gated_costs(experiment: Experiment, kernel_size: int, calibration: str) -> GatedCosts:
@@ -93,9 +94,9 @@ def gated_costs(experiment: Experiment, kernel_size: int, calibration: str) -> G
 
     Raises:
         ValueError: a layer can't be told.
-        RuntimeError: this package has other calibrations.
+        RuntimeError: this process has other calibrations.
     """
-    if packaged().digest != calibration:
+    if by_digest(calibration) is None:
         raise RuntimeError(
             "the calibrations of this machine's raysp are not those that the sweep was planned with; install the same raysp on "
             "all machines"
@@ -105,7 +106,9 @@ def gated_costs(experiment: Experiment, kernel_size: int, calibration: str) -> G
 
 @functools.lru_cache(maxsize=64)
 def _costs(experiment: Experiment, kernel_size: int, calibration: str) -> GatedCosts:
-    return GatedCosts(experiment.outline(), kernel_size=kernel_size, calibrations=packaged())
+    calibrations = by_digest(calibration)
+    assert calibrations
+    return GatedCosts(experiment.outline(), kernel_size=kernel_size, calibrations=calibrations)
 
 
 def gated_in_time(limit: TimeLimit, experiment: Experiment, parents: Mapping[str, Parent], budget: int | None) -> InTime:
@@ -118,7 +121,7 @@ def gated_in_time(limit: TimeLimit, experiment: Experiment, parents: Mapping[str
         budget: ReLUs to keep, where the mask comes from a ranking.
 
     Raises:
-        RuntimeError: this package has other calibrations than the limit was planned with.
+        RuntimeError: this process has other calibrations than the limit was planned with.
         DamagedFile: the ranking's weights can't be trusted.
     """
     gating = parents["gating"].record

@@ -95,7 +95,7 @@ class _Loop:
 
     def run(self) -> Trained:
         state = self.state
-        self.context.pause_if_due(state.history, self.task.costs)
+        self.context.pause_if_due(state.history, self.task.deployed)
         for epoch in range(len(state.history), self.recipe.epochs):
             self.clock = time.monotonic() - state.time_s
             lr = self.recipe.lr_at(epoch)
@@ -125,7 +125,7 @@ class _Loop:
                     **state.history[-1],
                 }
             )
-            self.context.pause_if_due(state.history, self.task.costs)
+            self.context.pause_if_due(state.history, self.task.deployed)
         if self.notice.given:  # since the last look
             self.save()
         best = state.best

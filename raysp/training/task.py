@@ -74,8 +74,8 @@ class Task:
         """Whether the model of this epoch may be chosen as the best."""
         return True
 
-    def costs(self) -> dict[str, dict[str, int]]:
-        """ReLUs, MACs and depth by exit, of the network as it would be deployed; asked for where a stage pauses."""
+    def deployed(self) -> Network:
+        """The network as it would be deployed if training ended now; asked for where a stage pauses."""
         raise NotImplementedError
 
     def extra_state(self) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from raysp.engine.ray.cluster import Request, Slots
 from raysp.engine.sweep import BrokenOff, run_sweep, start_halving
 from raysp.planning.plan import JobQueue, Plan, survey
 from raysp.planning.proposals import Search
+from raysp.planning.weighing import Weighing
 from raysp.store.records import SAME_AS, Store
 from raysp.store.tensor_files import load_tensors
 
@@ -170,11 +171,9 @@ def test_copies_in_a_search_are_told_to_it(tmp_path, monkeypatch, trained):
         def tell(self, number, objectives):
             told[number] = objectives
 
-    class Largest:
-        relus, macs, depth = 100, 100, 100
-
+    largest = {"relus": 100, "macs": 100, "depth": 100}
     search = Search(
-        algorithm="toy", axes={"n": ("a", "b", "c")}, trials=3, fixed={}, build=lambda v: chain(v["n"])[:1], largest=Largest()
+        algorithm="toy", axes={"n": ("a", "b", "c")}, trials=3, fixed={}, build=lambda v: chain(v["n"])[:1], largest=largest
     )
     monkeypatch.setattr("raysp.engine.sweep.make_algorithm", lambda search, earlier: Scripted())
     outcome = run([], tmp_path, search=search)
@@ -203,7 +202,7 @@ def test_given_again_a_copy_competes_only_if_the_one_that_trained_does_not(tmp_p
             store.commit(stage, record_of(stage, [row], history=history, metrics=metrics), {})
     for leaves in ([first, copy, other], [copy, other]):
         plan = Plan(leaves)
-        halving = start_halving(plan, survey(plan, store), store)
+        halving = start_halving(plan, survey(plan, store), store, Weighing())
         halving.arrived(other.key, halving.until(other.key), [less])
         halving.settle()
         assert halving.stopped_at(other.key) is not None

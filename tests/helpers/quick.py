@@ -14,8 +14,8 @@ from raysp.store.records import Store
 from raysp.store.tensor_files import load_tensors
 
 
-def builder(scale=0.34):
-    return ChainBuilder(PRESETS["quick"], open_source("digits", None, None).config, width=4, epochs_scale=scale)
+def builder(scale=0.34, **options):
+    return ChainBuilder(PRESETS["quick"], open_source("digits", None, None).config, width=4, epochs_scale=scale, **options)
 
 
 def values_of(**given):
@@ -24,9 +24,10 @@ def values_of(**given):
     return held | {"budget": (0.1, 0.4), "seed": (0,)} | given
 
 
-def run(leaves, root):
-    options = RunOptions(inline=True, gpus_per_stage=0)
-    return run_sweep(leaves, root, [open_source("digits", None, None)], options, labels={}, console=Console(quiet=True))
+def run(leaves, root, **more):
+    options = RunOptions(inline=True, gpus_per_stage=0, stopping=more.pop("stopping", "none"))
+    source = open_source("digits", None, None)
+    return run_sweep(leaves, root, [source], options, labels={}, console=Console(quiet=True), **more)
 
 
 def weights(root, stage):

@@ -43,7 +43,7 @@ class Context:
     def pauses_after(self, epoch):
         return False
 
-    def pause_if_due(self, history, costs):
+    def pause_if_due(self, history, deployed):
         pass
 
 

@@ -17,6 +17,7 @@ from raysp.engine.ray import cluster
 from raysp.engine.sweep import BrokenOff, _runner, run_sweep
 from raysp.planning.proposals import Search, SearchQueue, objectives_of, proposed, read_proposals, write_proposals
 from raysp.planning.tune_searchers import TuneAlgorithm
+from raysp.planning.weighing import Weighing
 from raysp.store.lock import StoreBusy
 from raysp.store.records import Store
 from sweeps.searching import read_search
@@ -30,6 +31,10 @@ ROWS = [
 
 
 EMPTY = {"history": [], "rows": []}
+
+
+def no_network(record):
+    raise AssertionError
 
 
 class Scripted:
@@ -48,7 +53,7 @@ class Scripted:
 
 
 def largest():
-    return builder().largest_costs()
+    return builder().largest(Weighing())
 
 
 def toy_search(trials=4, seeds=1, behaviour=""):
@@ -69,7 +74,7 @@ def queue_of(tmp_path, search, algorithm, slots=2):
     owner = held.__enter__()
     progress = Progress([], lambda: slots, Console(quiet=True))
     progress.added = lambda found, missing: added.append((found, missing))
-    return SearchQueue(search, algorithm, [], owner, at_once=lambda: slots, progress=progress), added, held
+    return SearchQueue(search, algorithm, [], owner, outline=no_network, at_once=lambda: slots, progress=progress), added, held
 
 
 def test_asks_only_when_a_slot_would_be_idle_and_tells_what_came_of_it(tmp_path):
@@ -84,7 +89,7 @@ def test_asks_only_when_a_slot_would_be_idle_and_tells_what_came_of_it(tmp_path)
     assert {first.config.number, second.config.number} == {0, 20}
     assert not queue.exhausted and not algorithm.told
     queue.done(first, EMPTY | {"rows": ROWS})
-    assert algorithm.told == {0 if first.config.number == 0 else 1: objectives_of(ROWS, largest())}
+    assert algorithm.told == {0 if first.config.number == 0 else 1: objectives_of(ROWS, largest(), Weighing())}
     third = queue.next()
     assert third.config.number == 40 and queue.next() is None
     queue.done(third, EMPTY | {"rows": ROWS})
@@ -96,19 +101,17 @@ def test_asks_only_when_a_slot_would_be_idle_and_tells_what_came_of_it(tmp_path)
 
 def test_seeds_are_told_as_one():
     other = [{**row, "val_accuracy": row["val_accuracy"] + 10} for row in ROWS]
-    found = objectives_of([*ROWS, *other], largest())
+    found = objectives_of([*ROWS, *other], largest(), Weighing())
     assert found["val_accuracy"] == 55.0 and found["depth"] == 5
-    assert objectives_of(ROWS[:1], largest())["val_accuracy"] == 80.0
+    assert objectives_of(ROWS[:1], largest(), Weighing())["val_accuracy"] == 80.0
 
 
 def test_score_is_the_share_of_the_box():
-    class Largest:
-        relus, macs, depth = 100, 1000, 10
-
+    largest = {"relus": 100, "macs": 1000, "depth": 10}
     row = {"exit": "final", "val_accuracy": 80.0, "relus": 55, "macs": 550, "depth": 5.5}
-    assert objectives_of([row], Largest())["score"] == pytest.approx(0.8 * 0.5**3)
+    assert objectives_of([row], largest, Weighing())["score"] == pytest.approx(0.8 * 0.5**3)
     row = {**row, "relus": 200}
-    assert objectives_of([row], Largest())["score"] == 0.0
+    assert objectives_of([row], largest, Weighing())["score"] == 0.0
 
 
 def test_a_failed_ancestor_fails_its_proposals(tmp_path):
@@ -279,12 +282,14 @@ def test_proposals_that_cannot_be_read_are_named_and_kept(tmp_path, content):
 
 def test_optuna_learns_of_all_objectives(tmp_path):
     pytest.importorskip("optuna")
-    search = read_search("optuna", 12, ["budgets", "d-th"], values_of(d_th=(0.05, 0.3), ac_after=((), (3,))), builder())
+    search = read_search(
+        "optuna", 12, ["budgets", "d-th"], values_of(d_th=(0.05, 0.3), ac_after=((), (3,))), builder(), Weighing()
+    )
     algorithm = TuneAlgorithm(search, [])
     proposals = [algorithm.ask(number) for number in range(4)]
     for number, values in enumerate(proposals):
         assert 0.1 <= values["budget"] <= 0.4 and 0.05 <= values["d_th"] <= 0.3 and values["ac_after"] in ((), (3,))
-        algorithm.tell(number, None if number == 3 else objectives_of(ROWS[: 1 + number % 2], search.largest))
+        algorithm.tell(number, None if number == 3 else objectives_of(ROWS[: 1 + number % 2], search.largest, search.weighing))
     study = algorithm._searcher._ot_study
     assert [trial.values for trial in study.trials[:2]] == [[80.0, 110.0, 1100.0, 11.0], [50.0, 55.0, 550.0, 5.0]]
     assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE", "MINIMIZE"]
@@ -300,7 +305,7 @@ def test_optuna_proposes_while_a_sweep_runs_and_goes_on(tmp_path, monkeypatch):
     source = open_source("digits", None, None)
 
     def search(trials):
-        return read_search("optuna", trials, ["budgets"], values_of(d_th=(None, 0.3)), build)
+        return read_search("optuna", trials, ["budgets"], values_of(d_th=(None, 0.3)), build, Weighing())
 
     def run(trials, **options):
         what = search(trials)

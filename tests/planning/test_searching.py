@@ -9,6 +9,7 @@ from quick import builder, values_of
 
 from raysp.planning.proposals import Between
 from raysp.planning.tune_searchers import ALGORITHMS, TuneAlgorithm
+from raysp.planning.weighing import Weighing
 from sweeps.searching import axes_of, draw, read_search
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
@@ -16,25 +17,26 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
 
 def test_every_value_of_an_axis_is_tried_before_anything_trains():
     with pytest.raises(ValueError, match="after stage 9"):
-        read_search("optuna", 3, [], values_of(ac_after=((2,), (9,), (3,))), builder())
+        read_search("optuna", 3, [], values_of(ac_after=((2,), (9,), (3,))), builder(), Weighing())
 
 
 def test_what_all_proposals_share_tells_searches_apart():
     """Even where it means nothing to the first of them."""
     one, other = (
-        read_search("optuna", 3, [], values_of(d_th=(None, 0.3), gamma=(gamma,)), builder(1.0)) for gamma in ("linear", "cosine")
+        read_search("optuna", 3, [], values_of(d_th=(None, 0.3), gamma=(gamma,)), builder(1.0), Weighing())
+        for gamma in ("linear", "cosine")
     )
     assert one.id != other.id
 
 
 def test_an_unknown_algorithm_is_refused():
     with pytest.raises(ValueError, match="expected grid, random, or one of"):
-        read_search("annealing", 3, [], values_of(), builder())
+        read_search("annealing", 3, [], values_of(), builder(), Weighing())
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_an_algorithm_is_made_or_says_that_it_is_not_usable(name):
-    search = read_search(name, 3, [], values_of(), builder())
+    search = read_search(name, 3, [], values_of(), builder(), Weighing())
     try:
         said = TuneAlgorithm(search, []).ask(0)
     except ValueError as error:
@@ -57,7 +59,7 @@ def test_an_algorithm_is_made_or_says_that_it_is_not_usable(name):
 )
 def test_flags_that_do_not_go_together(arguments, said):
     with pytest.raises(ValueError, match=said):
-        read_search(*arguments, values_of(), builder())
+        read_search(*arguments, values_of(), builder(), Weighing())
 
 
 def test_axes_between_values():
@@ -70,7 +72,7 @@ def test_axes_between_values():
     with pytest.raises(ValueError, match="not both"):
         axes_of(values_of(budget=(0.1, 400)), ["budgets"])
     with pytest.raises(ValueError, match="one value on every axis"):
-        read_search("random", 3, [], values_of(budget=(0.1,)), builder())
+        read_search("random", 3, [], values_of(budget=(0.1,)), builder(), Weighing())
     axes = axes_of(values_of(budget=(400, 20, 100), d_th=(0.3, None)), ["budgets"])
     assert axes == {"budget": Between(lowest=20, highest=400, is_log=True), "d_th": (0.3, None)}
 

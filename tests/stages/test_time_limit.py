@@ -7,6 +7,7 @@ from quick import builder, run, weights
 
 from raysp.data.sources import open_source
 from raysp.engine.context import read_parents
+from raysp.latency import known
 from raysp.latency.known import Calibrations, packaged
 from raysp.latency.prediction import predict
 from raysp.methods.choices import Choice
@@ -45,8 +46,10 @@ def test_a_limit_is_its_seconds_its_link_and_what_predicts():
 def test_other_calibrations_make_another_stage_and_a_machine_that_has_others_refuses(monkeypatch, tmp_path):
     before = limited(20)
     fewer = Calibrations(dict(list(packaged().named.items())[:-1]))
-    monkeypatch.setattr(module, "packaged", lambda: fewer)
-    assert limited(20).key != before.key
+    own = limited(20, build=builder(calibrations=fewer)).config.time_limit
+    assert own.calibration == fewer.digest != before.config.time_limit.calibration
+    assert module.gated_costs(before.config.experiment, 3, fewer.digest), "what a user hands in is found by its digest"
+    monkeypatch.setattr(known, "packaged", lambda: fewer)
     with pytest.raises(RuntimeError, match="are not those that the sweep was planned with; install the same raysp"):
         module.gated_costs(before.config.experiment, 3, before.config.time_limit.calibration)
 
@@ -82,12 +85,12 @@ def test_a_link_that_is_none_is_refused(changes, message):
         TimeLimit(**limit | changes)
 
 
-def test_a_network_that_cannot_be_predicted_is_refused_before_anything_trains(monkeypatch):
+def test_a_network_that_cannot_be_predicted_is_refused_before_anything_trains():
     name, one = next(iter(packaged().named.items()))
     linear = {shape: costs for shape, costs in one.layers.items() if not shape.startswith("conv")}
-    monkeypatch.setattr(module, "packaged", lambda: Calibrations({name: dataclasses.replace(one, layers=linear)}))
+    own = Calibrations({name: dataclasses.replace(one, layers=linear)})
     with pytest.raises(ValueError, match=r"no calibration has conv .*: the seconds of resnet18 can't be predicted"):
-        limited(20)
+        limited(20, build=builder(calibrations=own))
 
 
 def test_a_network_without_a_block_to_gate_is_refused(tmp_path, monkeypatch):
@@ -171,7 +174,7 @@ def test_equal_gates_are_trained_once_and_each_row_says_what_was_asked(tmp_path)
 
 
 def test_without_a_link_the_seconds_are_the_machine_s_own():
-    limit = time_limit(3.0, None)
+    limit = time_limit(3.0, None, packaged())
     assert (limit.bits_per_s, limit.round_trip_s, limit.link) == (None, None, None)
     assert limit.seconds(2.0, 1e9, 100.0) == 2.0
-    assert time_limit(3.0, "8kbit,0.5s").seconds(2.0, 1000.0, 4.0) == 2.0 + 1.0 + 2.0
+    assert time_limit(3.0, "8kbit,0.5s", packaged()).seconds(2.0, 1000.0, 4.0) == 2.0 + 1.0 + 2.0

@@ -57,7 +57,13 @@ from sweeps.cli import sweep as sweep_script
         (["--max-seconds"], "--max-seconds has no value"),
         (["--max-seconds", "20", "--link"], "--link has no value"),
         (["--max-seconds", "20", "--link", "fast"], "link 'fast'; expected lan, wan, or a bandwidth above 0"),
-        (["--link", "wan"], "--link without --max-seconds, to which it belongs"),
+        (["--link", "wan"], "--link without --max-seconds or --costs pred_link_s, to which it belongs"),
+        (["--costs", "relus", "bytes"], "cost 'bytes'; expected of: relus, macs, depth, pred_time_s"),
+        (["--costs", "pred_link_s"], "--costs pred_link_s with --link none; expected one link"),
+        (["--costs", "pred_link_s", "--max-seconds", "9", "--link", "lan", "wan"], "with --link lan wan; expected one link"),
+        (["--costs"], "--costs has no value"),
+        (["--calibration"], "--calibration has no value"),
+        (["--calibration", "none.json"], "none.json; expected a file that `raysp pi calibrate` wrote"),
         (["--density", "0.2"], "--density with mask method taylor, to which it means nothing; expected --mask-method senet or"),
         (["--mask-start", "scratch"], "--mask-start with mask method taylor, to which it means nothing"),
         (["--pram", "eq3"], "eq2"),
@@ -245,7 +251,7 @@ def test_what_one_sweep_has_trained_another_finds(tmp_path):
 
 
 def test_a_limit_of_seconds_is_met_where_it_can_be_and_said_where_not(tmp_path, monkeypatch, capsys):
-    asked = [*TINY, "--inline", "--max-seconds", "15", "5", "--link", "wan"]
+    asked = [*TINY, "--inline", "--max-seconds", "15", "5", "--link", "wan", "--costs", "relus", "pred_link_s"]
     planned = sweep_here("--plan", *asked, cwd=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
     said = "the final exit is to take at most 15 s over wan; at most 5 s over wan (predicted)"
     assert planned.returncode == 0 and said in planned.stdout and "2 configurations from 5 stages" in planned.stdout
@@ -253,6 +259,7 @@ def test_a_limit_of_seconds_is_met_where_it_can_be_and_said_where_not(tmp_path, 
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "runs" / "quick" / "results.csv").query("exit == 'final'").set_index("max_seconds")
     assert set(table["link"].dropna()) == {"wan"} and table["gate_blocks"].isna().all()
+    assert "pred. WAN s" in done.stdout, "the front at the end is of what was asked for"
     assert table.loc[15.0, "pred_wan_s"] <= 15 < table["pred_wan_s"].max()
     assert 8 < table.loc[15.0, "depth"] < 16 and table.loc[5.0, "depth"] == 8
     assert table.loc[5.0, "pred_wan_s"] > 5

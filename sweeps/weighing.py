@@ -1,0 +1,39 @@
+"""From flags to what a sweep weighs its models by.
+
+Owns which flags say so. What can be weighed is `raysp.planning.weighing`'s.
+"""
+
+from collections.abc import Sequence
+
+from raysp.latency.known import read_calibrations
+from raysp.latency.links import KNOWN, parse_link
+from raysp.planning.weighing import OF_LINK, Weighing
+from raysp.store.location import locate
+from raysp.store.tensor_files import DamagedFile
+from sweeps.flags import RunFlags
+
+
+def weighing_of(flags: RunFlags, links: Sequence[str] = ()) -> Weighing:
+    """What the flags ask.
+
+    Args:
+        flags: as given.
+        links: networks between the parties that were given.
+
+    Raises:
+        ValueError: an unknown cost, a file that is no calibration, or seconds over no link, or over one of several.
+    """
+    costs, link = flags.costs, None
+    if OF_LINK in costs:
+        if len(links) != 1:
+            said = " ".join(links) or "none"
+            raise ValueError(f"--costs {OF_LINK} with --link {said}; expected one link, such as 100mbit,20ms")
+        link = parse_link(links[0])
+        if link.name in KNOWN:  # then it has a column of its own
+            named = (f"pred_{link.name}_s" if name == OF_LINK else name for name in costs)
+            costs, link = tuple(dict.fromkeys(named)), None
+    try:
+        own = read_calibrations([locate(path) for path in flags.calibration]) if flags.calibration else None
+    except DamagedFile as error:
+        raise ValueError(str(error)) from None
+    return Weighing(costs=costs, calibrations=own, link=link)

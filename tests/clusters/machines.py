@@ -88,7 +88,11 @@ def settle(work, machine):
     for entry in os.scandir("/tmp"):
         if entry.is_dir(follow_symlinks=False) and entry.name != "ray" and not entry.name.startswith("ray_"):
             (temporary / entry.name).mkdir()
-            call("mount", "--rbind", entry.path, temporary / entry.name)
+            try:
+                call("mount", "--rbind", entry.path, temporary / entry.name)
+            except Failed:
+                check(not Path(entry.path).exists(), f"{entry.path} can't be mounted")
+                (temporary / entry.name).rmdir()  # somebody's, and gone since
     call("mount", "--rbind", temporary, "/tmp")
     home = work / "home"
     call("mount", "-t", "tmpfs", "-o", "mode=700", "tmpfs", home)

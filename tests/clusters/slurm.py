@@ -3,7 +3,7 @@
     python tests/clusters/slurm.py
 
 Run as root, on Linux, in a virtual environment, with Slurm (Debian: slurmctld, slurmd, slurm-client, munge), ip and unshare.
-Takes about two minutes. A login node and two hosts are made of namespaces (`machines.py`), with four CPUs and three GPUs each,
+Takes two to five minutes. A login node and two hosts are made of namespaces (`machines.py`), with four CPUs and three GPUs each,
 both pretended; jobs are those of a user without rights. Nothing of it stays (`apart.py`). Where it can't be run it says
 `skipped: ...`, with status 0.
 """
@@ -200,15 +200,16 @@ def open_to_all(*directories):
                     call("mount", "--rbind", entry, above / entry.name)
 
 
-# Says what each node has, waits for a file if one is named, and ends with a status of its own.
+# Says what each node has, waits for ever if told so, and ends with a status of its own; 143 after SIGTERM, as sweeps do.
 LOOK = """
-import os, pathlib, sys, time, ray
+import os, signal, sys, time, ray
 ray.init(log_to_driver=False, logging_level="ERROR")
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Ray has its own
 def has(node):
     ask = ray.remote(num_cpus=0, resources={f"node:{node['NodeManagerAddress']}": 0.01})(lambda: os.environ["SLURM_GPUS_ON_NODE"])
     return f"{node['Resources']['CPU']:g} CPU, {ray.get(ask.remote())} GPU, {node['Resources']['object_store_memory'] / 1e6:g} MB"
 print("NODES", *sorted(map(has, ray.nodes())), sep="; ", flush=True)
-while len(sys.argv) > 1 and not pathlib.Path(sys.argv[1]).exists():
+while "wait" in sys.argv:
     time.sleep(0.1)
 sys.exit(3)
 """
@@ -235,14 +236,14 @@ def check_refusals(slurm):
 
 
 def check_jobs(slurm):
-    storage, release = slurm.home / "run", slurm.home / "release"
+    storage = slurm.home / "run"
     sweep = ("python", "sweeps/budget_sweep.py", "--width=4", "--budgets=0.2", "--seeds", "0", "1", "--epochs-scale=0.2")
     first = slurm.submit(*sweep, "--gpus-per-stage=0", f"--storage={storage}", flags=("--time=12:00:00",))
     # Without a number of GPUs for each node: the hosts' shares differ.
     text = (REPO / "clusters/slurm.sh").read_text().replace("#SBATCH --gpus-per-node=1\n", "")
     free = slurm.home / "slurm.sh"
     free.write_text(text)
-    second = slurm.submit("python", "-c", LOOK, str(release), flags=("--gpus=3", "--cpus-per-task=3"), script=free)
+    second = slurm.submit("python", "-c", LOOK, "wait", flags=("--gpus=3", "--cpus-per-task=3"), script=free)
     wait_for("the second job's nodes", 120, lambda: "NODES" in slurm.log(second) or ended_early(slurm, second))
     nodes = "NODES; 3 CPU, 1 GPU, 614 MB; 3 CPU, 2 GPU, 614 MB"
     check(nodes in slurm.log(second), f"expected {nodes}: {slurm.log(second)}")

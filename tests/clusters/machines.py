@@ -90,9 +90,8 @@ def settle(work, machine):
             (temporary / entry.name).mkdir()
             try:
                 call("mount", "--rbind", entry.path, temporary / entry.name)
-            except Failed:
-                check(not Path(entry.path).exists(), f"{entry.path} can't be mounted")
-                (temporary / entry.name).rmdir()  # somebody's, and gone since
+            except Failed:  # somebody's, and gone since; where it was needed, that will be said soon
+                (temporary / entry.name).rmdir()
     call("mount", "--rbind", temporary, "/tmp")
     home = work / "home"
     call("mount", "-t", "tmpfs", "-o", "mode=700", "tmpfs", home)

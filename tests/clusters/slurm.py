@@ -166,9 +166,9 @@ class Slurm:
         def left():
             found = [f"{name}: {process.name}" for name, process, _ in self.processes()]
             for name, host in self.hosts.items():
-                found += [
-                    f"{name}: {path}" for path in Path(f"/proc/{host.first}/root/tmp").iterdir() if path.lstat().st_uid == UID
-                ]
+                paths = Path(f"/proc/{host.first}/root/tmp").iterdir()
+                mine = [path.name for path in paths if path.lstat().st_uid == UID]
+                found += [f"{name}: {path}" for path in mine if path != f"torchinductor_{USER}"]  # torch's cache stays
             return found + [str(path) for path in (self.home / ".raysp").glob("*")]
 
         with suppress(Failed):

@@ -169,9 +169,10 @@ run() {
     RAY_ADDRESS=$(< "$RAY_TMPDIR/ray/ray_current_cluster")
     export RAY_ADDRESS RAYSP_HEAD=$SLURMD_NODENAME
     if [ "$nodes" -gt 1 ]; then
-        # One step of all nodes has all that the job has, in whatever way that was asked for.
-        exec 9> >(exec env -u SLURM_CPUS_PER_TASK -u SLURM_TRES_PER_TASK srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 \
-            --cpu-bind=none --wait=0 --kill-on-bad-exit=0 bash -c "$(declare -f start_ray worker); worker")
+        # A step of all nodes fits however the job asked for its GPUs. What these variables ask for would be less than the job has.
+        exec 9> >(exec env -u SLURM_CPUS_PER_TASK -u SLURM_TRES_PER_TASK -u SLURM_GPUS_PER_NODE srun --nodes="$nodes" \
+            --ntasks="$nodes" --ntasks-per-node=1 --cpu-bind=none --wait=0 --kill-on-bad-exit=0 \
+            bash -c "$(declare -f start_ray worker); worker")
         workers=$!
     fi
     attend all_joined "$nodes" "$head" ${workers:+"$workers"} || return

@@ -58,7 +58,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 ReturnToService=2
 TaskPlugin=task/none
-SchedulerParameters=preempt_youngest_first
+SchedulerParameters=preempt_youngest_first,sched_interval=1,bf_interval=1
 {nodes}
 PartitionName=usual Nodes=ALL Default=YES PriorityTier=1
 PartitionName=urgent Nodes=ALL PriorityTier=9
@@ -88,7 +88,8 @@ class Slurm:
         # Names as on Debian: a host's own is 127.0.1.1 to it, and the other's is known to Slurm alone. bash stays each host's
         # first process, and takes leave of processes whose parents have gone.
         names = 'echo "127.0.0.1 localhost\n127.0.1.1 $(uname -n)" > /run/hosts && mount --bind /run/hosts /etc/hosts'
-        start = f"{names} && {munge} && touch /run/gpu0 /run/gpu1 /run/gpu2 && slurmd -D; exit"
+        gpus = "for gpu in 0 1 2; do mknod -m 666 /run/gpu$gpu c 1 3; done"  # each another /dev/null
+        start = f"{names} && {munge} && {gpus} && slurmd -D; exit"
         self.hosts = {name: Host(work, name, ["bash", "-O", "xpg_echo", "-c", start], 6818) for name in HOSTS}
         wait_for("two idle nodes", 30, lambda: call("sinfo", "-h", "-N", "-p", "usual", "-o", "%t").split() == ["idle"] * 2)
 
@@ -205,9 +206,12 @@ LOOK = """
 import os, signal, sys, time, ray
 ray.init(log_to_driver=False, logging_level="ERROR")
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Ray has its own
+def devices():  # of this node's Ray, which starts this process and may hide them from it
+    environment = open(f"/proc/{os.getppid()}/environ").read().split("\\0")
+    return [line.split("=")[1] for line in environment if line.startswith("CUDA_VISIBLE_DEVICES=")][0].split(",")
 def has(node):
-    ask = ray.remote(num_cpus=0, resources={f"node:{node['NodeManagerAddress']}": 0.01})(lambda: os.environ["SLURM_GPUS_ON_NODE"])
-    return f"{node['Resources']['CPU']:g} CPU, {ray.get(ask.remote())} GPU, {node['Resources']['object_store_memory'] / 1e6:g} MB"
+    gpus = ray.get(ray.remote(num_cpus=0, resources={f"node:{node['NodeManagerAddress']}": 0.01})(devices).remote())
+    return f"{node['Resources']['CPU']:g} CPU, {len(gpus)} GPU, {node['Resources']['object_store_memory'] / 1e6:g} MB"
 print("NODES", *sorted(map(has, ray.nodes())), sep="; ", flush=True)
 while "wait" in sys.argv:
     time.sleep(0.1)
@@ -255,7 +259,7 @@ def check_jobs(slurm):
             check(path.stat().st_mode & 0o777 == mode, f"{path} has mode {path.stat().st_mode:o}; expected {mode:o}")
     say("two jobs on the same hosts have what was asked for, in directories and files of their own")
 
-    urgent = slurm.submit("python", "-c", LOOK, flags=("--partition=urgent", "--cpus-per-task=3"))
+    urgent = slurm.submit("python", "-c", LOOK, flags=("--partition=urgent", "--cpus-per-task=3", "--gres=gpu:2"))
     wait_for("preemption", 60, lambda: slurm.state(second) != "RUNNING")
     slurm.check_gone(second, theirs[second])
     call("scontrol", "hold", second)
@@ -269,7 +273,8 @@ def check_jobs(slurm):
     slurm.check_gone(first, theirs[first])
     say(f"before its time is up the sweep ends, after {len(done)} stages, leaves nothing, and is requeued")
 
-    check(slurm.wait(urgent) == 3, f"job {urgent}, whose command ends with 3: {slurm.log(urgent)}")
+    nodes = "NODES; 3 CPU, 2 GPU, 614 MB; 3 CPU, 2 GPU, 614 MB"
+    check(slurm.wait(urgent) == 3 and nodes in slurm.log(urgent), f"job {urgent}, expected 3, {nodes}: {slurm.log(urgent)}")
     check(slurm.wait(first) == 0, f"job {first}: {slurm.log(first)}")
     now = records(storage)
     check(done.items() < now.items(), f"stages were done again: {done}, now {now}")

@@ -27,7 +27,7 @@ notice_s=180
 refuse() { echo "error: $*" >&2; exit 2; }
 
 [ $# -gt 0 ] || refuse "no command; expected: sbatch clusters/slurm.sh python sweeps/budget_sweep.py ..."
-[ -n "${SLURM_JOB_NODELIST:-}" ] && [ -n "${SLURMD_NODENAME:-}" ] || refuse "not in a batch job; expected: sbatch clusters/slurm.sh ..."
+[ -n "${SLURM_JOB_NODELIST:-}" ] && [ -n "${SLURMD_NODENAME:-}" ] || refuse "not in a batch job; expected: sbatch $0 ..."
 if [ -f "$venv/bin/activate" ]; then
     # shellcheck disable=SC1091
     . "$venv/bin/activate"

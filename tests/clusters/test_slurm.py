@@ -145,7 +145,12 @@ def test_before_the_time_is_up_the_command_is_terminated_and_the_job_requeued(tm
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_interrupted_while_ray_starts_it_ends_soon_and_leaves_nothing(tmp_path, number):
     begun = time.monotonic()
-    status, log = interrupted(tmp_path, number, lambda _: (tmp_path / ".raysp/token-7").exists())
+
+    def starting(_):
+        made = tmp_path / "made"
+        return made.exists() and any(Path(path, "ray").exists() for path in made.read_text().split())
+
+    status, log = interrupted(tmp_path, number, starting)
     assert status == 143, log
     assert time.monotonic() - begun < 25, "Slurm kills after 30 s"
     requeued = tmp_path / "scontrol.log"

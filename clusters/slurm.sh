@@ -5,7 +5,8 @@
 #
 # All after the script's name is the command, which finds this Ray by RAY_ADDRESS. Results go to a directory that all nodes see,
 # or to S3. Before its time is up, and when the job is preempted, the command is interrupted; the requeued job runs it again,
-# which goes on from the last checkpoints. Fill in what your cluster asks for, here or as flags of sbatch:
+# which goes on from the last checkpoints. GPUs need NVIDIA's driver 580 or newer on the nodes, for the torch that pip installs.
+# Fill in what your cluster asks for, here or as flags of sbatch:
 #SBATCH --job-name=raysp
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -32,8 +33,8 @@ if [ -f "$venv/bin/activate" ]; then
     # shellcheck disable=SC1091
     . "$venv/bin/activate"
 elif [ -n "${RAYSP_VENV:-}" ] || ! type python ray > /dev/null 2>&1; then
-    refuse "no environment with raysp: $venv/bin/activate isn't there; run sbatch at the top of the checkout, export RAYSP_VENV," \
-        "the virtual environment's directory, or activate another kind of environment before sbatch"
+    refuse "no environment with raysp: $venv/bin/activate isn't there; run sbatch at the top of the checkout, export" \
+        "RAYSP_VENV, the virtual environment's directory, or activate another kind of environment before sbatch"
 fi
 
 job=$SLURM_JOB_ID # the last task of an array has the whole array's number
@@ -169,7 +170,7 @@ run() {
     RAY_ADDRESS=$(< "$RAY_TMPDIR/ray/ray_current_cluster")
     export RAY_ADDRESS RAYSP_HEAD=$SLURMD_NODENAME
     if [ "$nodes" -gt 1 ]; then
-        # A step of all nodes fits however the job asked for its GPUs. What these variables ask for would be less than the job has.
+        # A step of all nodes fits, however the job asked for GPUs. What these variables ask for may be less than the job has.
         exec 9> >(exec env -u SLURM_CPUS_PER_TASK -u SLURM_TRES_PER_TASK -u SLURM_GPUS_PER_NODE srun --nodes="$nodes" \
             --ntasks="$nodes" --ntasks-per-node=1 --cpu-bind=none --wait=0 --kill-on-bad-exit=0 \
             bash -c "$(declare -f start_ray worker); worker")

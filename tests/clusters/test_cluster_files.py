@@ -96,7 +96,7 @@ def test_nothing_is_open_to_the_world_and_every_address_is_an_example(name):
     [
         ("cluster.yaml", ["region: us-west-2", "ami-0", "[sg-0", "max_workers: "]),
         ("clusters/local.yaml", ["head_ip: ", "worker_ips: ", "ssh_user: ", "ssh_private_key: ", "min_workers: "]),
-        ("clusters/rayjob.yaml", ["image: ", "serviceAccountName: ", "maxReplicas: "]),
+        ("clusters/rayjob.yaml", ["image: ", "maxReplicas: "]),
         ("clusters/slurm.sh", ["venv="]),
     ],
 )

@@ -301,4 +301,6 @@ def records(storage):
 
 
 if __name__ == "__main__":
+    if not Path(sys.prefix, "bin/activate").exists():
+        sys.exit(print("skipped: needs a virtual environment, which jobs activate"))
     sys.exit(run(__file__, test, needed=NEEDED, limit_s=LIMIT_S))

@@ -29,6 +29,7 @@ tests/                 by room, as raysp/ has them
   helpers/             what several tests build or start: toy stages, small real ones, slow references
   faults.py            a script: kills at random, full disks, clocks set back
   clusters/netns.py    a script: two hosts, of which one dies
+  clusters/slurm.py    a script: two hosts under a real Slurm
 docs/                  the documentation; update.py brings parts of it up to date from the code
 results/               measured results, with the commands that made them
 LOG.md                 dated findings, negative ones too, each with its command

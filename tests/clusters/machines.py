@@ -1,8 +1,8 @@
-"""Machines made of namespaces: an operator's and, joined to it by a bridge, hosts that answer to ssh.
+"""Machines made of namespaces: an operator's and, joined to it by a bridge, two hosts.
 
 Each machine has processes, a network, a name, a home and a /tmp of its own; the rest of the disk they share. The bridge
 and all addresses are in the operator's namespaces, so that nothing reaches the real network, and the operator's end is the end of
-every process, link and mount below it. Run as `machines.py NAME WORK`, this file is a host's first process.
+every process, link and mount below it. Run as `machines.py NAME WORK COMMAND...`, this file is a host's first process.
 """
 
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 PYTHON = Path(sys.executable)
-NEEDED = ("sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare", "nsenter", "mount", "bash")
+NEEDED = ("ip", "unshare", "nsenter", "mount", "bash")
 NAMESPACES = ("unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")
 OPERATOR, HEAD, WORKER = "operator", "head", "worker"
 ADDRESS = {OPERATOR: "10.77.0.1", HEAD: "10.77.0.2", WORKER: "10.77.0.3"}
@@ -63,11 +63,11 @@ def wait_for(what, seconds, look):
     return found
 
 
-def missing():
-    """Why no machines can be made here, or nothing."""
+def missing(needed):
+    """Why no machines with these programs can be made here, or nothing."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "needs root on Linux, to make namespaces"
-    if absent := [name for name in NEEDED if not shutil.which(name, path=ENVIRONMENT["PATH"])]:
+    if absent := [name for name in (*NEEDED, *needed) if not shutil.which(name, path=ENVIRONMENT["PATH"])]:
         return f"not found: {', '.join(absent)}"
     attempt = "mount -t tmpfs tmpfs /run && ip link add wire type bridge && ip link add one type veth peer name two"
     done = subprocess.run([*NAMESPACES, "sh", "-c", attempt], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
@@ -88,7 +88,10 @@ def settle(work, machine):
     for entry in os.scandir("/tmp"):
         if entry.is_dir(follow_symlinks=False) and entry.name != "ray" and not entry.name.startswith("ray_"):
             (temporary / entry.name).mkdir()
-            call("mount", "--rbind", entry.path, temporary / entry.name)
+            try:
+                call("mount", "--rbind", entry.path, temporary / entry.name)
+            except Failed:  # somebody's, and gone since; where it was needed, that will be said soon
+                (temporary / entry.name).rmdir()
     call("mount", "--rbind", temporary, "/tmp")
     home = work / "home"
     call("mount", "-t", "tmpfs", "-o", "mode=700", "tmpfs", home)
@@ -100,17 +103,13 @@ def settle(work, machine):
 
 
 def write_etc(work):
-    """Files that all machines have: root's home, names, keys and sshd's settings."""
+    """Files that all machines have: users with their homes, and names."""
     etc, home = work / "etc", work / "home"
-    etc.mkdir()
+    etc.mkdir(mode=0o755)
     others = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith("root:")]
     (etc / "passwd").write_text("\n".join([f"root:x:0:0:root:{home}:{shutil.which('bash')}", *others, ""]))
     (etc / "shadow").write_text("root:*:19000:0:99999:7:::\n")  # no password, but not locked, or sshd would refuse its key too
     (etc / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{ADDRESS[name]} {name}\n" for name in ADDRESS))
-    for key in ("host_key", "user_key"):
-        call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", etc / key)
-    keys = f"HostKey {etc}/host_key\nAuthorizedKeysFile {etc}/user_key.pub\nPermitRootLogin prohibit-password\n"
-    (etc / "sshd_config").write_text(f"{keys}StrictModes no\nUsePAM no\nPidFile none\n")  # not strict: `etc` is below /tmp
 
 
 def lay_wire():
@@ -122,19 +121,26 @@ def lay_wire():
 
 
 class Host:
-    """A host, as the operator who starts it has it: its first process's id, and a cable."""
+    """A host, as the operator who starts it has it: its first process's id, and a cable.
 
-    def __init__(self, work, name):
+    Args:
+        work: the directory that the machines share.
+        name: HEAD or WORKER.
+        command: what its first process becomes; the host ends with it.
+        port: where that listens when it is ready.
+    """
+
+    def __init__(self, work, name, command, port):
         self.cable = f"to-{name}"
-        with (work / "logs" / f"sshd-{name}.log").open("w") as log:
-            role = [sys.executable, __file__, name, str(work)]
+        with (work / "logs" / f"host-{name}.log").open("w") as log:
+            role = [sys.executable, __file__, name, work, *command]
             self.machine = subprocess.Popen([*NAMESPACES, *role], stdout=log, stderr=log)
         self.first = wait_for(f"{name}'s first process", 20, self._child)
         call("ip", "link", "add", self.cable, "master", "wire", "type", "veth", "peer", "name", "eth0", "netns", self.first)
         call("ip", "link", "set", self.cable, "up")
         for change in (f"addr add {ADDRESS[name]}/24 dev eth0", "link set eth0 up", "link set lo up"):
             call("nsenter", "--target", self.first, "--net", "ip", *change.split())
-        wait_for(f"sshd on {name}", 20, lambda: self._answers(ADDRESS[name]))
+        wait_for(f"{command[0]} on {name}", 20, lambda: self._answers(ADDRESS[name], port))
 
     def _child(self):
         for status in Path("/proc").glob("[0-9]*/status"):
@@ -146,9 +152,9 @@ class Host:
         check(self.machine.poll() is None, f"unshare ended with status {self.machine.returncode}")
         return None
 
-    def _answers(self, address):
+    def _answers(self, address, port):
         try:
-            socket.create_connection((address, 22), timeout=1).close()
+            socket.create_connection((address, port), timeout=1).close()
         except OSError:
             return False
         return True
@@ -166,5 +172,4 @@ class Host:
 
 if __name__ == "__main__":
     settle(Path(sys.argv[2]), sys.argv[1])
-    sshd = shutil.which("sshd")
-    os.execv(sshd, [sshd, "-D", "-e", "-f", f"{sys.argv[2]}/etc/sshd_config"])  # when this process ends, all of the host's do
+    os.execvp(sys.argv[3], sys.argv[3:])  # when this process ends, all of the host's do

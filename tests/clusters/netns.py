@@ -5,10 +5,7 @@
 Run as root, on Linux, with sshd, ssh, rsync (Debian: openssh-server, openssh-client, rsync), ip and unshare. Takes about 90 s.
 An operator's machine and two hosts of one CPU each are made of namespaces (`machines.py`); `ray up` starts Ray on the hosts over
 ssh, with token authentication; a sweep runs on both, and one loses its power while a stage runs on it.
-
-The operator's first process ends when its standard input does, and takes all others along. So whatever becomes of this script, no
-process, link or mount outlives it; only its directory in /tmp does, after a kill -9. Where machines can't be made it says
-`skipped: ...`, with status 0.
+Nothing of it stays (`apart.py`). Where machines can't be made it says `skipped: ...`, with status 0.
 """
 
 import csv
@@ -16,21 +13,15 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-import threading
-import time
 from collections import Counter
 from contextlib import suppress
-from pathlib import Path
 
+from apart import run, say
 from machines import (
     ADDRESS,
-    ENVIRONMENT,
     HEAD,
-    NAMESPACES,
     OPERATOR,
     PYTHON,
     REPO,
@@ -41,7 +32,6 @@ from machines import (
     call,
     check,
     lay_wire,
-    missing,
     settle,
     wait_for,
     write_etc,
@@ -51,106 +41,40 @@ RAY = PYTHON.with_name("ray")
 # Of two seeds, so that four stages can start at once: each host has another to do after its first.
 SWEEP = ("sweeps/budget_sweep.py", "--width", "4", "--budgets", "0.2", "--seeds", "0", "1", "--gpus-per-stage", "0")
 LIMIT_S = 600
-START = time.monotonic()
 
 
-def say(text):
-    print(f"{time.monotonic() - START:6.1f} s  {text}", flush=True)
-
-
-# ---- this machine
-
-
-def main():
-    if why := missing() or ("" if RAY.exists() else f"not found: {RAY}"):
-        print(f"skipped: {why}")
-        return 0
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # like Ctrl-C: an exception, so that all is cleared away
-    work = Path(tempfile.mkdtemp(prefix="rsp-", dir="/tmp"))  # short, for the sockets of ssh and Ray
-    for name in ("logs", "home"):
-        (work / name).mkdir()
-    before = traces(work.name)
-    status = 1
-    try:
-        status = run_operator(work)
-    except KeyboardInterrupt:
-        say("interrupted")
-        status = 130
-    finally:
-        if left := [trace for trace in traces(work.name) if trace not in before]:
-            say("FAILED: still there: " + "; ".join(left))
-            status = 1
-        for path in work.iterdir():
-            if status != 1 or path.name not in ("logs", "one", "two"):
-                shutil.rmtree(path)
-        if status != 1:
-            work.rmdir()
-    say({0: "all well", 1: f"not well; logs and results are in {work}", 130: "all cleared away"}[status])
-    return status
-
-
-def run_operator(work):
-    """Start the operator's machine with the test, and return 0 or 1 when that and all its processes have ended."""
-    # In a session of its own: Ctrl-C is for this process.
-    role = [sys.executable, __file__, OPERATOR, str(work), str(START)]
-    environment = {**ENVIRONMENT, "HOME": str(work / "home")}
-    machine = subprocess.Popen([*NAMESPACES, *role], env=environment, stdin=subprocess.PIPE, start_new_session=True)
-    try:
-        return 0 if machine.wait(LIMIT_S) == 0 else 1
-    except subprocess.TimeoutExpired:
-        say(f"FAILED: not done within {LIMIT_S} s")
-        return 1
-    finally:
-        machine.stdin.close()
-        try:
-            machine.wait(20)  # it waits for the first process, and the kernel ends that one last
-        except subprocess.TimeoutExpired:
-            machine.kill()
-
-
-def traces(mark):
-    """Processes and mounts that bear the mark, and the machines' addresses where they are this machine's."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it ended
-            if mark.encode() in (process / "cmdline").read_bytes() + (process / "environ").read_bytes():
-                found.append(f"process {process.name}")
-    found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if mark in line]
-    addresses = call("ip", "-o", "addr", env=ENVIRONMENT)
-    return found + [address for address in ADDRESS.values() if f" {address}/" in addresses]
-
-
-# ---- the operator's machine
-
-
-def operator(work):
-    life = os.dup(0)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # for the processes that it starts
-    threading.Thread(target=lambda: (os.read(life, 1), os._exit(1)), daemon=True).start()
+def test(work):
     hosts = {}
+    say("one machine: the sweep in one process, without Ray")
+    with (work / "logs" / "one.log").open("w") as log:
+        command = [sys.executable, *SWEEP, "--inline", "--storage", work / "one"]
+        subprocess.run(command, cwd=REPO, stdout=log, stderr=log, timeout=LIMIT_S, check=True)
+    write_etc(work)
+    write_ssh(work / "etc")
+    settle(work, OPERATOR)
+    lay_wire()
+    sshd = [shutil.which("sshd"), "-D", "-e", "-f", work / "etc" / "sshd_config"]
     try:
-        say("one machine: the sweep in one process, without Ray")
-        with (work / "logs" / "one.log").open("w") as log:
-            command = [sys.executable, *SWEEP, "--inline", "--storage", work / "one"]
-            subprocess.run(command, cwd=REPO, stdout=log, stderr=log, timeout=LIMIT_S, check=True)
-        write_etc(work)
-        settle(work, OPERATOR)
-        lay_wire()
         for name in (HEAD, WORKER):
-            hosts[name] = Host(work, name)
+            hosts[name] = Host(work, name, sshd, 22)
         say("two hosts answer to ssh")
-        test(work, hosts)
-    except (Failed, OSError, subprocess.SubprocessError) as error:
-        say(f"FAILED: {error}")
+        compare(work, hosts)
+    except (Failed, OSError, subprocess.SubprocessError):
         for name, host in hosts.items():
             with suppress(OSError):
                 host.copy_ray_logs(work / "logs" / f"ray-{name}")
-        return 1
-    return 0
+        raise
 
 
-def test(work, hosts):
+def write_ssh(etc):
+    """Keys, and sshd's settings."""
+    for key in ("host_key", "user_key"):
+        call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", etc / key)
+    keys = f"HostKey {etc}/host_key\nAuthorizedKeysFile {etc}/user_key.pub\nPermitRootLogin prohibit-password\n"
+    (etc / "sshd_config").write_text(f"{keys}StrictModes no\nUsePAM no\nPidFile none\n")  # not strict: `etc` is below /tmp
+
+
+def compare(work, hosts):
     logs, one, two = (work / name for name in ("logs", "one", "two"))
     cluster = write_cluster(work)
     call(RAY, "get-auth-token", "--generate")
@@ -257,9 +181,4 @@ def rows(storage):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and sys.argv[1] != OPERATOR:
-        sys.exit(__doc__)
-    if len(sys.argv) > 1:
-        START = float(sys.argv[3])  # the clock is the machine's, and the same in all its processes
-        sys.exit(operator(Path(sys.argv[2])))
-    sys.exit(main())
+    sys.exit(run(__file__, test, needed=("sshd", "ssh", "ssh-keygen", "rsync", str(RAY)), limit_s=LIMIT_S, kept=("one", "two")))

@@ -112,6 +112,25 @@ def test_the_description_that_ray_up_leaves_says_what_can_come(monkeypatch, tmp_
     assert cluster.possible_nodes() == []
 
 
+@pytest.mark.parametrize(
+    ("there", "gpus", "looks"),
+    [([], None, 3), ([{"CPU": 4.0}], 0.25, 3), ([{"CPU": 4.0}], 0, 1), ([{"CPU": 4.0, "GPU": 1.0}], None, 1)],
+)
+def test_on_kubernetes_an_autoscaler_has_time_for_its_first_report(nodes, monkeypatch, there, gpus, looks):
+    nodes[0].extend(there)
+    asked = []
+    monkeypatch.setattr(cluster, "_autoscales", lambda: asked.append(None) or len(asked) == 3)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    cluster.await_autoscaler(gpus)
+    assert not asked, "elsewhere nothing is waited for"
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    cluster.await_autoscaler(gpus)
+    assert len(asked) == looks
+    asked.clear()
+    monkeypatch.setattr(cluster, "AUTOSCALER_WITHIN_S", 0.0)
+    cluster.await_autoscaler(gpus)  # no longer than that
+
+
 @pytest.fixture(scope="module")
 def two_nodes():
     from ray.cluster_utils import Cluster

@@ -31,6 +31,9 @@ Resources = Mapping[str, float]
 LOOK_EVERY_S = 2.0
 """Seconds between two looks at the cluster's nodes."""
 
+AUTOSCALER_WITHIN_S = 60.0
+"""Seconds that Kubernetes' autoscaler has for its first report."""
+
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()
 """Where `ray up` describes the cluster on its head."""
 
@@ -175,6 +178,21 @@ def _autoscales() -> bool:
         return bool(_internal_kv_get(b"__autoscaling_status")) or status.stats.autoscaler_version not in (None, "0")
     except Exception:  # neither is a promise of Ray's
         return False
+
+
+def await_autoscaler(gpus: float | None) -> None:
+    """On Kubernetes, wait a minute at most for the autoscaler's first report, unless a node is there that a stage may need.
+
+    It is a container beside the head's, which answers earlier; until it reports, the cluster looks as if it couldn't grow.
+
+    Args:
+        gpus: that each worker of a stage asks for; None where that depends on the cluster.
+    """
+    kind, deadline = "CPU" if gpus == 0 else "GPU", time.monotonic() + AUTOSCALER_WITHIN_S
+    while "KUBERNETES_SERVICE_HOST" in os.environ and time.monotonic() < deadline:
+        if _autoscales() or any(node.get(kind) for node in alive_nodes()):
+            return
+        time.sleep(LOOK_EVERY_S)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,6 +46,8 @@ def connect(options: RunOptions, trial: Trial, console: Console) -> Iterator[flo
         if is_auto and ours:
             asked = stack.enter_context(_packed_here(options, trial, console))
         stack.enter_context(cluster.connect(options.address, verbose=options.verbose))
+        if not ours:
+            cluster.await_autoscaler(asked)
         if is_auto and not ours:
             asked = _packed_there(options, trial, console)
         yield cluster.gpus_for(asked)

@@ -82,6 +82,8 @@ class RunFlags:
     """How often a stage is tried again when its worker or machine dies; what its own code raises is not."""
     measure_pi: Annotated[Which | None, arg(metavar="front|all", help_behavior_hint="")] = None
     """When all is trained, run the models on the front (or all) under private inference, here; needs the extra `pi`."""
+    track: Annotated[tuple[str, ...], arg(metavar="TRACKER ...", help_behavior_hint="")] = NOT_GIVEN
+    """Tell trackers what becomes of stages: `mlflow:URI`, `wandb:PROJECT`, `tensorboard:DIR`. One that is down does no harm."""
     verbose: bool = False
     """Show Ray's own messages, and the traceback of an error."""
 
@@ -107,6 +109,7 @@ class RunFlags:
             stopping=self.stopping,
             compile=self.compile,
             cuda_graph=self.cuda_graph,
+            track=self.track,
             verbose=self.verbose,
         )
 

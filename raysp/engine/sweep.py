@@ -30,6 +30,7 @@ from raysp.engine.packing import at_once
 from raysp.engine.progress import FrontSoFar, Progress
 from raysp.engine.room import check_room
 from raysp.engine.shadows import refuse_shadows, workers_directories
+from raysp.engine.tracking.feed import feeding
 from raysp.planning.halving import Halving
 from raysp.planning.plan import JobQueue, Outcome, Plan, Survey, inspect, survey
 from raysp.planning.proposals import STOPPED_SEARCH, Algorithm, Search, SearchQueue, Values, read_proposals, set_aside
@@ -126,7 +127,12 @@ def run_sweep(
         num_threads=options.threads_per_stage,
         cuda_graph=options.cuda_graph,
     )
-    with _runner(options, trial, console) as runner, reader.lock(tell=partial(console.print, soft_wrap=True)) as store:
+    say = partial(console.print, soft_wrap=True)
+    with (
+        _runner(options, trial, console) as runner,
+        reader.lock(tell=say) as store,
+        feeding(options.trackers, root, {"preset": str(labels.get("preset", ""))}, say) as feed,
+    ):
         if search and read_proposals(root, search) != earlier:
             raise StoreBusy(f"another run in {root} has gone on with this search meanwhile; run the same command again")
         if leaves:
@@ -153,6 +159,7 @@ def run_sweep(
             gpus=runner.gpus,
             workers=options.workers_per_stage,
             bound="at least" if search else "about" if halving is None else "at most",
+            feed=feed,
         )
         if search and algorithm:
             queue = SearchQueue(search, algorithm, earlier, store, equals_in(store), at_once=runner.at_once, progress=shown)

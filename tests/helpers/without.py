@@ -13,12 +13,14 @@ EXTRAS = (
     "gcsfs",
     "jax",
     "jaxlib",
+    "mlflow",
     "onnx",
     "onnxruntime",
     "onnxscript",
     "optuna",
     "s3fs",
     "spu",
+    "wandb",
 )
 """What extras bring and nothing else needs: without these, only the base install is there."""
 

@@ -9,12 +9,12 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from raysp.data.listing import ImageFile
 from raysp.data.pictures import is_deep, is_transparent, quiet, turn_of
 
 Tell = Callable[[int, int], None]
@@ -49,7 +49,7 @@ class Facts(NamedTuple):
     """The largest value of a picture of 16 bits; -1 for all others."""
 
 
-def facts_of(files: Sequence[Path], look: Callable[[Path], Facts], tell: Tell | None = None) -> list[Facts]:
+def facts_of(files: Sequence[ImageFile], look: Callable[[ImageFile], Facts], tell: Tell | None = None) -> list[Facts]:
     """Look at files, several at once.
 
     Args:
@@ -71,7 +71,7 @@ def facts_of(files: Sequence[Path], look: Callable[[Path], Facts], tell: Tell | 
     return found
 
 
-def look(file: Path) -> Facts:
+def look(file: ImageFile) -> Facts:
     """Read one file."""
     try:
         content = file.read_bytes()

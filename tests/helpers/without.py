@@ -11,6 +11,7 @@ EXTRAS = (
     "boto3",
     "botocore",
     "gcsfs",
+    "huggingface_hub",
     "jax",
     "jaxlib",
     "mlflow",

@@ -29,7 +29,7 @@ from raysp.store.stage import Stage
 
 QUIET_S = 15.0
 """Seconds that a tracker may take for one thing when the sweep has ended."""
-END_S = 60.0
+END_S = 30.0
 """Seconds that it may take for all."""
 OF_ROWS = ("test_accuracy", "val_accuracy", *COSTS, "params")
 """What of a finished model's rows is tracked, by exit."""

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from raysp.data.listing import ImageFile
-from raysp.data.pictures import is_deep, is_transparent, quiet, turn_of
+from raysp.data.pictures import deep_colours, is_deep, is_transparent, quiet, turn_of
 
 Tell = Callable[[int, int], None]
 """Told how many files of how many have been read."""
@@ -46,7 +46,7 @@ class Facts(NamedTuple):
     transparent: bool = False
     """Some of its pixels are not opaque."""
     peak: int = -1
-    """The largest value of a picture of 16 bits; -1 for all others."""
+    """The largest value of a picture of 16 bits, of its colours if it has some; -1 for all others, and for colours in TIFF."""
 
 
 def facts_of(files: Sequence[ImageFile], look: Callable[[ImageFile], Facts], tell: Tell | None = None) -> list[Facts]:
@@ -85,7 +85,8 @@ def look(file: ImageFile) -> Facts:
     try:
         with Image.open(io.BytesIO(content)) as picture:
             turned = turn_of(picture) is not None
-            peak = int(np.asarray(picture).max()) if is_deep(picture) else -1
+            deep = np.asarray(picture) if is_deep(picture) else deep_colours(picture, content)
+            peak = -1 if deep is None else int(deep.max())
             return Facts(digest, turned=turned, transparent=is_transparent(picture), peak=peak)
     except MemoryError:
         raise

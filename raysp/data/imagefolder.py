@@ -121,8 +121,9 @@ def _fill(images: npt.NDArray[np.uint8], files: Sequence[ImageFile], depth: int,
 
 
 def _open(file: ImageFile, image_size: int, depth: int) -> npt.NDArray[np.uint8]:
-    with Image.open(io.BytesIO(file.read_bytes())) as picture:
-        return to_array(picture, image_size, depth)
+    content = file.read_bytes()
+    with Image.open(io.BytesIO(content)) as picture:
+        return to_array(picture, image_size, depth, content)
 
 
 def _tried(files: Sequence[ImageFile], act: Callable[[int], object]) -> dict[ImageFile, str]:

@@ -19,7 +19,7 @@ import PIL
 from raysp.data.facts import Facts
 from raysp.data.listing import ImageFile
 
-FORMAT = 2
+FORMAT = 3
 """Raised when facts mean something else, or are told by other rules."""
 SETTLED_S = 2.0
 """Seconds for which a file must have been left alone: one that is written again within its time stamp's grain looks unchanged."""

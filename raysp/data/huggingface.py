@@ -137,7 +137,7 @@ def _files_of(root: Path) -> _Files:
         configurations.add("/".join(name for name in inside.parts[:-1] if _split_in(name) is None))
     if len(configurations) > 1:
         raise FolderError(
-            f"{root} holds several data sets: {', '.join(sorted(configurations)[:NAMED])}; name one of them: huggingface:.../NAME"
+            f"{root} holds several data sets: {', '.join(name or '.' for name in sorted(configurations)[:NAMED])}; name one of them: huggingface:.../NAME"
         )
     if not splits:
         raise FolderError(

@@ -47,8 +47,8 @@ _TURNS = {
 
 
 _LOWER_BYTES = {("RGB", "RGB;16B"): "RGB;16L", ("RGBA", "RGBA;16B"): "RGBA;16L", ("RGBA", "LA;16B"): "RGBA"}
-"""Of PNGs with 16 bits a colour Pillow takes the upper bytes. By its mode and what it unpacks: what unpacks the lower ones. Of grey
-with alpha that is every byte, grey's lower one as the second."""
+"""Of PNGs with 16 bits a colour Pillow takes the upper bytes. By its mode and what it unpacks: what unpacks the lower ones.
+Of grey with alpha that is every byte, grey's lower one as the second."""
 
 
 def to_array(image: Any, image_size: int, depth: int = FULL_DEPTH, content: bytes = b"") -> npt.NDArray[np.uint8]:

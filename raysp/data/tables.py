@@ -43,7 +43,7 @@ class Shelf:
         return column[row].as_py()
 
 
-@dataclass(frozen=True, order=True, kw_only=True)
+@dataclass(frozen=True, order=True, kw_only=True, slots=True)
 class Row:
     """A picture in a table, which reads like a file (`raysp.data.listing.ImageFile`)."""
 
@@ -62,6 +62,8 @@ class Row:
         value = self.shelf.value(self.file, *self.place)
         content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if content is None and path:
+            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+                raise OSError(errno.EACCES, f"the row names {path}, which lies outside the data set")
             return (self.file.parent / path).read_bytes()
         if not isinstance(content, bytes):
             raise OSError(errno.ENODATA, "the row holds no image")

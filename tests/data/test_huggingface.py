@@ -142,6 +142,24 @@ def test_all_broken_pictures_are_named_at_once(tmp_path):
         assert name in str(refused.value)
 
 
+def test_pictures_may_lie_beside_the_table_but_not_elsewhere(tmp_path):
+    root = tmp_path / "beside"
+    root.mkdir()
+    for split, rows in usual_rows().items():
+        made = table(rows)
+        paths = [f"{split}-{row}.png" for row in range(len(rows))]
+        for path, (content, _) in zip(paths, rows, strict=True):
+            (root / path).write_bytes(content)
+        images = pa.array([{"bytes": None, "path": path} for path in paths], made.schema.field("image").type)
+        pa.parquet.write_table(made.set_column(0, made.schema.field("image"), images), root / f"{split}.parquet")
+    beside = opened(root)
+    assert beside.config == opened(usual(tmp_path / "usual")).config
+    images = pa.array([{"bytes": None, "path": "../../x.png"}] * len(rows), made.schema.field("image").type)
+    pa.parquet.write_table(made.set_column(0, made.schema.field("image"), images), root / "test.parquet")
+    with pytest.raises(DataError, match="outside the data set"):
+        opened(root)
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [

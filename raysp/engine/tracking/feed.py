@@ -125,7 +125,7 @@ class _Courier:
         self._heard = time.monotonic()
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "raysp.engine.tracking.process", tracker.kind, tracker.place],
+            [sys.executable, "-P", "-m", "raysp.engine.tracking.process", tracker.kind, tracker.place],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -128,7 +128,8 @@ _CHECKS: dict[str, Callable[[str, Mapping[str, str]], str]] = {"mlflow": _mlflow
 
 
 def _need(module: str, extra: str, remedy: str = "") -> None:
-    if importlib.util.find_spec(module) is None:
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:  # a directory of that name, such as W&B makes, is no package
         raise ValueError(f"track needs {module}, which isn't installed; {remedy or f'pip install raysp[{extra}]'}")
 
 

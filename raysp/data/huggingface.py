@@ -136,9 +136,8 @@ def _files_of(root: Path) -> _Files:
         splits.setdefault(split, []).append(path)
         configurations.add("/".join(name for name in inside.parts[:-1] if _split_in(name) is None))
     if len(configurations) > 1:
-        raise FolderError(
-            f"{root} holds several data sets: {', '.join(name or '.' for name in sorted(configurations)[:NAMED])}; name one of them: huggingface:.../NAME"
-        )
+        names = ", ".join(name or "." for name in sorted(configurations)[:NAMED])
+        raise FolderError(f"{root} holds several data sets: {names}; name one of them: huggingface:.../NAME")
     if not splits:
         raise FolderError(
             f"{root} holds no .parquet file whose name, or directory, says train, test or validation; expected a data set of the "

@@ -122,7 +122,7 @@ class _Courier:
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._left = 0
         self._noted = self._ended = False
-        self._heard = time.monotonic()
+        self._heard = self._until = time.monotonic()
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "raysp.engine.tracking.process", tracker.kind, tracker.place],
@@ -143,13 +143,13 @@ class _Courier:
 
     def finish(self) -> None:
         """Say that nothing more comes."""
-        self._heard = time.monotonic()
+        now = time.monotonic()
+        self._heard, self._until = now, now + END_S
         self._lines.put(None)
 
     def wait(self) -> None:
         """Wait until all is sent, or the time is up."""
-        begun = time.monotonic()
-        while self._process.poll() is None and time.monotonic() < min(begun + END_S, self._heard + QUIET_S):
+        while self._process.poll() is None and time.monotonic() < min(self._until, self._heard + QUIET_S):
             time.sleep(0.05)
         in_time = self._process.poll() is not None
         if not in_time:

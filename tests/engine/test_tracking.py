@@ -267,6 +267,29 @@ def test_a_tracker_that_hangs_is_left_behind(tmp_path, console, monkeypatch):
     assert console.file.getvalue().count("lacks the end of this sweep") == 1
 
 
+def test_an_interrupted_sweep_does_not_wait_for_a_tracker_that_hangs(tmp_path, monkeypatch):
+    (tmp_path / "hangs").mkdir()
+    os.mkfifo(tmp_path / "hangs" / "tensorboardX.py")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'hangs'}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("TOY_EPOCH_S", "0.5")
+    going = subprocess.Popen(sweep("--inline", "--track", "tensorboard:tb"), stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: list(tmp_path.glob("run/stages/*/checkpoint*")))
+    going.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    going.communicate(timeout=60)
+    assert going.returncode == 130 and time.monotonic() - begun < 10
+
+
+def test_a_tracker_that_hangs_does_not_outlive_its_sweep_for_long(tmp_path):
+    (tmp_path / "hangs").mkdir()
+    os.mkfifo(tmp_path / "hangs" / "tensorboardX.py")
+    program = "from raysp.engine.tracking import process; process.END_S = 0.5; process.main()"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "hangs"), *sys.path])}
+    command = [sys.executable, "-P", "-c", program, "tensorboard", "tb"]
+    ended = subprocess.run(command, env=environment, input=json.dumps(OPEN) + "\n", text=True, capture_output=True, timeout=30)
+    assert ended.returncode == 1
+
+
 def test_wandb_offline_has_a_run_per_stage(tmp_path, console, monkeypatch):
     pytest.importorskip("wandb", reason="the extra wandb isn't installed")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -2,7 +2,7 @@
 
 Owns a process for each tracker (`raysp.engine.tracking.process`), and what is told of them. Contract: no call blocks or raises,
 whatever a tracker does; a tracker in trouble is one note, and one more at the end if something is missing in it. At the end
-trackers get `QUIET_S` without a sign of life, and `END_S` in all.
+trackers get `QUIET_S` without a sign of life, and `END_S` in all; after an interruption `HURRIED_S`.
 """
 
 import json
@@ -20,6 +20,7 @@ from typing import Any
 from rich.markup import escape
 
 from raysp.engine.tracking.interface import Ending, Run, Status
+from raysp.engine.tracking.process import END_S
 from raysp.engine.tracking.wanted import Wanted
 from raysp.store.figures import COSTS
 from raysp.store.keys import key_of
@@ -29,8 +30,8 @@ from raysp.store.stage import Stage
 
 QUIET_S = 15.0
 """Seconds that a tracker may take for one thing when the sweep has ended."""
-END_S = 30.0
-"""Seconds that it may take for all."""
+HURRIED_S = 2.0
+"""Seconds that all may take where the sweep was interrupted; its trackers' processes go on by themselves."""
 OF_ROWS = ("test_accuracy", "val_accuracy", *COSTS, "params")
 """What of a finished model's rows is tracked, by exit."""
 NOT_FIGURES = ("epoch", "epochs")
@@ -84,12 +85,14 @@ class Feed:
         ending = Ending(status=status, figures=figures, tags={f"raysp.{name}": text for name, text in tags.items()})
         self._tell({"do": "close", "id": self._id(stage), "ending": vars(ending)})
 
-    def end(self) -> None:
+    def end(self, *, hurried: bool) -> None:
         """Let the trackers take what is left, for a while."""
         for courier in self._couriers:
-            courier.finish()
+            courier.finish(HURRIED_S if hurried else END_S)
         for courier in self._couriers:
             courier.wait()
+            if not hurried:
+                courier.leave()
 
     def _id(self, stage: Stage) -> str:
         return key_of((stage.key, str(self._root)))[:16]
@@ -110,8 +113,10 @@ def feeding(trackers: Sequence[Wanted], root: Location, tags: Mapping[str, str],
     feed = Feed(trackers, root, tags, say)
     try:
         yield feed
-    finally:
-        feed.end()
+    except BaseException:
+        feed.end(hurried=True)
+        raise
+    feed.end(hurried=False)
 
 
 class _Courier:
@@ -121,7 +126,7 @@ class _Courier:
         self._name, self._say = str(tracker), say
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._left = 0
-        self._noted = self._ended = False
+        self._noted = self._ended = self._leaving = False
         self._heard = self._until = time.monotonic()
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
         self._process = subprocess.Popen(
@@ -141,23 +146,25 @@ class _Courier:
         """Hand a line over."""
         self._lines.put(line)
 
-    def finish(self) -> None:
-        """Say that nothing more comes."""
+    def finish(self, seconds: float) -> None:
+        """Say that nothing more comes, and that it will be waited for so long."""
         now = time.monotonic()
-        self._heard, self._until = now, now + END_S
+        self._heard, self._until = now, now + seconds
         self._lines.put(None)
 
     def wait(self) -> None:
         """Wait until all is sent, or the time is up."""
         while self._process.poll() is None and time.monotonic() < min(self._until, self._heard + QUIET_S):
             time.sleep(0.05)
-        in_time = self._process.poll() is not None
-        if not in_time:
-            self._ended = True  # as far as we are concerned
+
+    def leave(self) -> None:
+        """End it, whatever it does, and say what is missing then."""
+        self._leaving = True
+        if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
         self._threads[1].join(1.0)
-        if not in_time or self._left:
+        if not self._ended or self._left:
             self._note("it took too long", last=True)
 
     def _write(self) -> None:
@@ -179,7 +186,7 @@ class _Courier:
                 goes_on = "" if answer["refused"] else ", and the tracker is tried again"
                 self._note(f"{answer['trouble']}; training goes on{goes_on}")
         self._process.stdout.close()
-        if not self._ended:
+        if not self._ended and not self._leaving:
             self._note(f"its process has ended with status {self._process.wait()}; training goes on")
 
     def _note(self, why: str, *, last: bool = False) -> None:

@@ -2,8 +2,9 @@
 
 Owns the order of what is sent, and what happens where a tracker doesn't answer: it is asked again after a pause, ever longer, and
 what comes meanwhile waits here. Contract: reads what to send from its standard input, a JSON object a line, until that ends; then
-what is still to be sent is tried once more, and runs that are open are closed as interrupted. Says on its standard output, in the
-same form, what is to be told: `trouble`, why something wasn't taken, and `left`, how many lines wait.
+what is still to be sent is tried once more, and runs that are open are closed as interrupted. After `END_S` it ends in any case.
+Says on its standard output, in the same form, what is to be told: `trouble`, why something wasn't taken, and `left`, how many
+lines wait.
 """
 
 import json
@@ -21,6 +22,8 @@ from typing import Any, TextIO
 from raysp.engine.tracking.interface import Ending, Refused, Run, Tracker
 from raysp.engine.tracking.wanted import hidden
 
+END_S = 30.0
+"""Seconds that a tracker may take for all that is left when the sweep has ended; then this process does, whatever hangs in it."""
 LONGEST_PAUSE_S = 60.0
 """Seconds at most between two tries to reach a tracker."""
 SECRET = re.compile(r"KEY|TOKEN|PASSWORD|SECRET", re.IGNORECASE)
@@ -119,6 +122,8 @@ def _read(lines: "queue.SimpleQueue[dict[str, Any] | None]", stream: TextIO) -> 
     for line in stream:
         lines.put(json.loads(line))
     lines.put(None)
+    time.sleep(END_S)
+    os._exit(1)
 
 
 def main() -> None:

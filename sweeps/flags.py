@@ -44,7 +44,11 @@ class RunFlags:
 
     dataset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=THE_PRESETS)] = None
     """`digits`, `cifar10`, `cifar100`, or `imagefolder:PATH` for a tree with train/ and test/ or val/, a folder per class;
-    `tiny-imagenet:PATH` for that archive as it unpacks."""
+    `tiny-imagenet:PATH` for that archive as it unpacks; `huggingface:NAME` or `huggingface:PATH` for Parquet files."""
+    image_column: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """Of `huggingface:` the column of images; by default the only one."""
+    label_column: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """Of `huggingface:` the column of classes; by default the only one."""
     data_dir: Path = Path("data")
     """Where CIFAR lies, or is downloaded to."""
     image_size: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
@@ -92,16 +96,20 @@ class RunFlags:
     """How often a stage is tried again when its worker or machine dies; what its own code raises is not."""
     measure_pi: Annotated[Which | None, arg(metavar="front|all", help_behavior_hint="")] = None
     """When all is trained, run the models on the front (or all) under private inference, here; needs the extra `pi`."""
+    track: Annotated[tuple[str, ...], arg(metavar="TRACKER ...", help_behavior_hint="")] = NOT_GIVEN
+    """Tell trackers what becomes of stages: `mlflow:URI`, `wandb:PROJECT`, `tensorboard:DIR`. One that is down does no harm."""
     verbose: bool = False
     """Show Ray's own messages, and the traceback of an error."""
 
     def open(self, preset: Preset) -> "Source":
         """The data set: the flags', or the preset's."""
+        from raysp.data.huggingface import Columns
         from raysp.data.sources import open_source  # numpy and Pillow, which help needs not
 
+        columns = Columns(image=self.image_column, label=self.label_column)
         name = preset.dataset if self.dataset is None else self.dataset
         chosen = self.selection or preset.selection
-        return open_source(name, self.image_size, self.data_dir.expanduser(), chosen, tell=tell_reading)
+        return open_source(name, self.image_size, self.data_dir.expanduser(), chosen, columns=columns, tell=tell_reading)
 
     def options(self) -> RunOptions:
         """Where and how to run. Raises ValueError."""
@@ -117,6 +125,7 @@ class RunFlags:
             stopping=self.stopping,
             compile=self.compile,
             cuda_graph=self.cuda_graph,
+            track=self.track,
             verbose=self.verbose,
         )
 

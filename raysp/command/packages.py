@@ -22,6 +22,9 @@ EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "gs": (("gcsfs",), "results on Google's storage (--storage gs://...)"),
     "search": (("optuna",), "--search optuna"),
     "export": (("onnx", "onnxruntime", "onnxscript"), "raysp export --format onnx"),
+    "huggingface": (("huggingface_hub",), "--dataset huggingface:NAME, from the Hub"),
+    "mlflow": (("mlflow",), "--track mlflow:..."),
+    "wandb": (("wandb",), "--track wandb:..."),
     "pi": (("spu", "jax"), "raysp pi measure, raysp pi calibrate and --measure-pi"),
 }
 """The modules of every extra, and what needs them."""

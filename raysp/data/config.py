@@ -24,7 +24,7 @@ class DataConfig(Config):
     """
 
     name: str
-    """`digits`, `cifar10`, `cifar100`, `imagefolder` or `tiny-imagenet`."""
+    """`digits`, `cifar10`, `cifar100`, `imagefolder`, `tiny-imagenet` or `huggingface`."""
     fingerprint: str = ""
     """Digest of the files, for data sets that a name alone doesn't pin down."""
     num_classes: int

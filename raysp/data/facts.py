@@ -9,13 +9,13 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from raysp.data.pictures import is_deep, is_transparent, quiet, turn_of
+from raysp.data.listing import ImageFile
+from raysp.data.pictures import deep_colours, is_deep, is_transparent, quiet, turn_of
 
 Tell = Callable[[int, int], None]
 """Told how many files of how many have been read."""
@@ -46,10 +46,10 @@ class Facts(NamedTuple):
     transparent: bool = False
     """Some of its pixels are not opaque."""
     peak: int = -1
-    """The largest value of a picture of 16 bits; -1 for all others."""
+    """The largest value of a picture of 16 bits, of its colours if it has some; -1 for all others, and for colours in TIFF."""
 
 
-def facts_of(files: Sequence[Path], look: Callable[[Path], Facts], tell: Tell | None = None) -> list[Facts]:
+def facts_of(files: Sequence[ImageFile], look: Callable[[ImageFile], Facts], tell: Tell | None = None) -> list[Facts]:
     """Look at files, several at once.
 
     Args:
@@ -71,7 +71,7 @@ def facts_of(files: Sequence[Path], look: Callable[[Path], Facts], tell: Tell | 
     return found
 
 
-def look(file: Path) -> Facts:
+def look(file: ImageFile) -> Facts:
     """Read one file."""
     try:
         content = file.read_bytes()
@@ -85,7 +85,8 @@ def look(file: Path) -> Facts:
     try:
         with Image.open(io.BytesIO(content)) as picture:
             turned = turn_of(picture) is not None
-            peak = int(np.asarray(picture).max()) if is_deep(picture) else -1
+            deep = np.asarray(picture) if is_deep(picture) else deep_colours(picture, content)
+            peak = -1 if deep is None else int(deep.max())
             return Facts(digest, turned=turned, transparent=is_transparent(picture), peak=peak)
     except MemoryError:
         raise

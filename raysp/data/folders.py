@@ -9,29 +9,45 @@ from pathlib import Path
 
 from raysp.data.config import DataConfig, Selection
 from raysp.data.facts import Tell
+from raysp.data.huggingface import Columns, list_huggingface
 from raysp.data.imagefolder import Decoded, Folder, decode, scan
-from raysp.data.listing import Listing, list_folder
+from raysp.data.listing import FolderError, Listing, list_folder
 from raysp.data.splitting import held_out, labels_of, takes_a_class
 from raysp.data.tiny_imagenet import SIZE, list_tiny_imagenet
+
+HUGGINGFACE = "huggingface"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
     size: int
     """Pixels that images get unless others are asked for."""
-    list_files: Callable[[Path], Listing]
+    list_files: Callable[[str, Columns], Listing]
 
 
 LAYOUTS = {
-    "imagefolder": _Layout(size=32, list_files=list_folder),
-    "tiny-imagenet": _Layout(size=SIZE, list_files=list_tiny_imagenet),
+    "imagefolder": _Layout(size=32, list_files=lambda place, _: list_folder(Path(place).expanduser())),
+    "tiny-imagenet": _Layout(size=SIZE, list_files=lambda place, _: list_tiny_imagenet(Path(place).expanduser())),
+    HUGGINGFACE: _Layout(size=32, list_files=list_huggingface),
 }
 """What can stand before `:PATH`."""
 
 
-def read_folder(layout: str, root: Path, tell: Tell | None) -> Folder:
-    """List a folder, and read every file once. Arguments and errors as of `raysp.data.imagefolder.scan`."""
-    return scan(LAYOUTS[layout].list_files(root), tell)
+def read_folder(layout: str, place: str, columns: Columns, tell: Tell | None) -> Folder:
+    """List a folder, and read every file once.
+
+    Args:
+        layout: which of `LAYOUTS`.
+        place: what stands behind its colon.
+        columns: of a layout whose files are tables.
+        tell: as `raysp.data.imagefolder.scan` takes it, whose errors this raises.
+
+    Raises:
+        FolderError: columns are named for a layout that has none.
+    """
+    if layout != HUGGINGFACE and any(columns):
+        raise FolderError(f"{layout}: has no columns; expected --image-column and --label-column with {HUGGINGFACE}: alone")
+    return scan(LAYOUTS[layout].list_files(place, columns), tell)
 
 
 def config_of(layout: str, folder: Folder, image_size: int, crop_padding: int, selection: Selection) -> DataConfig:

@@ -6,6 +6,7 @@ that can't be read are named at once.
 """
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from raysp.data.facts import Facts, Tell, facts_of, look, told
-from raysp.data.listing import Entry, FolderError, Listing
+from raysp.data.listing import Entry, FolderError, ImageFile, Listing
 from raysp.data.pictures import FULL_DEPTH, quiet, to_array
 from raysp.data.remembered import Remembered
 
@@ -104,7 +105,7 @@ def decode(root: Path, parts: Mapping[str, Sequence[Entry]], image_size: int, de
         FolderError: unreadable images, of all parts.
     """
     decoded: Decoded = {}
-    broken: dict[Path, str] = {}
+    broken: dict[ImageFile, str] = {}
     for part, entries in parts.items():
         images = np.empty((len(entries), 3, image_size, image_size), dtype=np.uint8)
         files = [entry.file for entry in entries]
@@ -115,16 +116,17 @@ def decode(root: Path, parts: Mapping[str, Sequence[Entry]], image_size: int, de
     return decoded
 
 
-def _fill(images: npt.NDArray[np.uint8], files: Sequence[Path], depth: int, row: int) -> None:
+def _fill(images: npt.NDArray[np.uint8], files: Sequence[ImageFile], depth: int, row: int) -> None:
     images[row] = _open(files[row], images.shape[-1], depth)
 
 
-def _open(file: Path, image_size: int, depth: int) -> npt.NDArray[np.uint8]:
-    with Image.open(file) as picture:
-        return to_array(picture, image_size, depth)
+def _open(file: ImageFile, image_size: int, depth: int) -> npt.NDArray[np.uint8]:
+    content = file.read_bytes()
+    with Image.open(io.BytesIO(content)) as picture:
+        return to_array(picture, image_size, depth, content)
 
 
-def _tried(files: Sequence[Path], act: Callable[[int], object]) -> dict[Path, str]:
+def _tried(files: Sequence[ImageFile], act: Callable[[int], object]) -> dict[ImageFile, str]:
     """Do something with each file's number, several at once; returns why it failed, for those where it did."""
 
     def why(row: int) -> str:
@@ -140,7 +142,7 @@ def _tried(files: Sequence[Path], act: Callable[[int], object]) -> dict[Path, st
         return {file: reason for file, reason in zip(files, pool.map(why, range(len(files))), strict=True) if reason}
 
 
-def _refusal(root: Path, broken: Mapping[Path, str]) -> str:
+def _refusal(root: Path, broken: Mapping[ImageFile, str]) -> str:
     """The message about files that are no images: a line per kind, with the first of their names."""
     if len(broken) == 1:
         ((file, why),) = broken.items()

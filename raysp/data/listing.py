@@ -10,8 +10,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple, Protocol
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".jfif", ".jpe")
 """Those of torchvision's ImageFolder (importing it for them would cost every process 0.8 s and 160 MB), and two more names of
@@ -24,10 +24,28 @@ class FolderError(ValueError):
     """An image folder can't be used."""
 
 
+class ImageFile(Protocol):
+    """What is asked of an image's file: a `Path`, or a row of a table that reads like one (`raysp.data.tables`)."""
+
+    def read_bytes(self) -> bytes:
+        """The image as it is encoded. Raises OSError."""
+
+    def relative_to(self, root: Path, /) -> PurePath:
+        """Its name among all of the data set."""
+
+    def stat(self) -> os.stat_result:
+        """Size, times and inode of what it lies in."""
+
+    def __lt__(self, other: Any, /) -> bool:
+        """Their order."""
+
+    def __hash__(self) -> int: ...
+
+
 class Entry(NamedTuple):
     """An image's file, and its class' number."""
 
-    file: Path
+    file: ImageFile
     label: int
 
 

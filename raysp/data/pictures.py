@@ -4,6 +4,7 @@ Owns everything that turns a file into numbers: orientation, transparency, 16 bi
 here to whoever deploys a model (`PREPARATION`) is what is done here.
 """
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 BACKGROUND = 128
 """Grey level, of 255, that transparent areas are put on: a white mark can be seen on it, and so can a black one."""
@@ -44,19 +46,30 @@ _TURNS = {
 """From EXIF's orientation to the turn that undoes it, as Pillow's ImageOps has it."""
 
 
-def to_array(image: Any, image_size: int, depth: int = FULL_DEPTH) -> npt.NDArray[np.uint8]:
+_LOWER_BYTES = {("RGB", "RGB;16B"): "RGB;16L", ("RGBA", "RGBA;16B"): "RGBA;16L", ("RGBA", "LA;16B"): "RGBA"}
+"""Of PNGs with 16 bits a colour Pillow takes the upper bytes. By its mode and what it unpacks: what unpacks the lower ones.
+Of grey with alpha that is every byte, grey's lower one as the second."""
+
+
+def to_array(image: Any, image_size: int, depth: int = FULL_DEPTH, content: bytes = b"") -> npt.NDArray[np.uint8]:
     """Turn a PIL image, or an array (h, w) or (h, w, 3), into uint8 (3, image_size, image_size), resized if need be.
 
     Args:
         image: the picture; not loaded yet if it is to be turned as its file says.
         image_size: pixels.
         depth: bits that a 16-bit image uses, 8 to 16; the upper 8 of them are taken.
+        content: the picture's file; where it is given, `depth` counts for PNGs of 16 bits a colour, too.
 
     Raises:
         ValueError: pixels of 32 bits or floats, whose range isn't known.
     """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     turn = turn_of(picture)
+    colours = deep_colours(picture, content) if depth < FULL_DEPTH else None
+    if colours is not None:
+        alpha = picture.convert("RGBA").getchannel("A")
+        picture = Image.fromarray(np.minimum(colours >> (depth - 8), 255).astype(np.uint8))
+        picture.putalpha(alpha)
     if is_deep(picture):  # Pillow would clip 16 bits to 8 instead of scaling them
         picture = Image.fromarray(np.minimum(np.asarray(picture) >> (depth - 8), 255).astype(np.uint8))
     elif picture.mode in ("I", "F"):
@@ -86,6 +99,28 @@ def turn_of(picture: Image.Image) -> Image.Transpose | None:
 def is_deep(picture: Image.Image) -> bool:
     """Whether a picture has 16 bits a pixel."""
     return picture.mode.startswith("I;16")
+
+
+def deep_colours(picture: Image.Image, content: bytes) -> npt.NDArray[np.uint16] | None:
+    """A PNG's colours with all their 16 bits, (h, w, 3); None for other pictures.
+
+    Args:
+        picture: not loaded yet; then Pillow has the upper bytes of it.
+        content: its file.
+    """
+    if not content or not isinstance(picture, PngImageFile) or not picture.tile:
+        return None
+    codec, extents, offset, unpacked = picture.tile[0]
+    lower = _LOWER_BYTES.get((picture.mode, str(unpacked)))
+    if lower is None:
+        return None
+    with PngImageFile(io.BytesIO(content)) as again:
+        again.tile = [(codec, extents, offset, lower)]  # type: ignore[list-item] # as Pillow took them before it named the parts
+        low = np.asarray(again)[..., :3].astype(np.uint16)
+    if unpacked == "LA;16B":
+        low = np.repeat(low[..., 1:2], 3, axis=2)
+    found: npt.NDArray[np.uint16] = np.asarray(picture)[..., :3].astype(np.uint16) << np.uint16(8) | low
+    return found
 
 
 def is_transparent(picture: Image.Image) -> bool:

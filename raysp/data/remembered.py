@@ -17,8 +17,9 @@ from typing import Any
 import PIL
 
 from raysp.data.facts import Facts
+from raysp.data.listing import ImageFile
 
-FORMAT = 2
+FORMAT = 3
 """Raised when facts mean something else, or are told by other rules."""
 SETTLED_S = 2.0
 """Seconds for which a file must have been left alone: one that is written again within its time stamp's grain looks unchanged."""
@@ -29,7 +30,7 @@ WORTH_S = 0.5
 class Remembered:
     """The facts about one image folder."""
 
-    def __init__(self, root: Path, look: Callable[[Path], Facts], environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, root: Path, look: Callable[[ImageFile], Facts], environ: Mapping[str, str] = os.environ) -> None:
         """Load what is there.
 
         Args:
@@ -45,7 +46,7 @@ class Remembered:
         self._now: dict[str, list[Any]] = {}
         self._is_new = False
 
-    def __call__(self, file: Path) -> Facts:
+    def __call__(self, file: ImageFile) -> Facts:
         """Facts about a file, from the cache or by reading it. Safe in threads."""
         name = file.relative_to(self._given).as_posix()
         try:

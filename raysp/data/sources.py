@@ -19,6 +19,7 @@ from filelock import FileLock
 from raysp.data.config import DataConfig, Selection
 from raysp.data.facts import Tell
 from raysp.data.folders import LAYOUTS, config_of, load_folder, read_folder, split_of
+from raysp.data.huggingface import Columns
 from raysp.data.imagefolder import Folder
 from raysp.data.listing import FolderError
 from raysp.data.notes import notes_of
@@ -92,15 +93,22 @@ class _Builtin:
 
 
 def open_source(
-    name: str, image_size: int | None, data_dir: Path, selection: Selection = "val", *, tell: Tell | None = None
+    name: str,
+    image_size: int | None,
+    data_dir: Path,
+    selection: Selection = "val",
+    *,
+    columns: Columns = Columns(),  # noqa: B008 - it can't be changed
+    tell: Tell | None = None,
 ) -> Source:
     """Find out what a data set is, without decoding it. A folder's files are all read, or remembered from an earlier time.
 
     Args:
-        name: `digits`, `cifar10`, `cifar100`, `imagefolder:PATH` or `tiny-imagenet:PATH`.
+        name: `digits`, `cifar10`, `cifar100`, `imagefolder:PATH`, `tiny-imagenet:PATH` or `huggingface:NAME_OR_PATH`.
         image_size: pixels; None takes the data set's own size (32 for an image folder).
         data_dir: where downloaded data sets lie.
         selection: part that chooses the best epoch; see `DataConfig`.
+        columns: of `huggingface`, where they can't be guessed.
         tell: called about once a second, where reading takes so long, with how many files of how many are read.
 
     Raises:
@@ -108,7 +116,9 @@ def open_source(
     """
     layout, colon, place = name.partition(":")
     if colon and layout in LAYOUTS:
-        return _open_folder(layout, place, image_size, selection, tell)
+        return _open_folder(layout, place, image_size, selection, columns, tell)
+    if any(columns):
+        raise DataError(f"{name} has no columns; expected --image-column and --label-column with huggingface: alone")
     if name not in _BUILTIN:
         raise DataError(
             f"unknown data set {name!r}; expected one of {', '.join(_BUILTIN)}, or {' or '.join(f'{n}:PATH' for n in LAYOUTS)}"
@@ -127,11 +137,13 @@ def open_source(
     return Source(config=config, path=data_dir)
 
 
-def _open_folder(layout: str, place: str, image_size: int | None, selection: Selection, tell: Tell | None) -> Source:
+def _open_folder(
+    layout: str, place: str, image_size: int | None, selection: Selection, columns: Columns, tell: Tell | None
+) -> Source:
     if not place:
         raise DataError(f"{layout}: without a path; expected {layout}:PATH")
     try:
-        folder = read_folder(layout, Path(place).expanduser(), tell)
+        folder = read_folder(layout, place, columns, tell)
     except FolderError as error:
         raise DataError(str(error)) from None
     size = LAYOUTS[layout].size if image_size is None else image_size

@@ -6,7 +6,10 @@ Owns the options and their ranges. Contract: nothing here changes a result's ide
 import math
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
+
+from raysp.engine.tracking.wanted import Wanted, wanted
 
 Compile = Literal["off", "on"]
 """Whether networks are compiled (`raysp.engine.compiling`)."""
@@ -52,8 +55,15 @@ class RunOptions:
     """Whether a GPU repeats a recorded step by itself, with one worker per stage; no result depends on it."""
     stopping: Stopping = "none"
     """Whether half of the configurations is given up at each rung (`raysp.planning.halving`)."""
+    track: tuple[str, ...] = ()
+    """Trackers that are told what becomes of stages: `mlflow:URI`, `wandb:PROJECT`, `tensorboard:DIR`."""
     verbose: bool = False
     """Let Ray's own messages through."""
+
+    @cached_property
+    def trackers(self) -> tuple[Wanted, ...]:
+        """Those of `track`, each once. Raises ValueError."""
+        return tuple(dict.fromkeys(wanted(text) for text in self.track))
 
     @property
     def fixed_gpus(self) -> float | None:
@@ -101,6 +111,7 @@ class RunOptions:
                 f"gpus_per_stage is auto, and {self.workers_per_stage} workers_per_stage; expected one of them: NCCL takes one "
                 "worker per GPU"
             )
+        _ = self.trackers
         gpus = self.fixed_gpus
         check_cuda_graph(self.cuda_graph, 1.0 if gpus is None else gpus, self.workers_per_stage)
         if gpus is not None and not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or float(gpus).is_integer())):

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raysp.engine.names import ShortNames
+from raysp.engine.tracking.feed import NO_FEED, Feed
 from raysp.store.keys import SHORT_KEY_DIGITS
 from raysp.store.stage import Stage
 
@@ -72,6 +73,7 @@ class Progress:
         gpus: of each worker; 0 on CPUs.
         workers: of each stage.
         bound: what the time left is: "at most" where stages may be given up, "at least" where more may come.
+        feed: tells trackers the same.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Progress:
         gpus: float = 0.0,
         workers: int = 1,
         bound: str = "about",
+        feed: Feed = NO_FEED,
     ) -> None:
         self._console = console
         self._slots = slots
@@ -104,6 +107,7 @@ class Progress:
         self._unit = "GPU-hours" if gpus else "worker-hours"
         self._spent_s = 0.0
         self._bound = bound
+        self._feed = feed
         self.following: Container[str] = ()
         """Keys of stages that will be copies of others: no time is needed for them."""
         self._left = {stage.key: stage for stage in missing}
@@ -136,11 +140,13 @@ class Progress:
     def started(self, stage: Stage) -> None:
         """A job was given out."""
         self._running[stage.key] = _Job(stage=stage, figures={"epoch": self._trained.get(stage.key, 0)})
+        self._feed.opened(stage, self._names.of(stage))
 
     def epoch(self, stage: Stage, figures: dict[str, Any]) -> None:
         """A job has ended an epoch; `figures` is what it reported."""
         job = self._running.setdefault(stage.key, _Job(stage=stage))
         job.figures = figures
+        self._feed.epoch(stage, figures)
         if "time_s" in figures:
             seconds, number = self._epoch_seconds.get(stage.name, (0.0, 0))
             self._epoch_seconds[stage.name] = seconds + float(figures["time_s"]), number + 1
@@ -154,6 +160,7 @@ class Progress:
         """A job has its record; `rows` are its models'."""
         job = self._running.pop(stage.key, None)
         self._count(stage, rows)
+        self._feed.closed(stage, "done", rows)
         took = f" in {clock_of(time.monotonic() - job.started)}" if job else ""
         best = job.figures.get("best_val_accuracy") if job else None
         accuracy = f"  best val {best:.2f} %" if best is not None else ""
@@ -162,6 +169,8 @@ class Progress:
     def copied(self, stage: Stage, first: str, rows: Sequence[dict[str, Any]]) -> None:
         """A job took its results over from the one of the key `first`."""
         self._count(stage, rows)
+        self._feed.opened(stage, self._names.of(stage))
+        self._feed.closed(stage, "done", rows, same_as=f"{stage.name}-{first[:SHORT_KEY_DIGITS]}")
         self._say(f"[green]done[/]     {self._name(stage)}, the same as {stage.name}-{first[:SHORT_KEY_DIGITS]}", stage)
 
     def paused(self, stage: Stage, epoch: int) -> None:
@@ -175,12 +184,14 @@ class Progress:
         for stage in stages:
             self._left.pop(stage.key, None)
             self._stopped[stage.name] += 1
+            self._feed.closed(stage, "stopped")
             self._say(f"[yellow]stopped[/]  {self._name(stage)} for better ones", stage)
 
     def failed(self, stage: Stage, message: str, skipped: Sequence[Stage]) -> None:
         """A job failed, and with it its descendants."""
         self._running.pop(stage.key, None)
         self._failed[stage.name] += 1
+        self._feed.closed(stage, "failed", error=message)
         self._left.pop(stage.key, None)
         self._say(f"[bold red]failed[/]   {escape(message)}")
         for child in skipped:

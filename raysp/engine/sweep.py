@@ -30,6 +30,7 @@ from raysp.engine.packing import at_once
 from raysp.engine.progress import FrontSoFar, Progress
 from raysp.engine.room import check_room
 from raysp.engine.shadows import refuse_shadows, workers_directories
+from raysp.engine.tracking.feed import feeding
 from raysp.latency.recorded import Outline
 from raysp.models.files import load_outline
 from raysp.planning.halving import Halving
@@ -132,7 +133,12 @@ def run_sweep(
         num_threads=options.threads_per_stage,
         cuda_graph=options.cuda_graph,
     )
-    with _runner(options, trial, console) as runner, reader.lock(tell=partial(console.print, soft_wrap=True)) as store:
+    say = partial(console.print, soft_wrap=True)
+    with (
+        _runner(options, trial, console) as runner,
+        reader.lock(tell=say) as store,
+        feeding(options.trackers, root, {"preset": str(labels.get("preset", ""))}, say) as feed,
+    ):
         if search and read_proposals(root, search) != earlier:
             raise StoreBusy(f"another run in {root} has gone on with this search meanwhile; run the same command again")
         if leaves:
@@ -160,6 +166,7 @@ def run_sweep(
             gpus=runner.gpus,
             workers=options.workers_per_stage,
             bound="at least" if search else "about" if halving is None else "at most",
+            feed=feed,
         )
         if search and algorithm:
             queue = SearchQueue(

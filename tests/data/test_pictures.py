@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from images import grey, make_tree, opened
+from images import deep_png, grey, make_tree, opened
 from PIL import Image
 
 from raysp.data.pictures import to_array
@@ -86,6 +86,29 @@ def test_transparent_areas_are_grey_whatever_colour_lies_below(tmp_path):
         assert image[:, 0, 0].tolist() == [128] * 3 and image[:, 8, 8].tolist() == [255] * 3
     assert source.config.fingerprint != plain_fingerprint(root)
     assert source.notes[0] == "transparent areas of 3 images are put on grey (128 of 255)"
+
+
+@pytest.mark.parametrize(("peak", "depth"), [(4095, 12), (65535, 16), (200, 8)])
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_of_colours_of_16_bits_those_that_are_used_are_taken(tmp_path, channels, peak, depth):
+    root = make_tree(tmp_path / "data")
+    values = np.random.default_rng(0).integers(0, peak, (8, 8, channels), endpoint=True).astype(np.uint16)
+    values[0, 0, 0] = peak
+    if channels != 3:
+        values[..., -1] = 65535
+        values[0, 1:, -1] = 0
+    (root / "test" / "cat" / "0.png").write_bytes(deep_png(values))
+    (root / "test" / "cat" / "1.png").write_bytes(deep_png(np.full((8, 8, 3), peak, np.uint16), interlaced=True))
+    source = opened(root)
+    first, second = load_splits(source).test.images[:2]
+    expected = (values >> (depth - 8)).transpose(2, 0, 1)[[0, 0, 0] if channels == 2 else [0, 1, 2]].astype(np.uint8)
+    if channels != 3:
+        expected[:, 0, 1:] = 128
+    assert (first == expected).all() and (second == peak >> (depth - 8)).all()
+    assert (source.config.depth, source.config.fingerprint == plain_fingerprint(root)) == (depth, depth == 16 and channels == 3)
+    assert (f"no pixel of 2 16-bit images uses more than {depth} bits: the upper 8 of these are taken" in source.notes) == (
+        depth < 16
+    )
 
 
 @pytest.mark.parametrize(("peak", "depth"), [(4095, 12), (1023, 10), (65535, 16), (200, 8)])

@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHELL, PYTHON, SHOWN = {"sh"}, {"python"}, {"text"}
-NEEDS = {"pi": ("spu", "jax"), "export": ("onnx", "onnxruntime", "onnxscript"), "search": ("optuna",)}
+NEEDS = {"pi": ("spu", "jax"), "export": ("onnx", "onnxruntime", "onnxscript"), "search": ("optuna",), "wandb": ("wandb",)}
 """Extras, and the packages that tell that they are installed."""
 
 _BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\S*)[^\n]*\n(?P<text>.*?)^```[ \t]*$", re.M | re.S)

@@ -11,14 +11,17 @@ EXTRAS = (
     "boto3",
     "botocore",
     "gcsfs",
+    "huggingface_hub",
     "jax",
     "jaxlib",
+    "mlflow",
     "onnx",
     "onnxruntime",
     "onnxscript",
     "optuna",
     "s3fs",
     "spu",
+    "wandb",
 )
 """What extras bring and nothing else needs: without these, only the base install is there."""
 

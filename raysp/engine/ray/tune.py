@@ -294,8 +294,8 @@ class _Watcher(tune.Callback):
         if "node" in result:
             self._processes[trial.trial_id] = result["node"], result["pid"]
         job = self._searcher.running.get(trial.trial_id)
-        if job is not None and "epochs" in result:
-            self._searcher.progress.epoch(job.stage, result)
+        if job is not None and "figures" in result:
+            self._searcher.progress.epoch(job.stage, result["figures"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._processes.pop(trial.trial_id, None)
@@ -372,7 +372,7 @@ class _StageTrial(FunctionTrainable):
 
 
 def _report(figures: dict[str, Any]) -> None:
-    tune.report({"epochs": figures.get("epochs", 0), **figures})
+    tune.report({"epoch": figures.get("epoch", 0), "figures": figures})  # apart from what Tune adds
 
 
 def _times(number: int) -> str:

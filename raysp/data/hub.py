@@ -1,0 +1,94 @@
+"""Data sets that are known by a name on Hugging Face's Hub: their Parquet files, in the Hub's own cache.
+
+Owns the download. Contract: nothing that is downloaded is run; a Hub that can't be reached is told within seconds,
+unless the data set is in the cache (HF_HOME, else ~/.cache/huggingface).
+"""
+
+import importlib.util
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from raysp.data.listing import FolderError
+
+REACHED_S = 5.0
+"""Seconds for the Hub to say anything at all."""
+CONVERTED = "refs/convert/parquet"
+"""Where the Hub keeps data sets as Parquet that were uploaded as something else."""
+_NAME = re.compile(r"[\w.-]+(/[\w.-]+){0,2}")
+
+
+def fetch(name: str) -> Path:
+    """The directory of a data set's files; those that the cache lacks are downloaded.
+
+    Args:
+        name: `OWNER/NAME`, or `OWNER/NAME/CONFIG` for one of several configurations.
+
+    Raises:
+        FolderError: there is none of this name, or it can be neither reached nor found in the cache.
+    """
+    if not _NAME.fullmatch(name) or name.startswith("."):
+        raise FolderError(f"no directory {name}; expected one with a data set, or a name on the Hub such as OWNER/NAME")
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise FolderError(
+            f"no directory {name}; if it is a name on the Hub, its package is missing: pip install raysp[huggingface]"
+        )
+    import huggingface_hub  # takes a while to import
+    from huggingface_hub import constants, errors
+
+    owner, _, rest = name.partition("/")
+    short, _, configuration = rest.partition("/")
+    repository = f"{owner}/{short}" if short else owner
+    away = constants.HF_HUB_OFFLINE or not _is_reached(constants.ENDPOINT)
+    for revision in (None, CONVERTED):
+        try:
+            found = huggingface_hub.snapshot_download(
+                repository,
+                repo_type="dataset",
+                revision=revision,
+                allow_patterns=[f"{configuration}/*.parquet" if configuration else "*.parquet"],
+                local_files_only=away,
+            )
+        except errors.RevisionNotFoundError:
+            continue
+        except errors.LocalEntryNotFoundError:
+            away = True
+            continue
+        except errors.HfHubHTTPError as error:
+            raise FolderError(
+                f"the Hub doesn't give {repository} ({_line(error)}); expected a data set's name, or a directory; one that "
+                "is private or asks for consent needs `hf auth login` or HF_TOKEN"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise FolderError(f"{repository} can't be downloaded ({_line(error)}); the same command goes on with it") from None
+        directory = Path(found) / configuration
+        if any(directory.rglob("*.parquet")):
+            return directory
+    if away:
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} can't be reached"
+        raise FolderError(
+            f"no directory {name}; as a name on the Hub it isn't in the cache {constants.HF_HUB_CACHE}, and {why}. Name a "
+            "directory, or set HF_HOME to where the cache is, or download it where there is a network: "
+            f"hf download --repo-type dataset {repository}"
+        )
+    raise FolderError(
+        f"{repository} on the Hub has no .parquet files{f' of a configuration {configuration}' if configuration else ''}"
+    )
+
+
+def _is_reached(endpoint: str) -> bool:
+    """Whether the Hub answers anything: its own package tries for minutes."""
+    if not endpoint.startswith(("https://", "http://")):
+        return False
+    try:
+        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=REACHED_S):  # noqa: S310
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,229 @@
+"""Data sets of Hugging Face's layouts: Parquet files as the Hub has them, and directories that `datasets` saved.
+
+Owns which rows are images of which class and part. Refuses to read an image, or to run code that comes with data. Contract: the
+same pictures, classes and order make the same listing, wherever they lie and into however many files they are cut.
+
+    data/train-00000-of-00002.parquet, data/test-00000-of-00001.parquet     the Hub; also train/0000.parquet, or train.parquet
+    dataset_dict.json, train/state.json, train/data-00000-of-00001.arrow    `DatasetDict.save_to_disk`
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from raysp.data.hub import fetch
+from raysp.data.listing import Entry, FolderError, Listing
+from raysp.data.tables import Row, Shelf, pieces_of, read_column, schema_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
+    ("validation", "valid", "val", "dev"), "validation"
+)
+"""Words in the names of files and directories, and the parts that they mean."""
+NO_LABEL = -1
+"""What a row holds whose class isn't told."""
+NAMED = 5
+"""Columns, files and classes that a message names."""
+
+
+class Columns(NamedTuple):
+    """Which columns of a table hold what; None is for what can be guessed."""
+
+    image: str | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Files:
+    root: Path
+    splits: Mapping[str, Sequence[Path]]
+    features: Mapping[str, Any]
+    """By column, as `datasets` describes them: their `_type`, and `names` of classes."""
+    notes: Sequence[str] = ()
+
+
+def list_huggingface(place: str, columns: Columns) -> Listing:
+    """List a data set.
+
+    Args:
+        place: a directory, or a name on the Hub, with a configuration's name behind it if there are several: `OWNER/NAME/CONFIG`.
+        columns: which to take.
+
+    Raises:
+        FolderError: it isn't there, can't be reached, has no part to train on or to test with, or its columns can't be told.
+    """
+    root = Path(place).expanduser()
+    files = _files_of(root if root.is_dir() else fetch(place))
+    try:
+        return _listing(files, columns)
+    except OSError as error:
+        raise FolderError(f"{files.root}: a file of it can't be read: {error.strerror}") from None
+
+
+def _listing(files: _Files, columns: Columns) -> Listing:
+    first = next(iter(files.splits.values()))[0]
+    schema = schema_of(first)
+    image, label = _choose(schema, files.features, columns, files.root)
+    columns_of = {split: [read_column(path, label).to_pylist() for path in paths] for split, paths in files.splits.items()}
+    values = {split: list(chain.from_iterable(each)) for split, each in columns_of.items()}
+    notes = list(files.notes)
+    for split in [split for split, each in values.items() if split != "train" and all(v in (None, NO_LABEL) for v in each)]:
+        notes.append(f"{split} has no labels: not read")
+        del values[split]
+    tested = next((split for split in ("test", "validation") if split in values), None)
+    if tested is None or "train" not in values:
+        raise FolderError(
+            f"{files.root} has {', '.join(values) or 'nothing'} with labels; expected train, and test or validation"
+        )
+    classes, numbers = _classes(files.features.get(label, {}), values["train"], files.root)
+    parts = {"train": "train", "test": tested}
+    if tested == "test" and "validation" in values:
+        parts["val"] = "validation"
+    shelf = Shelf(image)
+    listed = {}
+    for part, split in parts.items():
+        bad = next((row for row, value in enumerate(values[split]) if value not in numbers), None)
+        if bad is not None:
+            raise FolderError(
+                f"row {bad} of {split} in {files.root} is of class {values[split][bad]!r}, which "
+                f"{'has no name' if files.features.get(label, {}).get('names') else 'train lacks'}; remove such rows"
+            )
+        rows = (
+            (path, [numbers[value] for value in of_file])
+            for path, of_file in zip(files.splits[split], columns_of[split], strict=True)
+        )
+        listed[part] = tuple(_entries(part, rows, classes, shelf))
+    present = {entry.label for entry in listed["train"]}
+    if absent := [name for number, name in enumerate(classes) if number not in present]:
+        more = ", ..." if len(absent) > NAMED else ""
+        notes.append(f"{len(absent):,} of {len(classes):,} classes have no training image: {', '.join(absent[:NAMED])}{more}")
+    if len(present) < 2:
+        raise FolderError(f"train in {files.root} has images of {len(present)} class; expected at least 2")
+    return Listing(root=files.root, classes=classes, parts=listed, notes=tuple(notes))
+
+
+def _entries(part: str, files: Iterable[tuple[Path, Sequence[int]]], classes: Sequence[str], shelf: Shelf) -> Iterator[Entry]:
+    """The rows of a part's files, of which the labels are known."""
+    number = 0
+    for path, labels in files:
+        places = ((piece, row) for piece, rows in enumerate(pieces_of(path, len(labels))) for row in range(rows))
+        for place, label in zip(places, labels, strict=True):
+            yield Entry(Row(part=part, number=number, class_name=classes[label], file=path, place=place, shelf=shelf), label)
+            number += 1
+
+
+def _files_of(root: Path) -> _Files:
+    if (root / "dataset_dict.json").is_file():
+        return _saved(root)
+    if (root / "state.json").is_file():
+        raise FolderError(f"{root} holds one part; expected what a DatasetDict with train, and test or validation, saves")
+    splits: dict[str, list[Path]] = {}
+    configurations, unnamed = set(), []
+    for path in sorted(root.rglob("*.parquet")):
+        inside = path.relative_to(root)
+        if any(name.startswith(".") for name in inside.parts):
+            continue
+        split = next(filter(None, map(_split_in, (inside.stem, *reversed(inside.parts[:-1])))), None)
+        if split is None:
+            unnamed.append(inside.as_posix())
+            continue
+        splits.setdefault(split, []).append(path)
+        configurations.add("/".join(name for name in inside.parts[:-1] if _split_in(name) is None))
+    if len(configurations) > 1:
+        names = ", ".join(name or "." for name in sorted(configurations)[:NAMED])
+        raise FolderError(f"{root} holds several data sets: {names}; name one of them: huggingface:.../NAME")
+    if not splits:
+        raise FolderError(
+            f"{root} holds no .parquet file whose name, or directory, says train, test or validation; expected a data set of the "
+            "Hub's layout, such as data/train-00000-of-00001.parquet, or one saved by DatasetDict.save_to_disk"
+        )
+    found = next(iter(splits.values()))[0]
+    try:
+        described = json.loads((schema_of(found).metadata or {}).get(b"huggingface", b"{}"))
+    except OSError as error:
+        raise FolderError(f"{found}: {error.strerror}") from None
+    notes = [f"{', '.join(unnamed[:NAMED])} in {root}: not read; its name says no part"] if unnamed else []
+    return _Files(root=root, splits=splits, features=described.get("info", {}).get("features", {}), notes=notes)
+
+
+def _saved(root: Path) -> _Files:
+    """What `DatasetDict.save_to_disk` has written."""
+    splits: dict[str, list[Path]] = {}
+    features: dict[str, Any] = {}
+    notes = []
+    try:
+        for name in json.loads((root / "dataset_dict.json").read_text())["splits"]:
+            if (split := _split_in(name)) is None or split in splits:
+                notes.append(f"{name} in {root}: not read; the parts are called train, test and validation")
+                continue
+            state = json.loads((root / name / "state.json").read_text())
+            splits[split] = [root / name / file["filename"] for file in state["_data_files"]]
+            features = json.loads((root / name / "dataset_info.json").read_text())["features"]
+            if state.get("_indices_files"):
+                raise FolderError(f"{root / name} is a selection of rows; expected one that was written with flatten_indices()")
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, FolderError):
+            raise
+        raise FolderError(f"{root} is not whole: {error}; save the data set again") from None
+    if not any(splits.values()):
+        raise FolderError(f"{root} holds no part; expected train, and test or validation")
+    return _Files(root=root, splits=splits, features=features, notes=notes)
+
+
+def _split_in(name: str) -> str | None:
+    """The part that a name speaks of."""
+    return next((SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLITS), None)
+
+
+def _choose(schema: "pa.Schema", features: Mapping[str, Any], columns: Columns, root: Path) -> tuple[str, str]:
+    """The columns of images and of labels: those that are asked for, or the only ones that it can be."""
+    import pyarrow as pa
+
+    for flag, name in zip(("--image-column", "--label-column"), columns, strict=True):
+        if name is not None and name not in schema.names:
+            raise FolderError(f"{root} has no column {name!r}; expected one of {', '.join(schema.names)} for {flag}")
+    of_images, of_labels = [], []
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        if (
+            (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+            or pa.types.is_binary(kind)
+            or pa.types.is_large_binary(kind)
+        ):
+            of_images.append(name)
+        elif pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            of_labels.append(name)
+    chosen = []
+    for flag, asked, possible, kind, what in (
+        ("--image-column", columns.image, of_images, "Image", "images"),
+        ("--label-column", columns.label, of_labels, "ClassLabel", "numbers or names"),
+    ):
+        if asked is not None and asked not in possible:
+            raise FolderError(
+                f"column {asked} in {root} holds {schema.field(asked).type}; expected {what} for {flag}, as in "
+                f"{', '.join(possible) or 'no column of it'}"
+            )
+        told = [name for name in possible if isinstance(features.get(name), dict) and features[name].get("_type") == kind]
+        chosen.append(asked or _only(told or possible, f"{flag[2:-7]}s", flag, schema.names, root))
+    return chosen[0], chosen[1]
+
+
+def _only(names: Sequence[str], what: str, flag: str, all_names: Sequence[str], root: Path) -> str:
+    if len(names) == 1:
+        return names[0]
+    found = f"{len(names)} columns that may hold {what}: {', '.join(names[:NAMED])}" if names else f"no column of {what}"
+    raise FolderError(f"{root} has {found}; name one with {flag} (of {', '.join(all_names)})")
+
+
+def _classes(feature: Any, train: Sequence[Any], root: Path) -> tuple[tuple[str, ...], dict[Any, int]]:
+    """Names in the order of labels, and the labels by what the column holds."""
+    names = feature.get("names") if isinstance(feature, dict) else None
+    if names:
+        return tuple(map(str, names)), {number: number for number in range(len(names))}
+    values = sorted({value for value in train if value is not None})
+    return tuple(map(str, values)), {value: number for number, value in enumerate(values)}

@@ -1,0 +1,1 @@
+"""What a sweep tells to trackers that people have: MLflow, W&B, TensorBoard."""

@@ -1,0 +1,284 @@
+"""Data sets of Hugging Face's layouts."""
+
+import io
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from parquet import opened, pictures, png, save_to_disk, table, usual, write
+from PIL import Image
+
+from raysp.data.huggingface import Columns
+from raysp.data.sources import DataError, load_splits, open_source, part_sizes
+
+
+def test_a_parquet_directory_is_decoded_resized_and_split(tmp_path):
+    source = opened(usual(tmp_path))
+    splits = load_splits(source)
+    assert source.config.name == "huggingface" and source.config.num_classes == 2 and source.notes == ()
+    assert splits.classes == ("cat", "dog")
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (22, 2, 6)
+    assert part_sizes(source) == {"train": 22, "val": 2, "test": 6}
+    assert splits.train.images.shape == (22, 3, 8, 8)
+    for part, blue in ((splits.train, 0), (splits.val, 0), (splits.test, 1)):
+        assert (part.images[:, 2] == blue).all()
+        assert (part.images[:, 0, 0, 0] // 60 == part.labels).all()
+
+
+def test_the_identity_is_of_the_pictures_not_of_their_files(tmp_path):
+    first = opened(usual(tmp_path / "a"))
+    others = [
+        opened(usual(tmp_path / "b", shards=3)),
+        opened(usual(tmp_path / "c", form="default/{split}/{shard:04}.parquet")),
+        opened(usual(tmp_path / "d", image="img", label="fine", shards=2)),
+        opened(save_to_disk(tmp_path / "e", {"train": pictures(12, 0), "test": pictures(3, 1)})),
+    ]
+    for other in others:
+        assert other.config == first.config
+        assert (load_splits(other).train.images == load_splits(first).train.images).all()
+    rows = pictures(12, 0)
+    changed = [
+        {"train": [*rows[:-1], (png(1, 2, 3), 1)], "test": pictures(3, 1)},
+        {"train": [*rows[:-1], (rows[-1][0], 0)], "test": pictures(3, 1)},
+    ]
+    fingerprints = {opened(write(tmp_path / f"x{number}", each)).config.fingerprint for number, each in enumerate(changed)}
+    assert len(fingerprints | {first.config.fingerprint}) == 3
+
+
+def test_validation_alone_is_the_test_part_and_both_are_both(tmp_path):
+    alone = load_splits(opened(write(tmp_path / "a", {"train": pictures(12, 0), "validation": pictures(3, 1)})))
+    assert (len(alone.train), len(alone.val), len(alone.test)) == (22, 2, 6)
+    every = {"train": pictures(12, 0), "valid": pictures(2, 1), "test": pictures(3, 2)}
+    both = load_splits(opened(write(tmp_path / "b", every)))
+    assert (len(both.train), len(both.val), len(both.test)) == (24, 4, 6)
+    chosen = load_splits(opened(write(tmp_path / "c", every), selection="test"))
+    assert (len(chosen.train), len(chosen.val), len(chosen.test)) == (24, 6, 6)
+
+
+def test_a_test_part_without_labels_is_told_and_validation_takes_its_place(tmp_path):
+    hidden = [(content, -1) for content, _ in pictures(3, 2)]
+    source = opened(write(tmp_path, {"train": pictures(12, 0), "validation": pictures(2, 1), "test": hidden}))
+    assert source.notes == ("test has no labels: not read",)
+    assert len(load_splits(source).test) == 4
+
+
+def test_classes_by_name_or_number_need_no_features(tmp_path):
+    named = {split: [(content, "cd"[label]) for content, label in rows] for split, rows in usual_rows().items()}
+    assert load_splits(opened(write(tmp_path / "a", named, names=()))).classes == ("c", "d")
+    numbered = {split: [(content, 7 * label) for content, label in rows] for split, rows in usual_rows().items()}
+    source = opened(write(tmp_path / "b", numbered, names=()))
+    assert load_splits(source).classes == ("0", "7") and set(load_splits(source).train.labels) == {0, 1}
+
+
+def usual_rows():
+    return {"train": pictures(12, 0), "test": pictures(3, 1)}
+
+
+def test_a_class_without_images_is_told(tmp_path):
+    source = opened(usual(tmp_path, names=("cat", "dog", "emu")))
+    assert source.notes == ("1 of 3 classes have no training image: emu",) and source.config.num_classes == 3
+
+
+def test_columns_are_asked_for_where_they_can_not_be_guessed(tmp_path):
+    rows = usual_rows()
+    for split, each in rows.items():
+        made = table(each, names=(), image="left", label="fine")
+        made = made.append_column("right", made.column("left")).append_column("coarse", pa.array([0, 1] * (len(each) // 2)))
+        (tmp_path / split).mkdir()
+        pa.parquet.write_table(made.replace_schema_metadata(None), tmp_path / split / "0000.parquet")
+    with pytest.raises(DataError, match="2 columns that may hold images: left, right; name one with --image-column"):
+        opened(tmp_path)
+    with pytest.raises(DataError, match="2 columns that may hold labels: fine, coarse; name one with --label-column"):
+        opened(tmp_path, image="left")
+    with pytest.raises(DataError, match="no column 'middle'; expected one of left, fine, right, coarse for --image-column"):
+        opened(tmp_path, image="middle", label="fine")
+    with pytest.raises(DataError, match=r"column left .* holds struct.*expected numbers or names for --label-column"):
+        opened(tmp_path, image="right", label="left")
+    one, other = (opened(tmp_path, image="left", label=label).config for label in ("fine", "coarse"))
+    assert one == other, "the same classes of the same pictures"
+    with pytest.raises(DataError, match="has no columns"):
+        open_source("digits", 8, tmp_path, columns=Columns(image="left"))
+    with pytest.raises(DataError, match="has no columns"):
+        open_source(f"imagefolder:{tmp_path}", 8, tmp_path, columns=Columns(label="fine"))
+
+
+def test_pictures_are_prepared_as_those_of_folders(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = io.BytesIO()
+    Image.fromarray(np.tile(np.arange(8, dtype=np.uint8) * 30, (8, 1))).save(turned, format="PNG", exif=exif)
+    clear = io.BytesIO()
+    Image.new("RGBA", (8, 8), (0, 255, 0, 0)).save(clear, format="PNG")
+    deep = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(deep, format="PNG")
+    special = [(content.getvalue(), 0) for content in (turned, clear, deep)]
+    source = opened(write(tmp_path / "a", {"train": pictures(12, 0), "test": [*special, *pictures(1, 1)]}))
+    assert [note.partition(" ")[2] for note in source.notes] == [
+        "image is turned as the EXIF orientation says",
+        "areas of 1 image are put on grey (128 of 255)",
+        "pixel of 1 16-bit image uses more than 12 bits: the upper 8 of these are taken",
+    ]
+    test = load_splits(source).test.images
+    assert test[0, 0, 0, 0] == 0 and test[0, 0, 7, 0] == 210 and (test[1] == 128).all() and (test[2] == 255).all()
+
+
+def test_copies_between_parts_are_told(tmp_path):
+    rows = pictures(12, 0)
+    (note,) = opened(write(tmp_path, {"train": rows, "test": [*rows[:2], *pictures(3, 1)]})).notes
+    assert "2 of 8 test images are copies of training images" in note and "test/cat/0 of train/cat/0" in note
+
+
+def test_all_broken_pictures_are_named_at_once(tmp_path):
+    rows = pictures(12, 0)
+    rows[3], rows[8], rows[9] = (b"", 1), (rows[8][0][:45], 0), (None, 1)
+    with pytest.raises(DataError, match="3 files") as refused:
+        opened(write(tmp_path, {"train": rows, "test": pictures(3, 1)}))
+    for name in ("train/dog/3", "train/cat/8", "train/dog/9", "the row holds no image", "empty"):
+        assert name in str(refused.value)
+
+
+def test_pictures_may_lie_beside_the_table_but_not_elsewhere(tmp_path):
+    root = tmp_path / "beside"
+    root.mkdir()
+    for split, rows in usual_rows().items():
+        made = table(rows)
+        paths = [f"{split}-{row}.png" for row in range(len(rows))]
+        for path, (content, _) in zip(paths, rows, strict=True):
+            (root / path).write_bytes(content)
+        images = pa.array([{"bytes": None, "path": path} for path in paths], made.schema.field("image").type)
+        pa.parquet.write_table(made.set_column(0, made.schema.field("image"), images), root / f"{split}.parquet")
+    beside = opened(root)
+    assert beside.config == opened(usual(tmp_path / "usual")).config
+    images = pa.array([{"bytes": None, "path": "../../x.png"}] * len(rows), made.schema.field("image").type)
+    pa.parquet.write_table(made.set_column(0, made.schema.field("image"), images), root / "test.parquet")
+    with pytest.raises(DataError, match="outside the data set"):
+        opened(root)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("nothing", "no .parquet file whose name"),
+        ("no test", "has train with labels; expected train, and test or validation"),
+        ("no train", "expected train, and test or validation"),
+        ("several", "several data sets: fine, plain; name one of them"),
+        ("one class", "images of 1 class; expected at least 2"),
+        ("a class too many", "is of class 5, which has no name"),
+        ("a name too many", "is of class 'f', which train lacks"),
+        ("garbage", "it is no table"),
+        ("one part saved", "expected what a DatasetDict"),
+        ("a part saved is gone", "is not whole"),
+    ],
+)
+def test_what_is_no_data_set_is_refused_with_the_culprit_named(tmp_path, how, said):
+    rows = usual_rows()
+    match how:
+        case "nothing":
+            (tmp_path / "other.txt").touch()
+        case "no test":
+            write(tmp_path, {"train": rows["train"]})
+        case "no train":
+            write(tmp_path, {"test": rows["test"]})
+        case "several":
+            usual(tmp_path, form="plain/{split}.parquet")
+            usual(tmp_path, form="fine/{split}.parquet")
+        case "one class":
+            write(tmp_path, {split: [(content, 0) for content, _ in each] for split, each in rows.items()})
+        case "a class too many":
+            write(tmp_path, {"train": [*rows["train"], (png(9, 9, 9), 5)], "test": rows["test"]})
+        case "a name too many":
+            named = {split: [(content, "cd"[label]) for content, label in each] for split, each in rows.items()}
+            write(tmp_path, named | {"test": [(png(9, 9, 9), "f")]}, names=())
+        case "garbage":
+            (tmp_path / "train.parquet").write_bytes(b"no table")
+        case "one part saved":
+            (tmp_path / "state.json").write_text("{}")
+        case "a part saved is gone":
+            (save_to_disk(tmp_path / "saved", rows) / "test" / "state.json").unlink()
+            tmp_path /= "saved"
+    with pytest.raises(DataError) as refused:
+        opened(tmp_path)
+    assert said in str(refused.value) and str(tmp_path) in str(refused.value)
+
+
+def test_facts_are_remembered_until_a_table_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("raysp.data.remembered.WORTH_S", 0.0)
+    root = usual(tmp_path / "data")
+    for file in root.rglob("*.parquet"):
+        os.utime(file, (1e9, 1e9))
+    monkeypatch.setattr("raysp.data.remembered.SETTLED_S", -1e9)
+    first = opened(root).config
+    read = []
+    monkeypatch.setattr("raysp.data.tables.Row.read_bytes", lambda row: read.append(row) or b"")
+    assert opened(root).config == first and not read
+    monkeypatch.undo()
+    assert opened(write(root, {"test": pictures(4, 2)})).config != first
+
+
+OPEN = """
+import sys
+from pathlib import Path
+
+from raysp.data.sources import open_source
+
+try:
+    print(open_source("huggingface:me/pictures", 8, Path()).config.fingerprint)
+except ValueError as error:
+    sys.exit(str(error))
+"""
+"""A program of its own, since the Hub's package reads the environment once."""
+
+
+def open_by_name(tmp_path, **environment):
+    known = os.environ | {"HF_HOME": str(tmp_path / "hf"), "XDG_CACHE_HOME": str(tmp_path)} | environment
+    begun = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", OPEN], capture_output=True, text=True, env=known, timeout=120)
+    return ended, time.monotonic() - begun
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "http://127.0.0.1:9 can't be reached"),
+    ],
+)
+def test_a_name_on_a_hub_that_can_not_be_reached_is_refused_within_seconds(tmp_path, environment, said):
+    pytest.importorskip("huggingface_hub", reason="the extra huggingface isn't installed")
+    ended, took = open_by_name(tmp_path, **environment)
+    assert ended.returncode == 1 and took < 30
+    assert said in ended.stderr and "HF_HOME" in ended.stderr and "me/pictures" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_hub_that_never_answers_is_refused_within_seconds(tmp_path):
+    pytest.importorskip("huggingface_hub", reason="the extra huggingface isn't installed")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        ended, took = open_by_name(tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert "can't be reached" in ended.stderr and took < 30
+
+
+def test_a_name_that_is_in_the_cache_needs_no_network(tmp_path):
+    pytest.importorskip("huggingface_hub", reason="the extra huggingface isn't installed")
+    kept = tmp_path / "hf" / "hub" / "datasets--me--pictures"
+    usual(kept / "snapshots" / ("0" * 40))
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("0" * 40)
+    ended, _ = open_by_name(tmp_path, HF_HUB_OFFLINE="1")
+    assert ended.stdout.strip() == opened(usual(tmp_path / "here")).config.fingerprint, ended.stderr
+
+
+def test_a_name_without_the_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("raysp.data.hub.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"no directory me/pictures; .* pip install raysp\[huggingface\]"):
+        opened("me/pictures")
+    with pytest.raises(DataError, match="no directory /nowhere/at/all"):
+        opened("/nowhere/at/all")

@@ -1,0 +1,370 @@
+"""Trackers: what they are told, and that no sweep ends otherwise for one that is down."""
+
+import json
+import os
+import queue
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+import pytest
+from mlflow_server import Kept, serving
+from rich.console import Console
+from tensorboardX.proto.event_pb2 import Event
+from toy import HELPERS, diamond, toy, twins
+
+from raysp.engine.options import RunOptions
+from raysp.engine.sweep import run_sweep
+from raysp.engine.tracking.feed import flat, numbers_of
+from raysp.engine.tracking.interface import Refused
+from raysp.engine.tracking.process import Sender
+from raysp.planning.plan import Plan
+from raysp.store.records import Store
+
+LABELS = {"preset": "toy"}
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch, tmp_path):
+    """No settings of whoever runs the tests."""
+    for name in list(os.environ):
+        if name.startswith(("WANDB_", "MLFLOW_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+def run(leaves, root, console, *track, **options):
+    options = {"inline": True, **options}
+    return run_sweep(leaves, root, [], RunOptions(track=track, **options), labels=LABELS, console=console)
+
+
+def sweep(*arguments):
+    return [sys.executable, str(HELPERS / "toy_cli.py"), "--storage", "run", *arguments]
+
+
+def events(directory):
+    """Scalars by name and step, and texts, of TensorBoard's files in a directory, in the order of the files."""
+    scalars, texts = {}, {}
+    for path in sorted(directory.glob("events*")):
+        content = path.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            event = Event.FromString(content[12 : 12 + length])
+            content = content[16 + length :]
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    scalars.setdefault(value.tag, []).append((event.step, value.simple_value))
+                elif value.tensor.string_val:
+                    texts[value.tag] = value.tensor.string_val[0].decode()
+    return scalars, texts
+
+
+@pytest.mark.parametrize(
+    ("track", "said"),
+    [
+        ("neptune:x", "expected mlflow:URI, wandb:PROJECT or tensorboard:DIR"),
+        ("mlflow", "expected mlflow:URI"),
+        ("tensorboard:", "expected mlflow:URI"),
+        ("tensorboard:s3://bucket/x", "a directory of this machine"),
+        ("tensorboard:file/below", "file is not a directory"),
+        ("mlflow:localhost:5000", "http://HOST:PORT"),
+        ("mlflow:http://", "names no host"),
+        ("mlflow:http://host:port", "names no host"),
+        ("mlflow:http://me:hunter2@host", "MLFLOW_TRACKING_PASSWORD"),
+        ("mlflow:postgresql://me:hunter2@host/db", "MLFLOW_TRACKING_PASSWORD"),
+        ("wandb:a project", "wandb:PROJECT or wandb:ENTITY/PROJECT"),
+        ("wandb:/project", "wandb:PROJECT or wandb:ENTITY/PROJECT"),
+    ],
+)
+def test_what_is_no_tracker_is_refused_with_what_to_do(tmp_path, track, said):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="track is ") as refused:
+        RunOptions(track=(track,))
+    assert said in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_wandb_without_a_key_is_refused(monkeypatch, tmp_path):
+    pytest.importorskip("wandb", reason="the extra wandb isn't installed")
+    with pytest.raises(ValueError, match="WANDB_API_KEY"):
+        RunOptions(track=("wandb:p",))
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password 123\n")
+    assert RunOptions(track=("wandb:p",)).trackers
+    (tmp_path / ".netrc").unlink()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert RunOptions(track=("wandb:p", "wandb:p")).trackers == RunOptions(track=("wandb:p",)).trackers
+
+
+@pytest.mark.parametrize(("package", "track"), [("mlflow", "mlflow:http://127.0.0.1:1"), ("wandb", "wandb:p")])
+def test_a_missing_package_ends_a_sweep_before_it_begins(tmp_path, package, track):
+    command = [sys.executable, str(HELPERS / "without.py"), package, *sweep("--inline", "--track", track)[1:]]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert f"pip install raysp[{package}]" in ended.stderr.replace("\n", " ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_configurations_and_figures_become_flat():
+    assert flat({"a": {"b": 1, "c": {"d": None}}, "e": (1, "x")}) == {"a.b": 1, "a.c.d": None, "e": '[1, "x"]'}
+    assert numbers_of({"loss": 1, "val_by_exit": {"ac3": 2.0}, "on": True, "name": "x"}) == {"loss": 1.0, "val_by_exit/ac3": 2.0}
+
+
+def check_tensorboard(directory, root, leaves):
+    stages = Plan(leaves).stages.values()
+    assert {path.name for path in directory.iterdir()} == {stage.label for stage in stages}
+    for stage in stages:
+        scalars, texts = events(directory / stage.label)
+        record = Store(root=root).read(stage)
+        assert [step for step, _ in scalars["loss"]] == [1, 2, 3]
+        assert [loss for _, loss in scalars["loss"]] == pytest.approx([epoch["loss"] for epoch in record["history"]])
+        assert scalars["final/relus"][0][1] == record["rows"][0]["relus"]
+        assert f"| number | {stage.config.number} |" in texts["config/text_summary"]
+        assert str(Store(root=root).directory(stage) / "record.json") in texts["raysp/text_summary"]
+        for role, parent in stage.parents.items():
+            assert f"| raysp.parent.{role} | {parent.label} |" in texts["raysp/text_summary"]
+        assert not any(name in scalars for name in ("pid", "timestamp", "training_iteration"))
+
+
+def test_tensorboard_has_a_run_per_stage(tmp_path, console):
+    assert run(diamond(), tmp_path / "run", console, "tensorboard:tb").ok
+    check_tensorboard(tmp_path / "tb", tmp_path / "run", diamond())
+    assert "note" not in console.file.getvalue()
+
+
+@pytest.mark.slow
+def test_trackers_are_told_the_same_on_ray(tmp_path, console, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{HELPERS}:{os.environ.get('PYTHONPATH', '')}")  # of Ray's workers
+    ray = {"inline": False, "address": "local", "gpus_per_stage": 0, "max_concurrent": 2}
+    assert run(diamond(), tmp_path / "run", console, "tensorboard:tb", **ray).ok
+    check_tensorboard(tmp_path / "tb", tmp_path / "run", diamond())
+
+
+def test_keys_and_records_do_not_know_of_trackers(tmp_path, console):
+    for name, track in (("with", ["tensorboard:tb"]), ("without", [])):
+        assert run([toy()], tmp_path / name, console, *track).ok
+    one, other = (Store(root=tmp_path / name).read(toy()) for name in ("with", "without"))
+    for record in (one, other):
+        for name in ("started", "finished", "time_s", "sha256"):
+            record.pop(name, None)
+    assert one == other
+
+
+def test_mlflow_has_a_run_per_stage_and_found_stages_are_not_logged_again(tmp_path, console):
+    pytest.importorskip("mlflow", reason="the extra mlflow isn't installed")
+    kept = Kept()
+    leaves = [*diamond(leaves=1, behaviour="raise"), *twins("x", "y", number=5), toy("long", number=6, behaviour="z" * 9000)]
+    with serving(kept) as port:
+        outcome = run(leaves, tmp_path / "run", console, f"mlflow:http://127.0.0.1:{port}")
+        requests = kept.requests
+        again = run(leaves[1:], tmp_path / "run", console, f"mlflow:http://127.0.0.1:{port}")
+    assert not outcome.ok and again.ok
+    assert kept.requests == requests
+    assert list(kept.experiments) == ["raysp"]
+    runs = kept.by_name()
+    root, left, right = (next(s for s in Plan(leaves).stages.values() if s.name == name) for name in ("root", "left", "right"))
+    assert len(runs) == 6, "all but the leaf, which never began"
+    failed = runs[left.label]
+    assert failed["info"]["status"] == "FAILED" and "told to fail" in failed["tags"]["raysp.error"]
+    assert failed["tags"]["raysp.parent.root"] == root.label
+    done = runs[right.label]
+    assert done["info"]["status"] == "FINISHED" and done["params"] == {"number": "3", "epochs": "3", "behaviour": ""}
+    assert [step for name, _, step in done["metrics"] if name == "loss"] == [1, 2, 3]
+    assert ("final/macs", 1.0, 0) in done["metrics"]
+    first, copy = (runs[twin.label] for twin in leaves[1:3])
+    assert {first["tags"].get("raysp.same_as"), copy["tags"].get("raysp.same_as")} & {leaves[1].label, leaves[2].label}
+    assert "note" not in console.file.getvalue()
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_in_the_same_runs(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="the extra mlflow isn't installed")
+    kept = Kept()
+    stages = list(Plan(diamond(epochs=6)).stages.values())
+    with serving(kept) as port:
+        command = sweep("--inline", "--track", f"mlflow:http://127.0.0.1:{port}", "tensorboard:tb")
+        monkeypatch.setenv("TOY_EPOCH_S", "0.5")
+        killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for(lambda: any(name == "loss" and step == 2 for each in kept.runs.values() for name, _, step in each["metrics"]))
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        wait_for(lambda: all(each["info"]["status"] == "KILLED" for each in kept.by_name().values() if not finished(each)))
+        begun = len(kept.runs)
+        monkeypatch.setenv("TOY_EPOCH_S", "0")
+        subprocess.run(command, check=False, capture_output=True, timeout=60)
+    assert 0 < begun < len(stages)
+    assert len(kept.runs) == len(stages)
+    for each in kept.runs.values():
+        assert each["info"]["status"] == "FINISHED"
+        assert [step for name, _, step in each["metrics"] if name == "loss"] == [1, 2, 3, 4, 5, 6]
+    assert sum(each["tags"].get("raysp.continued") == "1" for each in kept.runs.values()) == 1
+    assert all(events(tmp_path / "tb" / stage.label)[0]["loss"][-1][0] == 6 for stage in stages)
+
+
+def finished(each):
+    return each["info"]["status"] == "FINISHED"
+
+
+def wait_for(what, timeout_s=60):
+    until = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_and_comes_back_lacks_nothing(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="the extra mlflow isn't installed")
+    kept = Kept()
+    monkeypatch.setenv("TOY_EPOCH_S", "0.3")
+    with serving(kept) as port:
+        command = sweep("--inline", "--track", f"mlflow:http://127.0.0.1:{port}")
+        going = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        wait_for(lambda: kept.requests > 5)
+    time.sleep(1.0)
+    with serving(kept, port):
+        said, _ = going.communicate(timeout=60)
+    assert said.count("note mlflow") == 1 and "training goes on" in said
+    assert all(finished(each) for each in kept.runs.values()) and len(kept.runs) == 6
+
+
+def test_a_dead_tracker_is_a_note(tmp_path, console):
+    pytest.importorskip("mlflow", reason="the extra mlflow isn't installed")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nothing listens here
+        begun = time.monotonic()
+        outcome = run(diamond(), tmp_path / "run", console, f"mlflow:http://127.0.0.1:{taken.getsockname()[1]}", "tensorboard:tb")
+    assert outcome.ok
+    assert time.monotonic() - begun < 30
+    said = console.file.getvalue()
+    assert said.count("training goes on") == 1 and "lacks the end of this sweep" in said
+    check_tensorboard(tmp_path / "tb", tmp_path / "run", diamond())
+
+
+def test_a_server_that_never_answers_costs_seconds_at_the_end(tmp_path, console, monkeypatch):
+    pytest.importorskip("mlflow", reason="the extra mlflow isn't installed")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        begun = time.monotonic()
+        outcome = run(diamond(), tmp_path / "run", console, f"mlflow:http://127.0.0.1:{silent.getsockname()[1]}")
+    assert outcome.ok
+    assert time.monotonic() - begun < 40
+    assert "lacks the end of this sweep" in console.file.getvalue()
+
+
+def test_a_tracker_that_hangs_is_left_behind(tmp_path, console, monkeypatch):
+    monkeypatch.setattr("raysp.engine.tracking.feed.QUIET_S", 1.0)
+    os.mkfifo(tmp_path / "tensorboardX.py")  # importing it never ends
+    monkeypatch.syspath_prepend(str(tmp_path))
+    begun = time.monotonic()
+    outcome = run([toy()], tmp_path / "run", console, "tensorboard:tb")
+    assert outcome.ok and time.monotonic() - begun < 20
+    assert console.file.getvalue().count("lacks the end of this sweep") == 1
+
+
+def test_an_interrupted_sweep_does_not_wait_for_a_tracker_that_hangs(tmp_path, monkeypatch):
+    (tmp_path / "hangs").mkdir()
+    os.mkfifo(tmp_path / "hangs" / "tensorboardX.py")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'hangs'}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("TOY_EPOCH_S", "0.5")
+    going = subprocess.Popen(sweep("--inline", "--track", "tensorboard:tb"), stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: list(tmp_path.glob("run/stages/*/checkpoint*")))
+    going.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    going.communicate(timeout=60)
+    assert going.returncode == 130 and time.monotonic() - begun < 10
+
+
+def test_a_tracker_that_hangs_does_not_outlive_its_sweep_for_long(tmp_path):
+    (tmp_path / "hangs").mkdir()
+    os.mkfifo(tmp_path / "hangs" / "tensorboardX.py")
+    program = "from raysp.engine.tracking import process; process.END_S = 0.5; process.main()"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "hangs"), *sys.path])}
+    command = [sys.executable, "-P", "-c", program, "tensorboard", "tb"]
+    ended = subprocess.run(command, env=environment, input=json.dumps(OPEN) + "\n", text=True, capture_output=True, timeout=30)
+    assert ended.returncode == 1
+
+
+def test_wandb_offline_has_a_run_per_stage(tmp_path, console, monkeypatch):
+    pytest.importorskip("wandb", reason="the extra wandb isn't installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    outcome = run(diamond(leaves=1), tmp_path / "run", console, "wandb:me/p")
+    assert outcome.ok
+    kept = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(kept) == 4
+    whole = b"".join(path.read_bytes() for path in kept)
+    for stage in Plan(diamond(leaves=1)).stages.values():
+        assert stage.label.encode() in whole and stage.key.encode() in whole
+    assert b"final/test_accuracy" in whole and b"raysp.parent.root" in whole
+    assert "note" not in console.file.getvalue()
+
+
+class Fake:
+    """A tracker that fails as it is told, and keeps what it takes."""
+
+    def __init__(self, *failures):
+        self.failures, self.taken = list(failures), []
+
+    def _take(self, what):
+        if self.failures and (failure := self.failures.pop(0)):
+            raise failure
+        self.taken.append(what)
+
+    def open(self, run):
+        self._take("open")
+        return 1
+
+    def epoch(self, run, epoch, figures):
+        self._take(epoch)
+
+    def close(self, run, ending):
+        self._take(ending.status)
+
+
+def send(fake, *lines):
+    told, waiting = [], queue.SimpleQueue()
+    for line in (*lines, None):
+        waiting.put(line)
+    Sender(lambda: fake, told.append).run(waiting)
+    return told
+
+
+OPEN = {"do": "open", "run": {"id": "1", "name": "n", "kind": "k", "label": "l", "sweep": "s"}}
+CLOSE = {"do": "close", "id": "1", "ending": {"status": "done"}}
+EPOCHS = [{"do": "epoch", "id": "1", "epoch": epoch, "figures": {}} for epoch in (1, 2, 3)]
+
+
+def test_epochs_that_a_run_holds_are_not_sent_again():
+    fake = Fake()
+    assert send(fake, OPEN, *EPOCHS, CLOSE)[-1] == {"left": 0, "ended": True}
+    assert fake.taken == ["open", 2, 3, "done"]
+
+
+def test_what_is_open_in_the_end_was_interrupted():
+    fake = Fake()
+    send(fake, OPEN, EPOCHS[1])
+    assert fake.taken == ["open", 2, "interrupted"]
+
+
+def test_what_is_refused_is_left_out_and_what_can_not_be_sent_is_sent_again():
+    fake = Fake(None, Refused("no"))
+    assert [each for each in send(fake, OPEN, *EPOCHS, CLOSE) if "trouble" in each] == [{"trouble": "no", "refused": True}]
+    assert fake.taken == ["open", 3, "done"]
+    fake = Fake(None, OSError("away"))
+    send(fake, OPEN, *EPOCHS, CLOSE)
+    assert fake.taken == ["open", 2, 3, "done"]
+
+
+def test_a_secret_of_the_environment_is_not_told(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "hunter22")
+    told = send(Fake(OSError("http://me:pw@host: hunter22 is no key")), OPEN)
+    assert "hunter22" not in json.dumps(told) and "pw" not in json.dumps(told)
+
+
+def test_a_console_that_is_closed_does_no_harm(tmp_path):
+    assert run([toy()], tmp_path / "run", Console(quiet=True), "tensorboard:tb").ok

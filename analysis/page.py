@@ -43,6 +43,7 @@ def build_page(
     foretold: Foretold,
     tables: Mapping[str, Sequence[Table]],
     figures: Sequence[tuple[str, bytes]],
+    still: tuple[str, bytes] | None,
     failures: Sequence[tuple[str, str, str]],
     skipped: Sequence[tuple[str, str, str]],
     title: str,
@@ -57,6 +58,7 @@ def build_page(
         foretold: predicted costs, by layer.
         tables: sections of tables by their heading.
         figures: what to show as pictures: titles and SVG files.
+        still: title and SVG of the front, for where the page's script can't run; None while there is nothing to draw.
         failures: label, note and error of stages that failed.
         skipped: label, note and failed ancestor of stages that wait for one.
         title: what it is about.
@@ -88,12 +90,17 @@ def build_page(
         data=_raw(json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")),
         chunks=chunks,
         tables=tables,
-        figures=[(name, base64.b64encode(svg).decode()) for name, svg in figures],
+        figures=[_picture(*figure) for figure in figures],
+        still=still and _picture(*still),
         failures=failures,
         skipped=skipped,
         damaged=[(str(d.path), d.reason) for d in runs.damaged],
     )
     return page.encode()
+
+
+def _picture(title: str, svg: bytes) -> tuple[str, str]:
+    return title, base64.b64encode(svg).decode()
 
 
 def _groups(points: pd.DataFrame) -> list[tuple[str, str]]:

@@ -46,6 +46,7 @@ def build_page(
     still: tuple[str, bytes] | None,
     failures: Sequence[tuple[str, str, str]],
     skipped: Sequence[tuple[str, str, str]],
+    note: str,
     title: str,
 ) -> bytes:
     """Make the page.
@@ -61,6 +62,7 @@ def build_page(
         still: title and SVG of the front, for where the page's script can't run; None while there is nothing to draw.
         failures: label, note and error of stages that failed.
         skipped: label, note and failed ancestor of stages that wait for one.
+        note: what must be known of all records; may be empty.
         title: what it is about.
     """
     import plotly.offline  # on a machine without it all but the page can be made
@@ -83,6 +85,7 @@ def build_page(
     }
     page = template.render(
         title=title,
+        note=note,
         style=_raw(_library("dt_bundle.css") + _web("page.css")),
         plotly=_raw(plotly.offline.get_plotlyjs()),
         datatables=_raw(_library("dt_bundle.js")),

@@ -30,8 +30,8 @@ class Spending:
     epochs planned and trained, device_hours."""
     growth: pd.DataFrame
     """Columns `dataset`, `selection`, `device_hours` and `hypervolume`."""
-    references: Mapping[tuple[str, str], Mapping[str, float]]
-    """The reference point of these hypervolumes (`analysis.pareto.reference_point`), by data set and selection."""
+    references: Mapping[Any, Mapping[str, float]]
+    """The reference point of these hypervolumes (`analysis.pareto.reference_point`), by group of `GROUP`."""
     failed: list[tuple[str, str, str]]
     """Label, note and last line of the error of every failed stage."""
     skipped: list[tuple[str, str, str]]
@@ -117,7 +117,7 @@ def _growth(
     table: pd.DataFrame,
     objectives: Sequence[str],
     fixed: Mapping[str, float] | None,
-) -> tuple[pd.DataFrame, dict[tuple[str, str], dict[str, float]]]:
+) -> tuple[pd.DataFrame, dict[Any, dict[str, float]]]:
     """The front's hypervolume after more and more of the sweep's stages, in the order in which they were finished, and the
     reference points.
 

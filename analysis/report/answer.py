@@ -18,6 +18,7 @@ from analysis import paper
 from analysis.classes import changes_of
 from analysis.figures import draw_classes, draw_fronts, to_bytes
 from analysis.objectives import ACCURACIES, BY_CLASS, OBJECTIVES
+from analysis.origins import code_note
 from analysis.page import build_page
 from analysis.paper_figures import draw_figure1, draw_figure2, draw_growth
 from analysis.pareto import GROUP, Found, best_under, front_of_each_group, knee, ranks
@@ -40,6 +41,7 @@ from analysis.tables import (
     protocol_tables,
     spending_table,
 )
+from raysp.engine.sweep import git_state
 from raysp.latency.known import Calibrations, packaged
 from raysp.latency.links import Link
 from raysp.store.figures import COSTS
@@ -115,6 +117,9 @@ class Report:
     estimated: Estimated
     """What each of the points would take under the question's protocols."""
 
+    code_note: str
+    """Of records by other code than this (`analysis.origins.code_note`)."""
+
     @property
     def damaged(self) -> list[DamagedFile]:
         """Records that were left out."""
@@ -152,6 +157,7 @@ def read_report(roots: Sequence[Location], question: Question | None = None) -> 
         foretold=foretold,
         found=found,
         estimated=estimate_points(points, runs.records, question.protocols),
+        code_note=code_note(runs.records, git_state()),
     )
 
 
@@ -207,6 +213,7 @@ def save_report(report: Report, roots: Sequence[Location], out: Location) -> Non
         still=still,
         failures=list(dict.fromkeys(line for sweep in report.sweeps for line in sweep.failed)),
         skipped=list(dict.fromkeys(line for sweep in report.sweeps for line in sweep.skipped)),
+        note=report.code_note,
         title="raysp: " + ", ".join(dict.fromkeys(str(root.name) for root in roots)),
     )
     write_atomically(out / "report.html", page)

@@ -106,6 +106,8 @@ def _print(report: Report, out: Location, console: Console) -> None:
     if report.question.names_predicted:
         for note in report.foretold.notes:
             console.print(f"[dim]{escape(note)}[/]", soft_wrap=True)
+    if report.code_note:
+        console.print(f"[dim]{escape(report.code_note)}[/]", soft_wrap=True)
     states = [sweep.lines.iloc[-1] for sweep in report.sweeps]
     for sweep, line in zip(report.sweeps, states, strict=True):
         said = ", ".join(f"{line[name]} {name}" for name in STATES if line[name])

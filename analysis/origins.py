@@ -4,13 +4,22 @@ Owns one sentence. Refuses to judge: a stage whose results changed with its code
 is no fault by itself. Contract: what a record doesn't say is not counted.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raysp.engine.sweep import git_state
+
 SHOWN_DIGITS = 12
 MOST_NAMED = 3
 """Commits; the others are counted."""
+
+
+@functools.cache
+def code_now() -> Mapping[str, Any]:
+    """The code that runs, as `raysp.engine.sweep.git_state` gives it when it is first asked for."""
+    return git_state()
 
 
 def code_note(records: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> str:
@@ -18,7 +27,7 @@ def code_note(records: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> s
 
     Args:
         records: whose `labels` hold `git`, as `raysp.engine.sweep.git_state` gives it.
-        now: the same of the code that runs.
+        now: the same of the code that runs (`code_now`).
     """
     if not now:
         return ""

@@ -18,7 +18,7 @@ from analysis import paper
 from analysis.classes import changes_of
 from analysis.figures import draw_classes, draw_fronts, to_bytes
 from analysis.objectives import ACCURACIES, BY_CLASS, OBJECTIVES
-from analysis.origins import code_note
+from analysis.origins import code_note, code_now
 from analysis.page import build_page
 from analysis.paper_figures import draw_figure1, draw_figure2, draw_growth
 from analysis.pareto import GROUP, Found, best_under, front_of_each_group, knee, ranks
@@ -41,7 +41,6 @@ from analysis.tables import (
     protocol_tables,
     spending_table,
 )
-from raysp.engine.sweep import git_state
 from raysp.latency.known import Calibrations, packaged
 from raysp.latency.links import Link
 from raysp.store.figures import COSTS
@@ -157,7 +156,7 @@ def read_report(roots: Sequence[Location], question: Question | None = None) -> 
         foretold=foretold,
         found=found,
         estimated=estimate_points(points, runs.records, question.protocols),
-        code_note=code_note(runs.records, git_state()),
+        code_note=code_note(runs.records, code_now()),
     )
 
 

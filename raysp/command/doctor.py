@@ -26,8 +26,6 @@ from raysp.command.terminal import shield
 from raysp.engine.shadows import shadows, told, workers_directories
 from raysp.engine.surroundings import Surroundings, look, tried
 from raysp.engine.troubles import Trouble, gigabytes, troubles
-from raysp.store.location import locate
-from raysp.store.trial import try_out
 
 
 @dataclass(frozen=True)
@@ -111,6 +109,9 @@ def _of_shadows() -> Iterator[Trouble]:
 
 def _of_storage(storage: str) -> tuple[str, list[Trouble]]:
     """What can be done at a place for results, and what will not work."""
+    from raysp.store.location import locate  # with fsspec, which takes its time
+    from raysp.store.trial import try_out
+
     try:
         found = try_out(locate(storage))
     except Exception as error:  # an object store's package has errors of its own

@@ -25,10 +25,10 @@ def test_of_the_same_code_or_of_none_that_is_known_nothing_is_said():
 
 
 def test_the_report_says_it_in_a_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("analysis.report.answer.git_state", lambda: NOW)
+    monkeypatch.setattr("analysis.report.answer.code_now", lambda: NOW)
     commit(tmp_path, [row()], labels=by("b")["labels"])
     told = f"1 of 1 records are by other code than this ({'a' * 12}): {'b' * 12} (1)"
     assert write_report([tmp_path], tmp_path / "out").code_note == told
     assert told in (tmp_path / "out" / "report.html").read_text()
-    monkeypatch.setattr("analysis.report.answer.git_state", lambda: {"commit": "b" * 40, "dirty": False})
+    monkeypatch.setattr("analysis.report.answer.code_now", lambda: {"commit": "b" * 40, "dirty": False})
     assert read_report([tmp_path]).code_note == ""

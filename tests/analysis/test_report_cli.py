@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -211,7 +212,7 @@ def test_watch_renews_until_it_is_stopped(tmp_path, monkeypatch, capsys):
         if len(looks) == 1:
             commit(root, [row(budget=7)])
 
-    monkeypatch.setattr(command.time, "sleep", look_away)
+    monkeypatch.setattr(command, "time", SimpleNamespace(sleep=look_away))
     monkeypatch.setattr(sys, "argv", ["report", str(root), "--out", str(tmp_path / "out"), "--watch", "--every", "5"])
     with pytest.raises(SystemExit) as stopped:
         main()

@@ -13,7 +13,7 @@ _EMPTY = "Empty where a choice means nothing, as the gate's do without gates."
 RESULTS: Mapping[str, str] = {
     "key": "The fine-tuning's key. Its first 12 digits end the name of the stage's directory.",
     "mask_key": "The key of its mask. Joins `results.csv` to `layers.csv`.",
-    "configuration": "Equal in rows that differ in nothing but the seed.",
+    "configuration": "Equal in rows that differ in nothing but the seed; `c-` and 12 hexadecimal digits.",
     "baseline": "The `configuration` of the all-ReLU network that the row's training started from.",
     "preset": "The preset that the sweep was given.",
     "dataset": "The data set; an image folder's with the start of its fingerprint.",

@@ -43,8 +43,10 @@ def build_page(
     foretold: Foretold,
     tables: Mapping[str, Sequence[Table]],
     figures: Sequence[tuple[str, bytes]],
+    still: tuple[str, bytes] | None,
     failures: Sequence[tuple[str, str, str]],
     skipped: Sequence[tuple[str, str, str]],
+    note: str,
     title: str,
 ) -> bytes:
     """Make the page.
@@ -57,8 +59,10 @@ def build_page(
         foretold: predicted costs, by layer.
         tables: sections of tables by their heading.
         figures: what to show as pictures: titles and SVG files.
+        still: title and SVG of the front, for where the page's script can't run; None while there is nothing to draw.
         failures: label, note and error of stages that failed.
         skipped: label, note and failed ancestor of stages that wait for one.
+        note: what must be known of all records; may be empty.
         title: what it is about.
     """
     import plotly.offline  # on a machine without it all but the page can be made
@@ -81,6 +85,7 @@ def build_page(
     }
     page = template.render(
         title=title,
+        note=note,
         style=_raw(_library("dt_bundle.css") + _web("page.css")),
         plotly=_raw(plotly.offline.get_plotlyjs()),
         datatables=_raw(_library("dt_bundle.js")),
@@ -88,12 +93,17 @@ def build_page(
         data=_raw(json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")),
         chunks=chunks,
         tables=tables,
-        figures=[(name, base64.b64encode(svg).decode()) for name, svg in figures],
+        figures=[_picture(*figure) for figure in figures],
+        still=still and _picture(*still),
         failures=failures,
         skipped=skipped,
         damaged=[(str(d.path), d.reason) for d in runs.damaged],
     )
     return page.encode()
+
+
+def _picture(title: str, svg: bytes) -> tuple[str, str]:
+    return title, base64.b64encode(svg).decode()
 
 
 def _groups(points: pd.DataFrame) -> list[tuple[str, str]]:

@@ -72,7 +72,10 @@ def draw_growth(sweeps: Sequence[Spending], objectives: Sequence[str]) -> Figure
                     label=f"{sweep.manifest.name} {sweep.manifest.id}",
                 )  # fmt: skip
             panel.set_xlabel("device-hours of training (GPUs, or workers on CPUs)")
-            panel.set_ylabel(f"hypervolume on {group[0]}\n({', '.join(OBJECTIVES[o].short for o in objectives)})")
+            panel.set_ylabel(f"hypervolume on {group[0]}")
+            corner = mine[0][0].references[group]  # all sweeps of a group share it
+            told = ", ".join(f"{OBJECTIVES[o].short} {_short(o, corner[o])}" for o in objectives)
+            panel.set_title(f"reference point: {told}", fontsize=9)
             panel.grid(alpha=0.25)
             panel.set_xlim(left=0)
             panel.legend(frameon=False, fontsize=8)

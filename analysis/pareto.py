@@ -56,13 +56,24 @@ def front_of_each_group(table: pd.DataFrame, objectives: Sequence[str] = DEFAULT
     return pd.concat(fronts) if fronts else table.head(0)
 
 
-def reference_point(table: pd.DataFrame, objectives: Sequence[str]) -> dict[str, float]:
-    """The worst corner of the box in which hypervolume is measured: 0 for accuracies, for costs a tenth more than the table's
-    largest.
+def reference_point(table: pd.DataFrame, objectives: Sequence[str], fixed: Mapping[str, float] | None = None) -> dict[str, float]:
+    """The worst corner of the box in which hypervolume is measured: 0 for accuracies, for costs a tenth more than the all-ReLU
+    network's, or the largest of several; where a table has none, than the table's largest.
 
-    A tenth more, so that the model that costs most counts too; there is often none cheaper in depth or MACs.
+    A tenth more, so that the all-ReLU network counts too, and models that are no cheaper in depth or MACs; its own, so that one
+    bad model doesn't move everybody's figure. What costs more than the corner counts for nothing.
+
+    Args:
+        table: with these columns; `mask_method` tells all-ReLU networks.
+        objectives: of the box.
+        fixed: the corner's coordinates that are to be these.
     """
-    return {o.column: 0.0 if o.maximise else BEYOND * float(table[o.column].max()) for o in chosen(objectives)}
+    whole = table[table["mask_method"] == "none"] if "mask_method" in table else table.head(0)
+    corner = {}
+    for o in chosen(objectives):
+        largest = whole[o.column].max() if whole[o.column].notna().any() else table[o.column].max()
+        corner[o.column] = 0.0 if o.maximise else BEYOND * float(largest)
+    return corner | {column: value for column, value in (fixed or {}).items() if column in corner}
 
 
 def hypervolume(table: pd.DataFrame, objectives: Sequence[str], reference: Mapping[str, float]) -> float:

@@ -26,6 +26,10 @@ MEASURED = ("relus", "macs", "depth", "params", *ACCURACIES, *BY_CLASS, *ESTIMAT
 DECIMALS = 3
 """Of `class_spread`; accuracies by class are kept with two."""
 
+PREFIX = "c-"
+"""Before a configuration's digits: one in 140 has none but decimal digits, or two groups of them around an e, which spreadsheets
+take for a number."""
+
 MASK_COLUMNS = (
     "dataset",
     "model",
@@ -95,8 +99,8 @@ def results_table(
         teacher = parents["baseline"]["key"] if "baseline" in parents else record["key"]
         known = {
             "key": record["key"],
-            "configuration": configuration[record["key"]],
-            "baseline": configuration.get(teacher, teacher),
+            "configuration": f"{PREFIX}{configuration[record['key']]}",
+            "baseline": f"{PREFIX}{configuration[teacher]}" if teacher in configuration else teacher,
             "mask_key": parents.get("mask", parents.get("ranking", {})).get("key"),
             "preset": record.get("labels", {}).get("preset"),
             "time_s": round(record["time_s"], 2),

@@ -30,6 +30,8 @@ class Spending:
     epochs planned and trained, device_hours."""
     growth: pd.DataFrame
     """Columns `dataset`, `selection`, `device_hours` and `hypervolume`."""
+    references: Mapping[Any, Mapping[str, float]]
+    """The reference point of these hypervolumes (`analysis.pareto.reference_point`), by group of `GROUP`."""
     failed: list[tuple[str, str, str]]
     """Label, note and last line of the error of every failed stage."""
     skipped: list[tuple[str, str, str]]
@@ -48,7 +50,13 @@ def device_seconds(record: Mapping[str, Any]) -> float:
     return float(record["time_s"]) * (each * workers if known else 1)
 
 
-def spending_of(manifest: Manifest, runs: Runs, table: pd.DataFrame, objectives: Sequence[str]) -> Spending:
+def spending_of(
+    manifest: Manifest,
+    runs: Runs,
+    table: pd.DataFrame,
+    objectives: Sequence[str],
+    reference: Mapping[str, float] | None = None,
+) -> Spending:
     """Account for one sweep.
 
     Args:
@@ -56,6 +64,7 @@ def spending_of(manifest: Manifest, runs: Runs, table: pd.DataFrame, objectives:
         runs: what there is of it.
         table: the results table of these runs.
         objectives: those of the hypervolume.
+        reference: coordinates of its reference point that are to be these.
     """
     records = {record["key"]: record for record in runs.records}
     labels = {stage.key: stage.label for stage in manifest.stages}
@@ -91,19 +100,26 @@ def spending_of(manifest: Manifest, runs: Runs, table: pd.DataFrame, objectives:
     total = {"stage": "all", **lines.drop(columns="stage").sum().to_dict()}
     lines = pd.concat([lines, pd.DataFrame([total]).astype(lines.dtypes.to_dict())], ignore_index=True)
     notes = {stage.key: stage.note for stage in manifest.stages}
+    growth, references = _growth(manifest, records, table, objectives, reference)
     return Spending(
         manifest=manifest,
         lines=lines,
-        growth=_growth(manifest, records, table, objectives),
+        growth=growth,
+        references=references,
         failed=[(labels[k], notes[k], _last_line(runs.failures[k])) for k, s in state.items() if s == "failed"],
         skipped=[(labels[k], notes[k], labels[because[k]]) for k, s in state.items() if s == "skipped"],
     )
 
 
 def _growth(
-    manifest: Manifest, records: Mapping[str, Mapping[str, Any]], table: pd.DataFrame, objectives: Sequence[str]
-) -> pd.DataFrame:
-    """The front's hypervolume after more and more of the sweep's stages, in the order in which they were finished.
+    manifest: Manifest,
+    records: Mapping[str, Mapping[str, Any]],
+    table: pd.DataFrame,
+    objectives: Sequence[str],
+    fixed: Mapping[str, float] | None,
+) -> tuple[pd.DataFrame, dict[Any, dict[str, float]]]:
+    """The front's hypervolume after more and more of the sweep's stages, in the order in which they were finished, and the
+    reference points.
 
     The box is that of all rows of the same group, whichever sweep they are of, so that sweeps compare.
     """
@@ -112,9 +128,9 @@ def _growth(
     hours = pd.Series([device_seconds(r) / 3600 for r in done], dtype=float).cumsum()
     position = {record["key"]: n for n, record in enumerate(done)}
     complete = table.dropna(subset=list(objectives))
-    lines = []
+    lines, references = [], {}
     for group, rows in complete.groupby(list(GROUP)):
-        reference = reference_point(rows, objectives)
+        reference = reference_point(rows, objectives, fixed)
         mine = rows[rows["key"].isin(list(position))]
         order = mine["key"].map(position)
         for step in _some(sorted(set(order))):
@@ -126,7 +142,8 @@ def _growth(
                     "hypervolume": hypervolume(so_far, objectives, reference),
                 }
             )
-    return pd.DataFrame(lines, columns=[*GROUP, "device_hours", "hypervolume"])
+            references[group] = reference
+    return pd.DataFrame(lines, columns=[*GROUP, "device_hours", "hypervolume"]), references
 
 
 def _trained(spent: Mapping[str, Any]) -> int:

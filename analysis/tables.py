@@ -235,7 +235,16 @@ def spending_table(sweep: Spending) -> Table:
     cells = [[form.format(row[name]) for name, form in names.items()] for row in _records(sweep.lines)]
     title = f"Sweep {sweep.manifest.name} {sweep.manifest.id}"
     headings = [name.replace("_", " ") for name in names]
-    return Table(title=title, headings=headings, cells=cells, note=sweep.manifest.command)
+    return Table(title=title, headings=headings, cells=cells, note="\n\n".join([sweep.manifest.command, *volumes_of(sweep)]))
+
+
+def volumes_of(sweep: Spending) -> list[str]:
+    """A sweep's hypervolume on each data set, in a sentence, with the reference point that it is measured from."""
+    said = []
+    for group, rows in sweep.growth.groupby(list(GROUP)):
+        corner = ", ".join(f"{OBJECTIVES[c].short} {number(OBJECTIVES[c], v)}" for c, v in sweep.references[group].items())
+        said.append(f"Hypervolume on {group[0]}: {rows['hypervolume'].iloc[-1]:.4f}, reference point {corner}.")
+    return said
 
 
 def number(objective: Objective, value: Any, spread: Any = None) -> str:

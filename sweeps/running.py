@@ -18,10 +18,11 @@ from raysp.pi import require_engine
 from raysp.planning.plan import Plan, survey
 from raysp.planning.proposals import Search, proposed
 from raysp.planning.weighing import Weighing
-from raysp.store.location import Location, Unreachable, locate
+from raysp.store.location import Location, Unreachable, entries, locate
 from raysp.store.lock import StoreBusy
 from raysp.store.manifest import Manifest, manifest_of, write_manifest
 from raysp.store.records import NoLongerOwner, Store
+from raysp.store.remedies import remedy_of
 from raysp.store.stage import Stage
 from sweeps.flags import RunFlags
 
@@ -149,9 +150,10 @@ def _report(root: Location, manifest: Manifest, weighing: Weighing, console: Con
 def _check_storage(root: Location) -> None:
     if not isinstance(root, Path):
         try:
-            root.exists()
+            entries(root)
         except Exception as error:  # whatever the protocol's package raises
-            raise ValueError(f"storage {root} can't be reached: {error}; check its name and your credentials") from error
+            remedy = remedy_of(error) or "; check its name and your credentials"
+            raise ValueError(f"storage {root} can't be reached: {error}{remedy}") from error
         return
     if root == Path(root.anchor):
         raise ValueError(f"storage {root} is the whole disk; expected a directory of its own, such as {root / 'tmp' / 'run'}")

@@ -18,6 +18,7 @@ from analysis import paper
 from analysis.classes import changes_of
 from analysis.figures import draw_classes, draw_fronts, to_bytes
 from analysis.objectives import ACCURACIES, BY_CLASS, OBJECTIVES
+from analysis.origins import code_note, code_now
 from analysis.page import build_page
 from analysis.paper_figures import draw_figure1, draw_figure2, draw_growth
 from analysis.pareto import GROUP, Found, best_under, front_of_each_group, knee, ranks
@@ -64,6 +65,8 @@ class Question:
     """What is to be small, or to be large beside it (`OBJECTIVES` says which)."""
     limits: Mapping[str, float] = field(default_factory=dict)
     """Per objective the least accuracy, or the largest cost."""
+    reference: Mapping[str, float] = field(default_factory=dict)
+    """Coordinates of the hypervolume's reference point, by objective; the others are `analysis.pareto.reference_point`'s."""
     link: Link | None = None
     """A network between the parties, for predicted costs, besides LAN and WAN."""
     calibrations: Calibrations | None = None
@@ -113,6 +116,9 @@ class Report:
     estimated: Estimated
     """What each of the points would take under the question's protocols."""
 
+    code_note: str
+    """Of records by other code than this (`analysis.origins.code_note`)."""
+
     @property
     def damaged(self) -> list[DamagedFile]:
         """Records that were left out."""
@@ -136,7 +142,7 @@ def read_report(roots: Sequence[Location], question: Question | None = None) -> 
             raise ValueError(f"no model here has {name}, which it would be compared by; leave that out.{why}".rstrip("."))
     points = points_of(table, question.accuracy)
     front = front_of_each_group(points, question.objectives).sort_values([*GROUP[:1], *COSTS], kind="stable")
-    sweeps = [spending_of(manifest, runs, table, question.objectives) for manifest in runs.manifests]
+    sweeps = [spending_of(manifest, runs, table, question.objectives, question.reference) for manifest in runs.manifests]
     groups = points.groupby(list(GROUP)) if question.limits else ()
     found = {group: best_under(rows, question.limits, question.accuracy) for group, rows in groups}
     return Report(
@@ -150,6 +156,7 @@ def read_report(roots: Sequence[Location], question: Question | None = None) -> 
         foretold=foretold,
         found=found,
         estimated=estimate_points(points, runs.records, question.protocols),
+        code_note=code_note(runs.records, code_now()),
     )
 
 
@@ -181,12 +188,14 @@ def save_report(report: Report, roots: Sequence[Location], out: Location) -> Non
     write_atomically(out / "layers.csv", report.layers.to_csv(index=False).encode())
     front = report.front.drop(columns=["seed_list", "key_list"])
     write_atomically(out / "pareto.csv", front.to_csv(index=False).encode())
-    pictures = []
+    pictures, still = [], None
     for name, (title, figure) in figures_of(report).items():
         svg = to_bytes(figure, "svg")
         write_atomically(out / f"{name}.png", to_bytes(figure, "png"))
         write_atomically(out / f"{name}.svg", svg)
-        if name != "pareto":  # the page has that one to touch
+        if name == "pareto":  # the page has that one to touch
+            still = (title, svg)
+        else:
             pictures.append((title, svg))
     sections = tables_of(report)
     tables = [table for section in sections.values() for table in section]
@@ -200,8 +209,10 @@ def save_report(report: Report, roots: Sequence[Location], out: Location) -> Non
         foretold=report.foretold,
         tables=sections,
         figures=pictures,
+        still=still,
         failures=list(dict.fromkeys(line for sweep in report.sweeps for line in sweep.failed)),
         skipped=list(dict.fromkeys(line for sweep in report.sweeps for line in sweep.skipped)),
+        note=report.code_note,
         title="raysp: " + ", ".join(dict.fromkeys(str(root.name) for root in roots)),
     )
     write_atomically(out / "report.html", page)

@@ -13,9 +13,9 @@ from analysis.predictions import seconds_column
 from analysis.protocols import chosen_protocols
 from analysis.records import check_root
 from analysis.report.answer import ESTIMATES, FRONT, QUALIFIES, Question, Report, read_report, save_report, tables_of
-from analysis.report.flags import ReportFlags
+from analysis.report.flags import ReportFlags, read_reference
 from analysis.spending import STATES
-from analysis.tables import Table
+from analysis.tables import Table, volumes_of
 from raysp.latency.known import read_calibrations
 from raysp.latency.links import parse_link
 from raysp.store.location import Location, exists, locate
@@ -30,15 +30,17 @@ def question_of(flags: ReportFlags) -> Question:
         if name in ACCURACIES:
             others = ", ".join(column for column in OBJECTIVES if column not in ACCURACIES)
             raise ValueError(f"--costs {name}; expected what stands beside the accuracy that --selection names: {others}")
+    accuracy = f"{flags.selection}_accuracy"
     link = None if flags.link is None else parse_link(flags.link)
     try:
         calibrations = read_calibrations([locate(path) for path in flags.calibration]) if flags.calibration else None
     except DamagedFile as error:
         raise ValueError(str(error)) from None
     return Question(
-        accuracy=f"{flags.selection}_accuracy",
+        accuracy=accuracy,
         costs=flags.costs,
         limits=flags.limits(seconds_column(link)),
+        reference=read_reference(flags.reference, (accuracy, *flags.costs)),
         link=link,
         calibrations=calibrations,
         protocols=() if flags.protocols is None else chosen_protocols(flags.protocols),
@@ -104,12 +106,16 @@ def _print(report: Report, out: Location, console: Console) -> None:
     if report.question.names_predicted:
         for note in report.foretold.notes:
             console.print(f"[dim]{escape(note)}[/]", soft_wrap=True)
+    if report.code_note:
+        console.print(f"[dim]{escape(report.code_note)}[/]", soft_wrap=True)
     states = [sweep.lines.iloc[-1] for sweep in report.sweeps]
     for sweep, line in zip(report.sweeps, states, strict=True):
         said = ", ".join(f"{line[name]} {name}" for name in STATES if line[name])
         spent = f"{line['device_hours']:.3g} device-hours"
         name = f"{escape(sweep.manifest.name)} {sweep.manifest.id}"
         console.print(f"sweep {name}: {said} of {line['planned']} stages, {spent}")
+        for volume in volumes_of(sweep):
+            console.print(f"  {escape(volume)}", soft_wrap=True)
     console.print(f"{len(report.points)} models of {len(report.table)} rows: {escape(str(out / 'report.html'))}", soft_wrap=True)
 
 

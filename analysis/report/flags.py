@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 from raysp.command import amounts
 from raysp.store.figures import COSTS
 
+CORNER = "a tenth more than the all-ReLU network costs"
 Amount = Annotated[str | None, arg(metavar="NUMBER", help_behavior_hint="")]
 
 
@@ -25,6 +26,8 @@ class ReportFlags:
     costs: Annotated[tuple[str, ...], arg(metavar="COLUMN ...", help_behavior_hint=f"(default: {' '.join(COSTS)})")] = COSTS
     """What models are compared by beside accuracy, for the front, its ranks, the knee and hypervolume: columns that are to be
     small, and worst_class_accuracy, which is to be large."""
+    reference: Annotated[tuple[str, ...], arg(metavar="COLUMN=NUMBER ...", help_behavior_hint=f"(default: {CORNER})")] = ()
+    """Where the hypervolume's box ends, such as relus=35k macs=9M depth=18, so that figures of several reports compare."""
     min_accuracy: Amount = None
     """List the models that have at least this accuracy in percent, best first."""
     min_class_accuracy: Amount = None
@@ -92,6 +95,21 @@ class ReportFlags:
         if "" in self.calibration:
             raise ValueError("--calibration is empty; expected a file that `raysp pi calibrate` wrote, or leave it out")
         self.limits("pred_time_s")
+
+
+def read_reference(pairs: tuple[str, ...], objectives: tuple[str, ...]) -> dict[str, float]:
+    """The coordinates of a reference point, by objective. Raises ValueError."""
+    found = {}
+    for pair in pairs:
+        column, _, text = pair.partition("=")
+        if column not in objectives:
+            raise ValueError(f"--reference {pair}; expected COLUMN=NUMBER with one of {', '.join(objectives)}")
+        found[column] = read_amount(text, "reference")
+        if found[column] <= 0 and not column.endswith("accuracy"):
+            raise ValueError(f"--reference {pair}; expected more than 0: a model's costs are counted down from there")
+        if found[column] >= 100 and column.endswith("accuracy"):
+            raise ValueError(f"--reference {pair}; expected percent below 100: a model's accuracy is counted up from there")
+    return found
 
 
 def read_amount(text: str, name: str) -> float:

@@ -333,6 +333,7 @@ function grid(headings, lines) {
   return scroll;
 }
 
+for (const made of document.querySelectorAll(".scripted")) made.hidden = false; // a plot takes the size of where it is shown
 if (data.objectives.length) {
   setUpControls();
   drawPlot();
@@ -343,4 +344,5 @@ if (data.objectives.length) {
   $("front").replaceChildren(element("p", { textContent: "No model is finished yet." }));
   $("list").remove();
 }
+for (const id of ["still", "still-front"]) $(id)?.remove(); // last: where anything above fails, they say so and stand in
 document.body.dataset.ready = "yes";

@@ -14,8 +14,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
+from tyro.conf import arg
 
 from raysp import __version__
 from raysp.command.packages import PACKAGES, is_there, missing_modules, troubles_of_packages, version_of
@@ -30,6 +32,9 @@ from raysp.engine.troubles import Trouble, gigabytes, troubles
 class DoctorFlags:
     """Say what is here and what will not work, on one page for a bug report. Exits with 0."""
 
+    storage: Annotated[str | None, arg(metavar="DIR|URL", help_behavior_hint="")] = None
+    """Try out, too, whether results can be kept there: small files are made, and removed."""
+
 
 def main(arguments: Sequence[str] | None = None, prog: str = "raysp doctor") -> None:
     """Parse, look, print, exit.
@@ -39,18 +44,19 @@ def main(arguments: Sequence[str] | None = None, prog: str = "raysp doctor") -> 
         prog: the command's name, as it was called.
     """
     shield()
-    tyro.cli(DoctorFlags, args=arguments, prog=prog)
-    for line in page():
+    flags = tyro.cli(DoctorFlags, args=arguments, prog=prog)
+    for line in page(storage=flags.storage):
         print(line)
     sys.exit(0)
 
 
-def page(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Iterator[str]:
+def page(root: Path = Path("/"), environ: Mapping[str, str] = os.environ, storage: str | None = None) -> Iterator[str]:
     """The page, line by line.
 
     Args:
         root: what /proc, /sys and /dev are looked for in.
         environ: the environment.
+        storage: where results are to be kept, to be tried out.
     """
     here = look(root, environ)
     gpus = tried(lambda: gpus_here(root, environ), Gpus(listed=None, driver="", usable=None, built_for="unknown", mps=None))
@@ -76,6 +82,10 @@ def page(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Ite
     }
     for name, tell in lines.items():
         yield f"{name:10} {tried(tell, 'unknown')}"
+    lacking: list[Trouble] = []
+    if storage is not None:
+        said, lacking = _of_storage(storage)
+        yield f"{'storage':10} {said}"
     yield ""
     found = [
         *_of_shadows(),
@@ -83,6 +93,7 @@ def page(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Ite
         *troubles_of_packages(missing),
         *troubles_of_gpus(gpus),
         *_of_programs(compiler, browser),
+        *lacking,
     ]
     for trouble in found:
         yield f"will not work: {trouble}"
@@ -94,6 +105,19 @@ def _of_shadows() -> Iterator[Trouble]:
     nothing: list[Path] = []
     for path in tried(lambda: shadows(workers_directories()), nothing):
         yield Trouble(what="a sweep from this directory", because=told(path), remedy="rename it, or work in another directory")
+
+
+def _of_storage(storage: str) -> tuple[str, list[Trouble]]:
+    """What can be done at a place for results, and what will not work."""
+    from raysp.store.location import locate  # with fsspec, which takes its time
+    from raysp.store.trial import try_out
+
+    try:
+        found = try_out(locate(storage))
+    except Exception as error:  # an object store's package has errors of its own
+        return "can't be used", [Trouble(what=f"--storage {storage}", because=str(error))]
+    kind = "the kernel's lock" if found.locks else "no kernel's lock: a run renews a file there instead"
+    return "; ".join((f"{storage} can be used", kind, *found.notes)), []
 
 
 def _of_programs(compiler: str | None, browser: str | None) -> Iterator[Trouble]:

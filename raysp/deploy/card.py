@@ -85,7 +85,7 @@ def card_of(
         "origin": {
             "key": record.get("key", NOT_KNOWN),
             "git": record.get("labels", {}).get("git", NOT_KNOWN),
-            "versions": record.get("versions", NOT_KNOWN),
+            "trained_with": record.get("versions", NOT_KNOWN),
             "trained": record.get("finished", NOT_KNOWN),
             "exported": datetime.now(UTC).isoformat(timespec="seconds"),
         },
@@ -150,6 +150,7 @@ def markdown(card: Mapping[str, Any]) -> str:
     ]
     for measured in card["costs_per_image"]["measured"]:
         lines += _section("Costs per image, measured", measured)
+    lines += _section("What loads it", {"file": card["file"]["name"], **card["file"]["needs"]})
     lines += _section("Check", card["check"])
     lines += _section("Recipe", {**card["recipe"]["choices"], "preset": card["recipe"]["preset"]})
     for stage, config in card["recipe"]["stages"].items():

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from raysp.deploy.card import card_of, markdown
 from raysp.deploy.formats import FILES, Format
+from raysp.deploy.runtimes import exported_with, needs_of
 from raysp.engine.surroundings import can_write
 from raysp.models.collapse import Logits, collapse, fold_batchnorm
 from raysp.models.exits import exit_of
@@ -95,7 +96,8 @@ def export(
         error = _write_checked(plain, path, format)
         by = "onnxruntime" if format == "onnx" else "torch.export.load"
         card["check"] = {"against": "torch", "by": by, "relative_error": error}
-        card["file"] = {"name": path.name, "format": format, **fingerprint(path.read_bytes())}
+        card["file"] = {"name": path.name, "format": format, **fingerprint(path.read_bytes()), "needs": needs_of(path, format)}
+        card["origin"]["exported_with"] = exported_with(format)
         (scratch / "card.json").write_text(json.dumps(card, indent=1))
         (scratch / "card.md").write_text(markdown(card))
         if os.path.lexists(target):  # whoever came first

@@ -44,6 +44,7 @@ from raysp.store.manifest import manifest_of, write_manifest
 from raysp.store.records import CHECKPOINT, READERS, RECORD, SAME_AS, Store, label_of, read_record
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import DamagedFile
+from raysp.store.trial import try_out
 
 
 class BrokenOff(Exception):
@@ -83,8 +84,9 @@ def run_sweep(
         What became of every stage that was missing.
 
     Raises:
-        ValueError: there are no leaves, the data can't be used (`DataError`), no node can run a stage (`PlacementError`), one
-            doesn't see the root, or workers would import a file of the current directory in place of a package.
+        ValueError: there are no leaves, the data can't be used (`DataError`), the root lacks what a run needs (`StorageLacks`),
+            no node can run a stage (`PlacementError`), one doesn't see the root, or workers would import a file of the current
+            directory in place of a package.
         StoreBusy: another process drives a sweep in this root, or has gone on with this search meanwhile.
         OSError: the root can't be written.
         BrokenOff: it couldn't be any more once stages were running; what is finished is kept.
@@ -116,6 +118,8 @@ def run_sweep(
     algorithm = make_algorithm(search, earlier) if search else None
     if queue.exhausted and (search is None or len(earlier) >= search.trials):
         return queue.outcome
+    for note in try_out(root).notes:
+        console.print(f"[yellow]note[/] storage {escape(str(root))}: {escape(note)}", highlight=False, soft_wrap=True)
     check_room(sources)
     splits = {}
     for source in sources:

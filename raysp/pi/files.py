@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from raysp.latency.protocols import MEANING
-from raysp.store.location import Location
-from raysp.store.records import WEIGHTS, entries
+from raysp.store.location import Location, entries
+from raysp.store.records import WEIGHTS
 from raysp.store.tensor_files import DamagedFile, read_file, unreadable
 
 FORMAT = 1

@@ -13,13 +13,15 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 import fsspec
 from upath import UPath
+
+from raysp.store.remedies import remedy_of
 
 Location = Path | UPath
 T = TypeVar("T")
@@ -32,6 +34,9 @@ TRY_AGAIN_AFTER_S = (1.0, 4.0, 15.0)
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 """Extras of this package that bring what a protocol needs."""
+
+NOT_THERE = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system answers that doesn't have what it was asked for."""
 
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss")
 """Protocols without directories: making one could make a bucket."""
@@ -93,6 +98,14 @@ def exists(path: Location) -> bool:
     return os.path.lexists(path) if isinstance(path, Path) else _reach(path, path.exists)
 
 
+def entries(directory: Location) -> list[Location]:
+    """What lies in a directory; nothing where there is none."""
+    try:
+        return list(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def read(path: Location) -> bytes | None:
     """A file's content; None where nothing has its name.
 
@@ -130,7 +143,10 @@ def size(path: Location) -> int | None:
 def remove(path: Location) -> None:
     """Remove a file, if it is there."""
     with suppress(FileNotFoundError):
-        _reach(path, path.unlink) if is_remote(path) else path.unlink()
+        if isinstance(path, Path):
+            path.unlink()
+        else:
+            _reach(path, lambda: path.fs.rm_file(path.path))  # s3fs doesn't tell what its way to remove several couldn't
 
 
 def clear(directory: Path) -> None:
@@ -158,6 +174,9 @@ def write_atomically(path: Location, content: bytes, before_rename: Callable[[],
         path: its directory must exist, unless it is remote.
         content: the whole file.
         before_rename: called when only the last step is left; may raise to give up.
+
+    Raises:
+        OSError: it can't be written; names the path. `Unreachable`, for a remote one.
     """
     if not isinstance(path, Path):
         before_rename()
@@ -165,25 +184,23 @@ def write_atomically(path: Location, content: bytes, before_rename: Callable[[],
         return
     temporary = _unfinished(path)
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        with _named(path):
+            _write(temporary, content, os.O_TRUNC)
         before_rename()
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)  # the rename itself
-    finally:
-        os.close(handle)
+    with _named(path):
+        _sync_directory(path.parent)  # the rename itself
 
 
 def create(path: Location, content: bytes) -> bool:
-    """Write a file, whole, that must not be there yet; return whether it was made. One of several that try at once makes it."""
+    """Write a file that must not be there yet; return whether it was made. One of several that try at once makes it.
+
+    It appears whole, but on a file system without hard links, where a reader may find its beginning.
+    """
     if not isinstance(path, Path):
         try:
             _put(path, content, mode="create")
@@ -196,13 +213,56 @@ def create(path: Location, content: bytes) -> bool:
         return True
     temporary = _unfinished(path)
     try:
-        temporary.write_bytes(content)
-        os.link(temporary, path)
+        with _named(path):
+            _write(temporary, content, os.O_TRUNC)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # exFAT, SMB and others have no links, and different words for it
+            return _create_alone(path, content)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return True
+
+
+def _create_alone(path: Path, content: bytes) -> bool:
+    try:
+        with _named(path):
+            _write(path, content, os.O_EXCL)
     except FileExistsError:
         return False
-    finally:
-        temporary.unlink(missing_ok=True)
     return True
+
+
+def _write(path: Path, content: bytes, how: int) -> None:
+    """Write a file, down to the disk; `how` says what of one that is there (`os.O_TRUNC`, `os.O_EXCL`)."""
+    with open(path, "wb", opener=lambda name, flags: os.open(name, (flags & ~os.O_TRUNC) | how, 0o666)) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    """Bring a directory's names to the disk. SMB, VirtualBox's and some FUSE file systems do that by themselves, or never."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NOT_THERE:
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors that name no file, or the temporary one, name this one."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error}{remedy_of(error)}", str(path)) from error
 
 
 def remove_unfinished(directory: Path, before: float = math.inf) -> None:
@@ -231,16 +291,17 @@ def _reach(path: Location, act: Callable[[], T]) -> T:
         except FileNotFoundError:
             raise
         except Exception as error:  # each protocol's package has its own
-            if pause_s is None or isinstance(error, PermissionError):
+            if pause_s is None or isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EINVAL:
                 raise _unreachable(path, error) from error
             time.sleep(pause_s)
     raise AssertionError
 
 
 def _unreachable(path: Location, error: Exception) -> OSError:
+    remedy = remedy_of(error)
     if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
-        return Unreachable(f"{path}: {error.strerror or error}")
-    return Unreachable(f"{path} can't be reached: {error}")
+        return Unreachable(f"{path}: {error.strerror or error}{remedy}")
+    return Unreachable(f"{path} can't be reached: {error}{remedy}")
 
 
 def _put(path: UPath, content: bytes, mode: str) -> None:

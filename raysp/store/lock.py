@@ -7,10 +7,16 @@ with the holder's run id. No clock is compared with another machine's, nor with 
 In a directory the lock is the kernel's (flock), and ends with the process. Where there is none (object stores, file systems
 without locks) it is a lease: a file that its holder rewrites every few seconds. Whoever wants the root watches the file; a holder
 that doesn't rewrite it for a while is dead.
+
+A lease is only ever taken by a claim: a file that can be made once, whose name says after whom. What the lock file says, and the
+claims on it, are a line, at whose end one more may stand. Of several that saw the same line one makes the claim; that one looks
+whether the line is still what it saw, and writes its name into the lock file. It needs no links, no locks, and no deleting, but
+a file that can be made once (O_EXCL; a put on condition).
 """
 
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import socket
@@ -29,6 +35,9 @@ RENEW_S = 5.0
 """Seconds between two renewals of a lease."""
 DEAD_AFTER_S = 30.0
 """A lease that isn't renewed for this many seconds is a dead holder's."""
+ENDED = ", which has ended"
+"""Behind a holder's name, where its lease could not be removed."""
+RENEWED = re.compile(r"^renewed \d+ times by ")
 
 Tell = Callable[[str], None]
 
@@ -58,7 +67,7 @@ def hold(root: Location, tell: Tell = lambda message: None) -> Iterator[str]:
     if isinstance(root, Path):
         # The name may lead nowhere else: the file is emptied.
         with os.fdopen(os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "a+") as file:
-            if _flock(file, root, fcntl.LOCK_EX):
+            if _flock(file, root, fcntl.LOCK_EX) and excludes(root / LOCK):
                 file.truncate(0)
                 file.write(_describe(run_id))
                 file.flush()
@@ -94,16 +103,21 @@ def _flock(file: IO[str], root: Path, how: int) -> bool:
     return True
 
 
+def excludes(path: Path) -> bool:
+    """Whether the kernel's lock on a file, which must be held, keeps others out: some file systems grant it to whoever asks."""
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW), "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 @contextmanager
 def _lease(root: Location, run_id: str, tell: Tell) -> Iterator[None]:
-    path = root / LOCK
     mine = _describe(run_id)
-    while not create(path, mine.encode()):
-        dead = _wait_for_death(root, tell)
-        # Of two runs that come here at once one may still take the other's new lease for the dead one's. The lock file then names
-        # the later one, and the earlier may not write.
-        if holder(root) == dead:
-            remove(path)
+    while not _succeed(root, mine, _wait_for_end(root, tell)):
+        pass
     ended = threading.Event()
     renewing = threading.Thread(target=_renew, args=(root, mine, ended), daemon=True)
     renewing.start()
@@ -114,7 +128,47 @@ def _lease(root: Location, run_id: str, tell: Tell) -> Iterator[None]:
         renewing.join()
         with suppress(Exception):  # the next run waits a little longer
             if holder(root).endswith(run_id):
-                remove(path)
+                _give_back(root, mine)
+
+
+def _succeed(root: Location, mine: str, line: list[str]) -> bool:
+    """Take the root after the last of a line; whether that was done. It wasn't if another was quicker."""
+    claims = [_claim(root, line[: n + 1]) for n in range(len(line))]
+    if not create(claims[-1], mine.encode()):
+        return False
+    over = claims[-1:]
+    try:
+        # Whoever saw this line long ago can make its claim once more: by then the lock file names another.
+        if _line(root) != [*line, mine]:
+            return False
+        write_atomically(root / LOCK, mine.encode())
+        over = claims
+        return True
+    finally:
+        for claim in over:
+            with suppress(OSError):  # it means nothing any more
+                remove(claim)
+
+
+def _line(root: Location) -> list[str]:
+    """What the lock file says (nothing, where there is none), and what they have said who claimed the root after it, in order."""
+    line = [holder(root)]
+    while (claim := read(_claim(root, line))) is not None:
+        line.append(claim.decode(errors="replace"))
+    return line
+
+
+def _claim(root: Location, line: list[str]) -> Location:
+    """Where the claim lies that comes after a line."""
+    who = "\n".join(RENEWED.sub("", said) for said in line)  # renewals change what is said, but not who says it
+    return root / f"{LOCK}-after-{hashlib.sha256(who.encode()).hexdigest()[:16]}"
+
+
+def _give_back(root: Location, mine: str) -> None:
+    try:
+        remove(root / LOCK)
+    except OSError:  # these credentials may write, but not delete
+        write_atomically(root / LOCK, f"{mine}{ENDED}".encode())
 
 
 def _renew(root: Location, mine: str, ended: threading.Event) -> None:
@@ -127,21 +181,26 @@ def _renew(root: Location, mine: str, ended: threading.Event) -> None:
             write_atomically(root / LOCK, f"renewed {renewals} times by {mine}".encode())
 
 
-def _wait_for_death(root: Location, tell: Tell) -> str:
-    """Return what the lock file says once its holder is dead. Raises StoreBusy as soon as that shows a sign of life."""
-    first = holder(root)
-    if not first or _is_dead_here(first):
-        return first
-    tell(f"{root} is held by {_for_people(first)}; looking for up to {DEAD_AFTER_S:.0f} s whether that is alive")
+def _wait_for_end(root: Location, tell: Tell) -> list[str]:
+    """Return the line (`_line`) once its last is dead, or has ended. Raises StoreBusy as soon as it shows a sign of life."""
+    line = _line(root)
+    if _is_over(line):
+        return line
+    tell(f"{root} is held by {_for_people(line[-1])}; looking for up to {DEAD_AFTER_S:.0f} s whether that is alive")
     begun = time.monotonic()
     while time.monotonic() - begun < DEAD_AFTER_S:
         time.sleep(RENEW_S / 5)
-        now = holder(root)
-        if not now:
-            break
-        if now != first:
-            raise _busy(root, now)
-    return first
+        now = _line(root)
+        if _is_over(now):
+            return now
+        if now != line:
+            raise _busy(root, now[-1])
+    return line
+
+
+def _is_over(line: list[str]) -> bool:
+    """Whether a line's last is known not to hold the root. A claim that says nothing yet is being written."""
+    return line == [""] or line[-1].endswith(ENDED) or _is_dead_here(line[-1])
 
 
 def _busy(root: Location, by: str) -> StoreBusy:
@@ -150,7 +209,7 @@ def _busy(root: Location, by: str) -> StoreBusy:
 
 def _for_people(description: str) -> str:
     plain = "".join(letter for letter in description if letter.isprintable())  # whoever writes there also writes to this terminal
-    return re.sub(r"^renewed \d+ times by | \(start \S+\)", "", plain)[:300]
+    return re.sub(r" \(start \S+\)", "", RENEWED.sub("", plain))[:300]
 
 
 def _describe(run_id: str) -> str:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from raysp.store.keys import SHORT_KEY_DIGITS, Config, key_of
-from raysp.store.location import Location, exists
-from raysp.store.records import PLANS, Store, entries
+from raysp.store.location import Location, entries, exists
+from raysp.store.records import PLANS, Store
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import DamagedFile, read_file, unreadable
 

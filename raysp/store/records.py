@@ -32,7 +32,18 @@ import torch
 from raysp.store import lock
 from raysp.store.figures import check_rows
 from raysp.store.keys import SHORT_KEY_DIGITS
-from raysp.store.location import Location, clear, exists, is_remote, remove, remove_unfinished, rename, size, write_atomically
+from raysp.store.location import (
+    Location,
+    clear,
+    entries,
+    exists,
+    is_remote,
+    remove,
+    remove_unfinished,
+    rename,
+    size,
+    write_atomically,
+)
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import (
     DamagedFile,
@@ -361,14 +372,6 @@ def _record_or_damage(directory: Location) -> dict[str, Any] | DamagedFile | Non
     if record is not None and label_of(record) != directory.name:
         return DamagedFile(path, f"belongs to {record['stage']!s:.64}-{record['key']!s:.12}, not to a directory of this name")
     return record
-
-
-def entries(directory: Location) -> list[Location]:
-    """What lies in a directory; nothing where there is none."""
-    try:
-        return list(directory.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def _record_digest(record: Mapping[str, Any]) -> str:

@@ -1,3 +1,4 @@
+import io
 import shutil
 from pathlib import Path
 
@@ -296,6 +297,18 @@ def test_a_row_names_the_network_that_it_started_from():
     table = results_table([base, tuned, orphan]).set_index("key")
     assert table.loc[tuned["key"], "baseline"] == table.loc[base["key"], "baseline"] == table.loc[base["key"], "configuration"]
     assert table.loc[orphan["key"], "baseline"] == "elsewhere"
+
+
+@pytest.mark.parametrize("digits", ["482811010285", "12345e678901", "000000000017", "1e0000000000", "4e70ab912345"])
+def test_no_program_takes_the_name_of_a_configuration_for_a_number(digits, monkeypatch):
+    base = record_of(toy(name="baseline"), [row(mask_method="none")])
+    tuned = record_of(toy(name="finetune"), [row()], parents={"baseline": {"key": base["key"]}})
+    monkeypatch.setattr("analysis.results.configurations", lambda records: dict.fromkeys((base["key"], tuned["key"]), digits))
+    written = results_table([base, tuned]).to_csv(index=False)
+    read = [pd.read_csv(io.StringIO("\n".join(written.splitlines()[:: n + 1][:2]))) for n in (0, 1)]  # a row alone, each time
+    for alone in read:
+        assert alone["configuration"].tolist() == alone["baseline"].tolist() == [f"c-{digits}"]
+    assert len(read[0].merge(read[1], left_on="baseline", right_on="configuration")) == 1
 
 
 def test_published_curves_stand_beside_the_papers_network_alone(tmp_path):

@@ -204,3 +204,33 @@ def test_seconds_by_layer_are_drawn_for_the_chosen_link(predicted_page, browser)
     assert layers[0] == "stem_conv" and "stages.0.0.inner_relu" in layers
     assert not complaints
     page.close()
+
+
+POLICIES = {
+    "strict": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:",
+    "jenkins": "sandbox allow-same-origin; default-src 'none'; img-src 'self'; style-src 'self';",
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_where_scripts_are_forbidden_a_line_says_so_and_tables_and_pictures_stand(policy, browser, page_file):
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    page = context.new_page()
+    content, headers = page_file.read_bytes(), {"Content-Security-Policy": POLICIES[policy], "Content-Type": "text/html"}
+    page.route("**/*", lambda route: route.fulfill(body=content, headers=headers))
+    page.goto("http://report.invalid/report.html")
+    assert page.locator("#still").is_visible()
+    assert "Content-Security-Policy" in page.locator("#still").inner_text()
+    for drawn_by_script in ("#controls", "#plot", "#list"):
+        assert not page.locator(drawn_by_script).is_visible()
+    assert page.locator("table.plain >> visible=true").count() >= 2
+    if policy == "strict":  # the other forbids pictures within a page
+        widths = page.evaluate("[...document.images].map((image) => image.complete && image.naturalWidth)")
+        assert len(widths) >= 1 and all(widths)
+        assert page.locator("#still-front img").is_visible()
+    context.close()
+
+
+def test_where_scripts_run_the_line_and_the_picture_make_room(page):
+    assert page.locator("#still").count() == page.locator("#still-front").count() == 0
+    assert page.locator("#plot").is_visible() and page.locator("#list").is_visible()

@@ -70,6 +70,43 @@ def test_hypervolume_of_nothing_and_of_costs_that_nobody_has():
     assert hypervolume(table, COLUMNS, reference_ | {"macs": 20.0, "depth": 10.0}) == pytest.approx(0.5**3)
 
 
+def with_all_relu(*costs):
+    """Students beside networks of these costs."""
+    students = table_of([(60, 10, 100, 5), (50, 5, 50, 4)]).assign(mask_method="senet")
+    whole = table_of([(70, *each) for each in costs]).assign(mask_method="none")
+    return pd.concat([students, whole], ignore_index=True)
+
+
+def test_one_bad_model_moves_the_reference_point_of_nobody():
+    table = with_all_relu((100, 1000, 10))
+    bad = table_of([(1, 9000, 10_000, 99)]).assign(mask_method="senet")
+    more = pd.concat([table, bad], ignore_index=True)
+    corner = reference_point(table, COLUMNS)
+    assert corner == pytest.approx({"val_accuracy": 0.0, "relus": 110.0, "macs": 1100.0, "depth": 11.0})
+    assert reference_point(more, COLUMNS) == corner
+    assert hypervolume(more, COLUMNS, corner) == hypervolume(table, COLUMNS, corner) > 0
+
+
+def test_a_reference_point_can_be_given_and_needs_no_all_relu_network():
+    table = with_all_relu((100, 1000, np.nan), (200, 500, np.nan))
+    assert reference_point(table, COLUMNS) == pytest.approx({"val_accuracy": 0.0, "relus": 220.0, "macs": 1100.0, "depth": 5.5})
+    students = table[table["mask_method"] != "none"]
+    assert reference_point(students, COLUMNS, {"relus": 50.0, "params": 1.0}) == pytest.approx(
+        {"val_accuracy": 0.0, "relus": 50.0, "macs": 110.0, "depth": 5.5}
+    )
+
+
+def test_hypervolume_stands_nan_ties_and_one_model_alone():
+    table = with_all_relu((100, 1000, 10))
+    corner = reference_point(table, COLUMNS)
+    whole = hypervolume(table, COLUMNS, corner)
+    unknown = table_of([(np.nan, 1, 1, 1)]).assign(mask_method="senet")
+    assert hypervolume(pd.concat([table, unknown]), COLUMNS, corner) == whole, "what isn't known gains nothing"
+    assert hypervolume(pd.concat([table, table]), COLUMNS, corner) == pytest.approx(whole), "a tie gains nothing"
+    alone = table.tail(1)
+    assert hypervolume(alone, COLUMNS, reference_point(alone, COLUMNS)) == pytest.approx(0.7 / 11**3)
+
+
 def test_groups_have_fronts_and_ranks_of_their_own():
     table = table_of([(50, 1, 1, 1), (60, 1, 1, 1)]).assign(dataset=["a", "b"])
     assert len(front_of_each_group(table)) == 2

@@ -1,6 +1,9 @@
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -26,6 +29,52 @@ def test_the_command_writes_everything_and_says_what_qualifies(tmp_path):
     none = report_command("run", "--out", "out", "--min-accuracy", "75", cwd=tmp_path)
     assert none.returncode == 1
     assert "None qualifies" in none.stdout and "73.00" in none.stdout
+
+
+def seeds(root):
+    """Two models, one of two seeds, so that there is a spread to be told."""
+    for seed in (0, 1):
+        commit(root, [row(seed=seed, val_accuracy=70.0 + seed, relus=1000)])
+
+
+def test_a_terminal_of_ascii_gets_all_and_statuses_stay(tmp_path, monkeypatch):
+    seeds(tmp_path / "run")
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = report_command("run", "--max-relus", "50", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, ""), "no model meets the limits"
+    assert r"\xb1" in done.stdout
+
+
+READERS = {"analysis.report": ("run", "--max-relus", "50k"), "raysp.pi": ("--help",), "raysp.export": ("--help",)}
+
+
+@pytest.mark.parametrize("module", READERS)
+def test_a_reader_that_goes_away_costs_the_lines_alone(module, tmp_path):
+    seeds(tmp_path / "run")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as out:  # noqa: PTH123
+        command = [sys.executable, "-m", module, *READERS[module]]
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, cwd=tmp_path, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_reference_point_is_told_and_can_be_given(tmp_path, capsys):
+    from analysis.report.__main__ import main
+
+    root, plan = tmp_path / "run", stages(11, 12)
+    with Store(root=root).lock() as store:
+        write_manifest(store, manifest_of(list(plan.leaves.values()), "quick", "sweep"))
+    whole, student = plan.leaves.values()
+    commit(root, [row(mask_method="none", relus=1000)], of=whole)
+    commit(root, [row(relus=100)], of=student)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(root), "--reference", "relus=2k", "depth=32", "val_accuracy=40"])
+    assert stopped.value.code == 0
+    point = "reference point val % 40.00, ReLUs 2,000, MACs 1,100, depth 32."
+    assert re.search(rf"Hypervolume on digits: 0\.\d{{4}}, {re.escape(point)}", capsys.readouterr().out)
+    for name in ("tables.md", "report.html"):
+        assert point in (root / name).read_text()
 
 
 def test_limits_are_not_met_by_nothing(tmp_path):
@@ -56,6 +105,10 @@ def test_nothing_is_written_where_there_is_nothing(tmp_path):
         (["empty", "--out", "file"], "file is no directory of its own"),
         (["empty", "--max-relus", "lots"], "--max-relus 'lots'; expected a number"),
         (["empty", "--max-relus=-5"], "--max-relus '-5'; expected a number"),
+        (["empty", "--reference", "params=1"], "--reference params=1; expected COLUMN=NUMBER with one of val_accuracy, relus"),
+        (["empty", "--reference", "relus"], "--reference ''; expected a number"),
+        (["empty", "--reference", "macs=0"], "--reference macs=0; expected more than 0"),
+        (["empty", "--reference", "val_accuracy=100"], "--reference val_accuracy=100; expected percent below 100"),
         (["empty", "--costs", "speed"], "objective 'speed'; expected of: val_accuracy"),
         (["empty", "--costs", "val_accuracy"], "expected what stands beside the accuracy that --selection names: worst_class"),
         (["empty", "--costs", "relus", "pi_time_s"], "no model here has pi_time_s"),
@@ -159,7 +212,7 @@ def test_watch_renews_until_it_is_stopped(tmp_path, monkeypatch, capsys):
         if len(looks) == 1:
             commit(root, [row(budget=7)])
 
-    monkeypatch.setattr(command.time, "sleep", look_away)
+    monkeypatch.setattr(command, "time", SimpleNamespace(sleep=look_away))
     monkeypatch.setattr(sys, "argv", ["report", str(root), "--out", str(tmp_path / "out"), "--watch", "--every", "5"])
     with pytest.raises(SystemExit) as stopped:
         main()

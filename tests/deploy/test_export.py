@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import networks
@@ -57,6 +59,15 @@ def test_what_is_exported_computes_what_the_network_computes(format_name, name, 
     assert json.loads((tmp_path / "out" / "card.json").read_text()) == card
     assert card["costs_per_image"]["counted"] == count_costs(model, exit_name).totals()
     assert card["accuracy_percent"]["test"] == "not known"
+    assert card["origin"]["exported_with"]["torch"] == metadata.version("torch")
+    needs = card["file"]["needs"]
+    if format_name == "onnx":
+        assert needs == {"opset": 20, "ir_version": 10, "onnxruntime": "1.18 or newer"}
+    else:
+        assert needs["torch"].startswith(".".join(torch.__version__.split(".")[:2]))
+        assert re.fullmatch(r"\d+\.\d+", needs["schema"])
+    told = (tmp_path / "out" / "card.md").read_text()
+    assert all(f"- {name.replace('_', ' ')}: {value}\n" in told for name, value in needs.items())
     assert {path.name for path in tmp_path.iterdir()} == {"model", "out"}
 
 

@@ -22,6 +22,7 @@ from raysp.planning.plan import Plan
 from raysp.store import location, lock
 from raysp.store.location import create, locate, write_atomically
 from raysp.store.records import NoLongerOwner, Store
+from raysp.store.trial import StorageLacks
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto")
@@ -252,7 +253,9 @@ def test_a_saved_model_is_loaded_from_a_url(root, tmp_path):
 
 
 def test_a_missing_bucket_is_not_made(server, tmp_path):
-    with pytest.raises(OSError, match="results can't be written to s3://no-such-bucket/run"):
+    with pytest.raises(
+        StorageLacks, match=r"s3://no-such-bucket/run: a file can't be written: The specified bucket does not exist"
+    ):
         run([toy()], locate("s3://no-such-bucket/run"))
     assert not locate("s3://no-such-bucket").exists()
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 import yaml
@@ -25,6 +26,7 @@ from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.experimental.internal_kv import _internal_kv_get
 
 from raysp.engine.termination import Terminated
+from raysp.store.remedies import SETTINGS
 
 Resources = Mapping[str, float]
 
@@ -89,11 +91,19 @@ def _init(address: str | None, *, verbose: bool) -> None:
     level = logging.INFO if verbose else logging.ERROR
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, include_dashboard=False, logging_level=level, log_to_driver=verbose)
+        ray.init(address=address, include_dashboard=False, logging_level=level, log_to_driver=verbose, **_settings(address))
     except SystemExit:  # Ray's own answer to SIGTERM while it starts
         raise Terminated from None
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray puts its own there
+
+
+def _settings(address: str | None) -> dict[str, Any]:
+    """What `ray.init` is told of this process' environment, so that workers reach the results as it does. A local Ray inherits
+    all of it; nodes that others have started have their own.
+    """
+    found = {name: os.environ[name] for name in SETTINGS if name in os.environ}
+    return {"runtime_env": {"env_vars": found}} if found and not starts_one(address) else {}
 
 
 def _started_here() -> Path:

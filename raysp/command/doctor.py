@@ -22,13 +22,17 @@ from raysp.command.packages import PACKAGES, is_there, missing_modules, troubles
 from raysp.command.programs import Gpus, browser_of, compiler_of, gpus_here, told_of_gpus, troubles_of_gpus
 from raysp.command.terminal import shield
 from raysp.engine.shadows import shadows, told, workers_directories
-from raysp.engine.surroundings import Surroundings, look, tried
+from raysp.engine.surroundings import Surroundings, cpus, look, tried
 from raysp.engine.troubles import Trouble, gigabytes, troubles
 
 
 @dataclass(frozen=True)
 class DoctorFlags:
     """Say what is here and what will not work, on one page for a bug report. Exits with 0."""
+
+    cpus: bool = False
+    """Say only how many CPUs this machine gives, for `ray start --num-cpus`, which by itself looks at no affinity and takes half
+    of one for none."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "raysp doctor") -> None:
@@ -39,8 +43,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "raysp doctor") -> 
         prog: the command's name, as it was called.
     """
     shield()
-    tyro.cli(DoctorFlags, args=arguments, prog=prog)
-    for line in page():
+    flags = tyro.cli(DoctorFlags, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
+    for line in [str(cpus().whole)] if flags.cpus else page():
         print(line)
     sys.exit(0)
 
@@ -125,7 +129,7 @@ def _commit() -> str:
 def _cpus(here: Surroundings) -> str:
     cpus = here.cpus
     quota = "no quota" if cpus.quota is None else f"a quota of {cpus.quota:.3g}"
-    return f"{cpus.usable:.3g} of {cpus.machine} usable (affinity {cpus.affinity}, {quota}); Ray counts {cpus.ray}"
+    return f"{cpus.usable:.3g} of {cpus.machine} usable (affinity {cpus.affinity}, {quota}); a local Ray gets {cpus.whole}"
 
 
 def _memory(here: Surroundings) -> str:
@@ -137,10 +141,10 @@ def _memory(here: Surroundings) -> str:
 def _ray(here: Surroundings) -> str:
     cluster = "would be started here"
     if here.address:
-        heard = {True: "answers", False: "doesn't answer", None: "not tried"}[here.answers]
+        instead = "" if here.address_from == "RAY_ADDRESS" else ", so one is started here"
+        heard = {True: "answers", False: f"doesn't answer{instead}", None: "not tried"}[here.answers]
         cluster = f"at {here.address} by {here.address_from} ({heard})"
-    directory = f"{here.ray_directory}{'' if here.ray_directory_writable else ', not writable'}"
-    return f"{cluster}; sessions in {directory}; token {here.token or 'none'}"
+    return f"{cluster}; sessions in {here.sessions or 'no place'}; a cluster's token {here.token or 'nowhere'}"
 
 
 def _variables(environ: Mapping[str, str]) -> str:

@@ -24,6 +24,7 @@ from raysp.data.listing import FolderError
 from raysp.data.notes import notes_of
 from raysp.data.pictures import to_array
 from raysp.data.splitting import held_out
+from raysp.store.home import from_home
 
 CROP_SHARE = 8
 """Training images are padded by one pixel in this many before they are cropped: by 4 at 32x32, as is usual."""
@@ -131,7 +132,7 @@ def _open_folder(layout: str, place: str, image_size: int | None, selection: Sel
     if not place:
         raise DataError(f"{layout}: without a path; expected {layout}:PATH")
     try:
-        folder = read_folder(layout, Path(place).expanduser(), tell)
+        folder = read_folder(layout, from_home(place), tell)
     except FolderError as error:
         raise DataError(str(error)) from None
     size = LAYOUTS[layout].size if image_size is None else image_size

@@ -11,7 +11,7 @@ from toy import HELPERS, toy
 
 from raysp.data.sources import load_splits, open_source
 from raysp.engine.options import RunOptions
-from raysp.engine.ray import cluster
+from raysp.engine.ray import cluster, connection
 from raysp.engine.ray.cluster import PlacementError, Request, Slots
 from raysp.engine.sweep import run_sweep
 from raysp.store.records import Store
@@ -226,7 +226,7 @@ def test_a_stages_news_stay_on_the_node_of_who_waits_for_them(two_nodes):
     node = two_nodes.add_node(num_cpus=1)
     two_nodes.wait_for_nodes()
     try:
-        with cluster.connect(two_nodes.address, verbose=False):
+        with connection.connect(connection.find(two_nodes.address), verbose=False):
             queues = [_queue_here() for _ in range(4)]  # anywhere would mean both nodes
             where = ray.get([queue.actor.__ray_call__.remote(_node_of) for queue in queues])
             assert set(where) == {ray.get_runtime_context().get_node_id()}

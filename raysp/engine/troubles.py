@@ -11,8 +11,6 @@ from raysp.engine.surroundings import Cpus, Surroundings, unfit_for_sessions
 
 ROOM_BYTES = 2 << 30
 """What a local Ray with one stage of a small network takes, rounded up."""
-SHARED_BYTES = 512 << 20
-"""Shared memory below which Ray moves its object store to the disk, or data sets don't fit; containers get 64 MB by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +64,6 @@ def _of_memory(found: Surroundings) -> Iterator[Trouble]:
             what="a local Ray with more than a small network",
             because=f"{gigabytes(free)} of memory are free, and Ray with one stage takes up to {gigabytes(ROOM_BYTES)}",
             remedy="free some, raise the container's limit, or give --inline",
-        )
-    if found.shared is not None and found.shared < SHARED_BYTES:
-        yield Trouble(
-            what="large data sets on Ray",
-            because=f"shared memory (/dev/shm) is {gigabytes(found.shared)}, and Ray keeps them there",
-            remedy="give a container --shm-size=2g or more",
         )
 
 

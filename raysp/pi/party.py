@@ -17,6 +17,7 @@ from typing import Any
 
 from raysp.pi import wire
 from raysp.pi.protocols import runtime_config
+from raysp.pi.wire import address_of, family_of
 
 RECEIVE_TIMEOUT_S = 3600
 """How long a party waits for the other's message; whoever started both sees at once when one of them ends."""
@@ -63,13 +64,13 @@ def _connect(start: dict[str, Any]) -> tuple[Any, Any]:
 
     rank: int = start["rank"]
     host, port = start["host"], start["ports"][rank]
-    with socket.socket() as probe:
+    with socket.socket(family_of(host)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise _PortTakenError(
-                f"party {rank} can't listen on {host}:{port}: {error.strerror}; give other ports, or none"
+                f"party {rank} can't listen on {address_of(host, port)}: {error.strerror}; give other ports, or none"
             ) from None
     options = libspu.logging.LogOptions()
     options.enable_console_logger = False
@@ -80,7 +81,7 @@ def _connect(start: dict[str, Any]) -> tuple[Any, Any]:
     description.connect_retry_times = 60
     description.connect_retry_interval_ms = 500
     for number, other in enumerate(start["ports"]):
-        description.add_party(f"party{number}", f"{host}:{other}")
+        description.add_party(f"party{number}", address_of(host, other))
     link = libspu.link.create_brpc(description, rank)
     return spu.Runtime(link, runtime_config(start["protocol"])), link
 

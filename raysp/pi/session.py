@@ -21,7 +21,7 @@ from typing import Any
 from raysp.pi import wire
 from raysp.pi.program import Array, Program, reconstruct, shares_of
 from raysp.pi.statistics import Statistics, parse
-from raysp.pi.wire import LOOPBACK
+from raysp.pi.wire import LOOPBACK, family_of
 
 LONGEST_S = 7 * 86400.0
 """Of time limits; a system call refuses those that never end."""
@@ -176,10 +176,11 @@ def session(
 
 
 def _free_ports(host: str) -> tuple[int, int]:
-    with socket.socket() as first, socket.socket() as second:
-        try:
+    try:
+        kind = family_of(host)
+        with socket.socket(kind) as first, socket.socket(kind) as second:
             first.bind((host, 0))
             second.bind((host, 0))
-        except OSError as error:
-            raise PartyFault(f"nothing can listen on {host}: {error.strerror}; expected an address of this machine") from None
-        return first.getsockname()[1], second.getsockname()[1]
+            return first.getsockname()[1], second.getsockname()[1]
+    except OSError as error:
+        raise PartyFault(f"nothing can listen on {host}: {error.strerror}; expected an address of this machine") from None

@@ -13,6 +13,7 @@ from raysp.data.sources import load_splits, open_source
 from raysp.engine.options import RunOptions
 from raysp.engine.ray import cluster, connection
 from raysp.engine.ray.cluster import PlacementError, Request, Slots
+from raysp.engine.ray.nodes import _call
 from raysp.engine.sweep import run_sweep
 from raysp.store.records import Store
 from raysp.store.stage import Stage, StageResult
@@ -248,6 +249,26 @@ def test_images_are_read_from_the_nodes_object_store_without_a_copy(two_nodes, t
     assert run_sweep([stage], tmp_path / "r", [source], options, labels={}, console=Console(quiet=True)).ok
     (record,) = _records(tmp_path / "r")
     assert record["metrics"] == {"own copy": False, "writeable": False, "sum": int(load_splits(source).train.images.sum())}
+
+
+@pytest.mark.slow
+def test_images_that_a_nodes_object_store_is_too_small_for_are_read_from_its_disk(two_nodes):
+    import ray
+
+    node = two_nodes.add_node(num_cpus=1, object_store_memory=80_000_000)
+    two_nodes.wait_for_nodes()
+    try:
+        with connection.connect(connection.find(two_nodes.address), verbose=False):
+            (there,) = [each["NodeID"] for each in ray.nodes() if each["Resources"].get("object_store_memory") == 80_000_000]
+            images = ray.put(np.ones(120_000_000, dtype=np.uint8))
+            (answer,) = _call(_sum_of, {there: (images,)})
+            assert ray.get(answer, timeout=60) == 120_000_000
+    finally:
+        two_nodes.remove_node(node)
+
+
+def _sum_of(images):
+    return int(np.sum(images, dtype=np.int64))
 
 
 def _look_at_images(config, context):

@@ -308,7 +308,6 @@ def test_one_core_of_many_is_no_trouble(machine, tmp_path, short, monkeypatch):
     assert said(look(machine({}), {"HOME": str(tmp_path), "RAY_TMPDIR": short})) == []
 
 
-def test_small_shared_memory_is_said(machine, tmp_path, short, monkeypatch):
-    monkeypatch.setattr(surroundings, "_size", lambda path: 64 << 20)
-    (found,) = said(look(machine({}), {"HOME": str(tmp_path), "RAY_TMPDIR": short}))
-    assert "shared memory (/dev/shm) is 67.1 MB" in found
+def test_small_shared_memory_is_no_trouble(machine, tmp_path, short, monkeypatch):
+    monkeypatch.setattr(surroundings, "_size", lambda path: 64 << 20)  # Ray goes to its own directory
+    assert said(look(machine({}), {"HOME": str(tmp_path), "RAY_TMPDIR": short})) == []

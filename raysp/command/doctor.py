@@ -2,7 +2,8 @@
 
 Owns the page, and what it says of this process. The machine is looked at by `raysp.engine.surroundings`, packages by
 `raysp.command.packages`, GPUs, a compiler and a browser by `raysp.command.programs`. Contract: it exits with 0, whatever it
-finds; it prints no secret, and changes nothing; what can't be found out is said to be unknown.
+finds; it prints no secret, and changes nothing, but makes what stands in for a home where nobody knows one; what can't be found
+out is said to be unknown.
 """
 
 import locale

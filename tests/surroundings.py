@@ -2,8 +2,8 @@
 
 Draws pairs of surroundings that people have (half a CPU, no home, a cluster that is gone, ...), makes each pair at once in
 namespaces of its own, and runs a small sweep on a local Ray there. It must end well, or, where an address was given at which
-nobody is, with status 2, one sentence and no traceback, in time; no process may be left. Needs root, or a system that lets users
-make namespaces; says so where it has neither. Nothing outside new directories is touched.
+nobody is, or no memory is left, with status 2, one sentence and no traceback, in time; no process may be left. Needs root, or a
+system that lets users make namespaces; says so where it has neither. Nothing outside new directories is touched.
 """
 
 import argparse
@@ -49,10 +49,16 @@ class Odd:
     """Whether a sweep is right to refuse."""
 
 
+GROUP = "([ -e /sys/fs/cgroup/ours ] || (mount -t tmpfs none /sys/fs/cgroup && touch /sys/fs/cgroup/ours)) && cd /sys/fs/cgroup"
 SURROUNDINGS = [
     Odd(name="a cluster file that is left over", setup=f"({RAYS} && echo 127.0.0.1:1 > ray_current_cluster)"),
     Odd(name="a cluster file that names something else", setup=f'({RAYS} && echo "$SILENT" > ray_current_cluster)'),
-    Odd(name="half a CPU", setup='mount -t tmpfs none /sys/fs/cgroup && echo "50000 100000" > /sys/fs/cgroup/cpu.max'),
+    Odd(name="half a CPU", setup=f'({GROUP} && echo "50000 100000" > cpu.max)'),
+    Odd(
+        name="hardly any memory",
+        setup=f"({GROUP} && echo 400000000 > memory.max && echo 300000000 > memory.current && echo 'anon 1' > memory.stat)",
+        refused=True,
+    ),
     Odd(name="one core of many", prefix=("taskset", "-c", "0")),
     Odd(
         name="no home, no name",

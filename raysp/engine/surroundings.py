@@ -198,7 +198,7 @@ def short_directory() -> Path | None:
 def ray_directory(environ: Mapping[str, str] = os.environ) -> Path:
     """Where Ray by its own rules puts its sessions, and `ray start` the address of what it started."""
     below = environ.get("RAY_TMPDIR") or (sys.platform.startswith("linux") and environ.get("TMPDIR")) or "/tmp"  # noqa: S108 (Ray's own choice)
-    return Path(below) / "ray"
+    return Path(below).absolute() / "ray"
 
 
 def unfit_for_sessions(directory: Path) -> str:
@@ -222,7 +222,8 @@ def ray_address(environ: Mapping[str, str], directory: Path) -> tuple[str | None
     if environ.get("RAY_ADDRESS"):
         return environ["RAY_ADDRESS"], "RAY_ADDRESS"
     noted = directory / "ray_current_cluster"
-    return (noted.read_text().strip() or None, str(noted)) if noted.is_file() else (None, "")
+    address = tried(noted.read_text, "").strip()  # it may be another user's
+    return (address, str(noted)) if address else (None, "")
 
 
 def answers(address: str) -> bool | None:

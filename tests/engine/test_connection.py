@@ -11,7 +11,7 @@ import ray
 from raysp.engine import surroundings
 from raysp.engine.ray import connection
 from raysp.engine.ray.connection import MODE, TOKEN, Target, connect, find
-from raysp.engine.surroundings import Cpus
+from raysp.engine.surroundings import Cpus, Memory
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
 GONE = "127.0.0.1:1"
@@ -115,6 +115,18 @@ def test_its_files_are_elsewhere_where_the_path_is_too_long(tmp_path, monkeypatc
     monkeypatch.setattr(surroundings, "SHORT", ())
     with pytest.raises(ConnectionError, match=r"no local Ray can be started: .* set RAY_TMPDIR"), pretended(monkeypatch):
         pass
+
+
+def test_too_little_memory_is_said_as_such(monkeypatch):
+    def init(options, verbose):
+        raise ValueError(
+            "Attempting to cap object store memory usage at 60000000 bytes, but the minimum allowed is 78643200 bytes."
+        )
+
+    monkeypatch.setattr(connection, "_init", init)
+    for free, has in ((2e8, "200 MB of memory can be had"), (None, "Attempting to cap")):
+        monkeypatch.setattr(connection, "memory", lambda free=free: Memory(total=None, available=free, limit=None, used=None))
+        refused(find("local"), f"no local Ray can be started: {has}.*; free some, raise the container's limit, or give --inline")
 
 
 def refused(target, why):

@@ -188,6 +188,10 @@ def test_where_ray_would_be(tmp_path):
     (tmp_path / "ray_current_cluster").write_text("127.0.0.1:6379\n")
     assert ray_address({}, tmp_path) == ("127.0.0.1:6379", str(tmp_path / "ray_current_cluster"))
     assert ray_address({"RAY_ADDRESS": "host:1"}, tmp_path) == ("host:1", "RAY_ADDRESS")
+    for content in (b"", b"\xff\xfe"):
+        (tmp_path / "ray_current_cluster").write_bytes(content)
+        assert ray_address({}, tmp_path) == (None, "")
+    assert ray_directory({"RAY_TMPDIR": "", "TMPDIR": "t"}) == Path.cwd() / "t" / "ray"
 
 
 @contextmanager

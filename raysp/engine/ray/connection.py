@@ -23,9 +23,10 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 
 from raysp.engine.standins import make_own
-from raysp.engine.surroundings import Surroundings, answers, look, ray_address, ray_directory, ray_token, short_directory
+from raysp.engine.surroundings import Surroundings, answers, look, memory, ray_address, ray_directory, ray_token, short_directory
 from raysp.engine.surroundings import unfit_for_sessions as unfit
 from raysp.engine.termination import Terminated
+from raysp.engine.troubles import gigabytes
 from raysp.store.home import home_of
 
 Tell = Callable[[str], None]
@@ -116,6 +117,14 @@ def connect(target: Target, *, verbose: bool, tell: Tell = lambda note: None) ->
             _init(options, verbose=verbose)
         except ConnectionError as error:
             raise ConnectionError(f"{error}; start a cluster there, give another --address, or --address local") from error
+        except ValueError as error:  # of its object store, mostly
+            if target.address is not None:
+                raise
+            free = memory().free
+            has = f"{gigabytes(free)} of memory can be had" if free is not None else str(error)
+            raise ConnectionError(
+                f"no local Ray can be started: {has}; free some, raise the container's limit, or give --inline"
+            ) from error
         stack.callback(ray.shutdown)
         yield
 
@@ -128,12 +137,11 @@ def _local(tell: Tell) -> Iterator[Mapping[str, Any]]:
     here = look()
     if here.sessions is None:
         raise ConnectionError(f"no local Ray can be started: {unfit(here.ray_directory)}; {REMEDY}")
-    options: dict[str, Any] = {"address": "local", "num_cpus": here.cpus.whole}
+    options = {"address": "local", "num_cpus": here.cpus.whole, "_temp_dir": str(here.sessions)}
     if here.cpus.usable < 1:
         tell(f"this process may use {here.cpus.usable:.2g} of a CPU: one stage runs at a time, and as much slower")
     if here.sessions != here.ray_directory:
         _move(here, tell)
-        options["_temp_dir"] = str(here.sessions)
     changed = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # as Ray itself has it where clusters aren't supported
     if os.environ.get(MODE, "token").lower() == "token":
         changed |= {MODE: "token", TOKEN: os.environ.get(TOKEN, "").strip() or secrets.token_hex(32)}

@@ -117,16 +117,12 @@ def test_its_files_are_elsewhere_where_the_path_is_too_long(tmp_path, monkeypatc
         pass
 
 
-def test_too_little_memory_is_said_as_such(monkeypatch):
-    def init(options, verbose):
-        raise ValueError(
-            "Attempting to cap object store memory usage at 60000000 bytes, but the minimum allowed is 78643200 bytes."
-        )
-
-    monkeypatch.setattr(connection, "_init", init)
-    for free, has in ((2e8, "200 MB of memory can be had"), (None, "Attempting to cap")):
-        monkeypatch.setattr(connection, "memory", lambda free=free: Memory(total=None, available=free, limit=None, used=None))
-        refused(find("local"), f"no local Ray can be started: {has}.*; free some, raise the container's limit, or give --inline")
+def test_too_little_memory_is_said_before_anything_starts(monkeypatch):
+    monkeypatch.setattr(connection, "_init", lambda options, verbose: 1 / 0)
+    monkeypatch.setattr(surroundings, "memory", lambda root: Memory(total=None, available=2 * 10**8, limit=None, used=None))
+    refused(
+        find("local"), "no local Ray can be started: 200 MB of memory can be had, and it takes 300 MB; free some, .* --inline"
+    )
 
 
 def refused(target, why):

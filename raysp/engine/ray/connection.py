@@ -23,7 +23,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 
 from raysp.engine.standins import make_own
-from raysp.engine.surroundings import Surroundings, answers, look, memory, ray_address, ray_directory, ray_token, short_directory
+from raysp.engine.surroundings import Surroundings, answers, look, ray_address, ray_directory, ray_token, short_directory
 from raysp.engine.surroundings import unfit_for_sessions as unfit
 from raysp.engine.termination import Terminated
 from raysp.engine.troubles import gigabytes
@@ -33,6 +33,8 @@ Tell = Callable[[str], None]
 """Takes a note for the user."""
 MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 UV_RUN = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+LEAST_BYTES = 300_000_000
+"""Of memory; with less Ray refuses to start, and leaves what it has started: three tenths are to be an object store of 78 MB."""
 REMEDY = "set RAY_TMPDIR to a directory of your own with a short name"
 
 
@@ -117,14 +119,6 @@ def connect(target: Target, *, verbose: bool, tell: Tell = lambda note: None) ->
             _init(options, verbose=verbose)
         except ConnectionError as error:
             raise ConnectionError(f"{error}; start a cluster there, give another --address, or --address local") from error
-        except ValueError as error:  # of its object store, mostly
-            if target.address is not None:
-                raise
-            free = memory().free
-            has = f"{gigabytes(free)} of memory can be had" if free is not None else str(error)
-            raise ConnectionError(
-                f"no local Ray can be started: {has}; free some, raise the container's limit, or give --inline"
-            ) from error
         stack.callback(ray.shutdown)
         yield
 
@@ -137,6 +131,10 @@ def _local(tell: Tell) -> Iterator[Mapping[str, Any]]:
     here = look()
     if here.sessions is None:
         raise ConnectionError(f"no local Ray can be started: {unfit(here.ray_directory)}; {REMEDY}")
+    free = here.memory.free
+    if free is not None and free < LEAST_BYTES:
+        has = f"{gigabytes(free)} of memory can be had, and it takes {gigabytes(LEAST_BYTES)}"
+        raise ConnectionError(f"no local Ray can be started: {has}; free some, raise the container's limit, or give --inline")
     options = {"address": "local", "num_cpus": here.cpus.whole, "_temp_dir": str(here.sessions)}
     if here.cpus.usable < 1:
         tell(f"this process may use {here.cpus.usable:.2g} of a CPU: one stage runs at a time, and as much slower")

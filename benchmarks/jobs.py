@@ -27,7 +27,8 @@ from raysp.engine.context import Context, Place
 from raysp.engine.inline import run_inline
 from raysp.engine.options import RunOptions
 from raysp.engine.progress import Progress
-from raysp.engine.ray.cluster import Request, Slots, connect
+from raysp.engine.ray.cluster import Request, Slots
+from raysp.engine.ray.connection import connect, find
 from raysp.engine.ray.tune import run_on_ray
 from raysp.engine.sweep import run_sweep
 from raysp.methods.choices import Choice
@@ -127,7 +128,7 @@ def main(
     seconds, handing, stages = plan_seconds(configurations)
     print(f"planning {configurations:,} configurations ({stages:,} stages): {seconds:.2f} s; handing all out: {handing:.2f} s")
     each: dict[int, list[float]] = {few: [], many: []}
-    with nullcontext() if inline else connect("local", verbose=False):
+    with nullcontext() if inline else connect(find("local"), verbose=False):
         for _ in range(rounds):
             for jobs, times in each.items():
                 times.append(job_seconds(jobs, inline))

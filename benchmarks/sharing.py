@@ -24,7 +24,8 @@ from tyro.conf import arg
 from raysp.data.sources import load_splits, open_source
 from raysp.engine.context import Place
 from raysp.engine.progress import Progress
-from raysp.engine.ray.cluster import Request, Slots, connect
+from raysp.engine.ray.cluster import Request, Slots
+from raysp.engine.ray.connection import connect, find
 from raysp.engine.ray.tune import run_on_ray
 from raysp.methods.choices import Choice
 from raysp.planning.plan import JobQueue, Plan
@@ -110,7 +111,7 @@ def main(
     print(f"{len(shared)} configurations, {len(plan.stages)} stages, {plan.epochs} epochs; separate: {len(chains)} chains")
     print(f"epochs, separate / shared: {pipelines.epochs / plan.epochs:.2f}")
     ratios = []
-    with connect("local", verbose=False), tempfile.TemporaryDirectory() as scratch:
+    with connect(find("local"), verbose=False), tempfile.TemporaryDirectory() as scratch:
         assert ray.is_initialized()
         for number in range(rounds):
             swept = run(shared, Path(scratch) / f"shared-{number}", splits, slots)

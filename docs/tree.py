@@ -28,6 +28,7 @@ clusters/              own machines, Kubernetes, Slurm; aws.py makes what cluste
 tests/                 by room, as raysp/ has them
   helpers/             what several tests build or start: toy stages, small real ones, slow references
   faults.py            a script: kills at random, full disks, clocks set back
+  surroundings.py      a script: a small sweep in pairs of odd surroundings, such as half a CPU and no home
   clusters/netns.py    a script: two hosts, of which one dies
   clusters/slurm.py    a script: two hosts under a real Slurm
 docs/                  the documentation; update.py brings parts of it up to date from the code

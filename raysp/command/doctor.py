@@ -2,7 +2,8 @@
 
 Owns the page, and what it says of this process. The machine is looked at by `raysp.engine.surroundings`, packages by
 `raysp.command.packages`, GPUs, a compiler and a browser by `raysp.command.programs`. Contract: it exits with 0, whatever it
-finds; it prints no secret, and changes nothing; what can't be found out is said to be unknown.
+finds; it prints no secret, and changes nothing, but makes what stands in for a home where nobody knows one; what can't be found
+out is said to be unknown.
 """
 
 import locale
@@ -24,7 +25,7 @@ from raysp.command.packages import PACKAGES, is_there, missing_modules, troubles
 from raysp.command.programs import Gpus, browser_of, compiler_of, gpus_here, told_of_gpus, troubles_of_gpus
 from raysp.command.terminal import shield
 from raysp.engine.shadows import shadows, told, workers_directories
-from raysp.engine.surroundings import Surroundings, look, tried
+from raysp.engine.surroundings import Surroundings, cpus, look, tried
 from raysp.engine.troubles import Trouble, gigabytes, troubles
 
 
@@ -34,6 +35,9 @@ class DoctorFlags:
 
     storage: Annotated[str | None, arg(metavar="DIR|URL", help_behavior_hint="")] = None
     """Try out, too, whether results can be kept there: small files are made, and removed."""
+    cpus: bool = False
+    """Say only how many CPUs this machine gives, for `ray start --num-cpus`, which by itself looks at no affinity and takes half
+    of one for none."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "raysp doctor") -> None:
@@ -44,8 +48,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "raysp doctor") -> 
         prog: the command's name, as it was called.
     """
     shield()
-    flags = tyro.cli(DoctorFlags, args=arguments, prog=prog)
-    for line in page(storage=flags.storage):
+    flags = tyro.cli(DoctorFlags, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
+    for line in [str(cpus().whole)] if flags.cpus else page(storage=flags.storage):
         print(line)
     sys.exit(0)
 
@@ -149,7 +153,7 @@ def _commit() -> str:
 def _cpus(here: Surroundings) -> str:
     cpus = here.cpus
     quota = "no quota" if cpus.quota is None else f"a quota of {cpus.quota:.3g}"
-    return f"{cpus.usable:.3g} of {cpus.machine} usable (affinity {cpus.affinity}, {quota}); Ray counts {cpus.ray}"
+    return f"{cpus.usable:.3g} of {cpus.machine} usable (affinity {cpus.affinity}, {quota}); a local Ray gets {cpus.whole}"
 
 
 def _memory(here: Surroundings) -> str:
@@ -161,10 +165,10 @@ def _memory(here: Surroundings) -> str:
 def _ray(here: Surroundings) -> str:
     cluster = "would be started here"
     if here.address:
-        heard = {True: "answers", False: "doesn't answer", None: "not tried"}[here.answers]
+        instead = "" if here.address_from == "RAY_ADDRESS" else ", so one is started here"
+        heard = {True: "answers", False: f"doesn't answer{instead}", None: "not tried"}[here.answers]
         cluster = f"at {here.address} by {here.address_from} ({heard})"
-    directory = f"{here.ray_directory}{'' if here.ray_directory_writable else ', not writable'}"
-    return f"{cluster}; sessions in {directory}; token {here.token or 'none'}"
+    return f"{cluster}; sessions in {here.sessions or 'no place'}; a cluster's token {here.token or 'nowhere'}"
 
 
 def _variables(environ: Mapping[str, str]) -> str:

@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from raysp.engine.standins import stand_in_for_home
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -22,8 +24,9 @@ GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 
 
 def shield() -> None:
-    """Let the process' own two streams never raise, whoever writes to them: a command's first act."""
+    """Let the process' own two streams never raise, whoever writes to them, and give it a home: a command's first act."""
     sys.stdout, sys.stderr = _lossy(sys.stdout), _lossy(sys.stderr)
+    stand_in_for_home()
 
 
 def consoles(width: int = 120) -> "tuple[Console, Console]":

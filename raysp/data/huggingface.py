@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from raysp.data.hub import fetch
 from raysp.data.listing import Entry, FolderError, Listing
 from raysp.data.tables import Row, Shelf, pieces_of, read_column, schema_of
+from raysp.store.home import from_home
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,7 +59,7 @@ def list_huggingface(place: str, columns: Columns) -> Listing:
     Raises:
         FolderError: it isn't there, can't be reached, has no part to train on or to test with, or its columns can't be told.
     """
-    root = Path(place).expanduser()
+    root = from_home(place)
     files = _files_of(root if root.is_dir() else fetch(place))
     try:
         return _listing(files, columns)

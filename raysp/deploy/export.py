@@ -28,6 +28,7 @@ from raysp.models.exits import exit_of
 from raysp.models.files import load_model
 from raysp.models.network import Network
 from raysp.models.relu import MaskedReLU
+from raysp.store.home import from_home
 from raysp.store.location import locate
 from raysp.store.tensor_files import fingerprint
 
@@ -75,7 +76,7 @@ def export(
         OSError: it can't be written.
         RuntimeError: the exported model computes something else; nothing was written.
     """
-    place, target = locate(directory), Path(out).expanduser().absolute()
+    place, target = locate(directory), from_home(out).absolute()
     if os.path.lexists(target):
         raise FileExistsError(f"{target} exists; give another directory, so that nothing is overwritten")
     if not can_write(target.parent):

@@ -3,7 +3,6 @@
 Owns the words and the table; the figures are `raysp.planning.plan`'s and `raysp.engine.calibration`'s.
 """
 
-import os
 import time
 from collections.abc import Sequence
 
@@ -15,6 +14,7 @@ from raysp.data.sources import Source
 from raysp.engine.calibration import calibrate
 from raysp.engine.options import RunOptions, Stopping
 from raysp.engine.progress import clock_of
+from raysp.engine.surroundings import cpus
 from raysp.planning.halving import Halving
 from raysp.planning.plan import Plan, Survey
 
@@ -59,7 +59,7 @@ def print_seconds(plan: Plan, found: Survey, sources: Sequence[Source], options:
     if (options.fixed_gpus or options.cuda_graph == "on") and not torch.cuda.is_available():
         console.print("How long that takes can't be tried here: stages are to have a GPU, and torch finds none.")
         return
-    cores = os.cpu_count() or 1
+    cores = cpus().whole
     if options.threads_per_stage > cores:
         console.print(f"How long that takes can't be tried here: {options.threads_per_stage} threads per stage on {cores} cores.")
         return

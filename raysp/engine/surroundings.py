@@ -1,24 +1,35 @@
 """What a process is given on its machine: CPUs, memory, directories, and how it would reach Ray.
 
-Owns the looking. Refuses to change anything, to start Ray, to import torch, and to draw conclusions (`raysp.engine.troubles`).
-Contract: no probe raises, whatever the machine lacks, and none waits for long; what can't be told is None.
+Owns the looking, for `raysp doctor` and for every start. Refuses to change anything (`raysp.engine.standins`), to start Ray, to
+import torch, and to draw conclusions (`raysp.engine.troubles`). Contract: no probe raises, whatever the machine lacks, and none
+waits for long; what can't be told is None.
 """
 
 import os
 import re
 import socket
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
+
+from raysp.store.home import home_of
 
 T = TypeVar("T")
 
 LOOK_S = 2.0
 """Seconds to wait for an address that may be nobody's."""
+SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 (what is made in them is private)
+"""Directories with short names in which every user can make one."""
+SOCKET_PATH_MOST = 103 if sys.platform == "darwin" else 107
+"""Bytes of a socket's path, a limit of the system's."""
+RAYS_SOCKET = "session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
+"""The longest path that a local Ray makes below its directory; its date, and a process number of seven digits."""
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""How HTTP/2, which Ray speaks, begins: RFC 9113, 3.4, and an empty frame of settings. The other side answers with its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +42,16 @@ class Cpus:
     """That the process may run on (taskset, cpusets)."""
     quota: float | None
     """CPUs' worth of time that its control groups allow; None where they don't limit it."""
-    ray: int
-    """That a local Ray counts: it looks at no affinity, and drops what a quota has behind the point."""
 
     @property
     def usable(self) -> float:
         """The least of all."""
         return min(self.affinity, self.machine, self.quota or self.machine)
+
+    @property
+    def whole(self) -> int:
+        """What Ray is told, as it takes whole ones alone; by itself it would look at no affinity and take half of one for 0."""
+        return max(int(self.usable), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,17 +84,19 @@ class Surroundings:
     home: Path | None
     home_writable: bool
     ray_directory: Path
-    """Where a local Ray puts its sessions."""
-    ray_directory_writable: bool
+    """Where Ray by its own rules looks for what `ray start` has left, and puts its sessions."""
+    sessions: Path | None
+    """Where a local Ray is told to put its sessions: there too, or, where that can't be, in a directory of our own; None if there
+    is none."""
     address: str | None
     """RAY_ADDRESS, or what `ray start` has left here; None where a local Ray would be started."""
     address_from: str
     """Where the address stands."""
     answers: bool | None
-    """Whether anything listens at the address; None where it names no port."""
+    """Whether a Ray listens at the address; None where it names no port."""
     token: str
-    """Where Ray's token comes from: `RAY_AUTH_TOKEN`, a file, "to be written to" a file, or "" where none is asked for."""
-    token_usable: bool
+    """Where the token for a cluster that asks for one comes from: "in RAY_AUTH_TOKEN", "in" a file, or "" where there is none. A
+    local Ray gets one of its own."""
 
 
 def look(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Surroundings:
@@ -94,7 +110,7 @@ def look(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Sur
     directory = ray_directory(environ)
     nothing: tuple[str | None, str] = (None, "")
     address, source = tried(lambda: ray_address(environ, directory), nothing)
-    token, usable = tried(lambda: ray_token(environ, home), ("", True))
+    own: Path | None = None
     return Surroundings(
         cpus=cpus(root),
         memory=memory(root),
@@ -102,12 +118,11 @@ def look(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Sur
         home=home,
         home_writable=home is not None and can_write(home),
         ray_directory=directory,
-        ray_directory_writable=can_write(directory),
+        sessions=tried(lambda: sessions_of(directory), own),
         address=address,
         address_from=source,
         answers=tried(lambda: answers(address), None) if address else None,
-        token=token,
-        token_usable=usable,
+        token=tried(lambda: ray_token(environ, home), ""),
     )
 
 
@@ -116,13 +131,7 @@ def cpus(root: Path = Path("/")) -> Cpus:
     machine = os.cpu_count() or 1
     affinity = tried(lambda: len(os.sched_getaffinity(0)), machine)  # not on every system
     quotas = [quota for path in control_groups(root, "cpu") if (quota := tried(lambda path=path: _quota(path), None))]  # type: ignore[misc]
-    ray = tried(lambda: _rays_count(root / "sys" / "fs" / "cgroup"), None)
-    return Cpus(
-        machine=machine,
-        affinity=affinity,
-        quota=min(quotas, default=None),
-        ray=machine if ray is None else int(ray),
-    )
+    return Cpus(machine=machine, affinity=affinity, quota=min(quotas, default=None))
 
 
 def memory(root: Path = Path("/")) -> Memory:
@@ -159,17 +168,6 @@ def control_groups(root: Path, controller: str) -> list[Path]:
     return [path for path in dict.fromkeys(found) if ".." not in path.parts and tried(path.is_dir, False)]
 
 
-def home_of(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """The home directory; None where nobody knows it."""
-    if environ.get("HOME"):
-        return Path(environ["HOME"])
-    with suppress(ImportError, KeyError):
-        import pwd
-
-        return Path(pwd.getpwuid(os.getuid()).pw_dir)
-    return None
-
-
 def can_write(directory: Path) -> bool:
     """Whether a file can be made in a directory, or, where it isn't there yet, in the nearest above it that is."""
     try:
@@ -180,10 +178,43 @@ def can_write(directory: Path) -> bool:
         return False
 
 
+def own_directory(above: Path) -> Path:
+    """The name of a directory that is this user's alone, among others' in the same place."""
+    return above / f"raysp-{os.getuid()}"
+
+
+def is_own(directory: Path) -> bool:
+    """Whether a directory is this user's, and nobody else's to enter."""
+    found = tried(directory.lstat, None)
+    return found is not None and stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+
+
+def short_directory() -> Path | None:
+    """A private directory with a short name, which may not be there yet; None where no place for it can be written to."""
+    own = (own_directory(Path(above)) for above in SHORT)
+    return next((path for path in own if can_write(path) and (is_own(path) or not os.path.lexists(path))), None)
+
+
 def ray_directory(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where a local Ray puts its sessions."""
+    """Where Ray by its own rules puts its sessions, and `ray start` the address of what it started."""
     below = environ.get("RAY_TMPDIR") or (sys.platform.startswith("linux") and environ.get("TMPDIR")) or "/tmp"  # noqa: S108 (Ray's own choice)
-    return Path(below) / "ray"
+    return Path(below).absolute() / "ray"
+
+
+def unfit_for_sessions(directory: Path) -> str:
+    """Why Ray can't have its sessions in a directory; nothing where it can."""
+    length = len(os.fsencode(directory / RAYS_SOCKET))
+    if length > SOCKET_PATH_MOST:
+        return f"sockets' paths below {directory} would have {length} characters; {SOCKET_PATH_MOST} are the most"
+    return "" if can_write(directory) else f"{directory} can't be written to"
+
+
+def sessions_of(directory: Path) -> Path | None:
+    """Ray's directory, or what takes its place; None where there is nothing."""
+    if not unfit_for_sessions(directory):
+        return directory
+    short = short_directory()
+    return short and short / "ray"
 
 
 def ray_address(environ: Mapping[str, str], directory: Path) -> tuple[str | None, str]:
@@ -191,36 +222,41 @@ def ray_address(environ: Mapping[str, str], directory: Path) -> tuple[str | None
     if environ.get("RAY_ADDRESS"):
         return environ["RAY_ADDRESS"], "RAY_ADDRESS"
     noted = directory / "ray_current_cluster"
-    return (noted.read_text().strip() or None, str(noted)) if noted.is_file() else (None, "")
+    address = tried(noted.read_text, "").strip()  # it may be another user's
+    return (address, str(noted)) if address else (None, "")
 
 
 def answers(address: str) -> bool | None:
-    """Whether anything listens at `host:port`; None for an address of another form that Ray takes."""
+    """Whether a Ray listens at `host:port`, or at least what speaks its protocol; None for an address of another form that Ray
+    takes.
+    """
     match = re.fullmatch(r"\[?([^\[\]/]+)\]?:(\d{1,5})", address)
     if match is None:
         return None if address in ("auto", "local") or "://" in address else False
     try:
-        socket.create_connection((match[1], int(match[2])), timeout=LOOK_S).close()
+        with socket.create_connection((match[1], int(match[2])), timeout=LOOK_S) as connection:
+            if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+                return True
+            connection.sendall(HELLO)
+            heard = b""
+            while len(heard) < 4 and (more := connection.recv(64)):
+                heard += more
+            return heard[3:4] == b"\x04"  # a frame of settings
     except (OSError, OverflowError, UnicodeError):
         return False
-    return True
 
 
-def ray_token(environ: Mapping[str, str], home: Path | None) -> tuple[str, bool]:
-    """Where Ray's token comes from, never the token itself, and whether a local Ray can have it."""
-    if environ.get("RAY_AUTH_MODE", "token").lower() != "token":
-        return "", True
-    if environ.get("RAY_AUTH_TOKEN"):
-        return "in RAY_AUTH_TOKEN", True
+def ray_token(environ: Mapping[str, str], home: Path | None) -> str:
+    """Where the token for a Ray cluster comes from, never the token itself; nothing where there is none that can be read."""
+    if environ.get("RAY_AUTH_TOKEN", "").strip():
+        return "in RAY_AUTH_TOKEN"
     if environ.get("RAY_AUTH_TOKEN_PATH"):
         path = Path(environ["RAY_AUTH_TOKEN_PATH"])
-        return f"in {path}", path.is_file() and os.access(path, os.R_OK)
-    if home is None:
-        return "", False
-    path = home / ".ray" / "auth_token"
-    if path.is_file():
-        return f"in {path}", os.access(path, os.R_OK)
-    return f"to be written to {path}", can_write(path.parent)
+    elif home is not None:
+        path = home / ".ray" / "auth_token"
+    else:
+        return ""
+    return f"in {path}" if path.is_file() and os.access(path, os.R_OK) else ""
 
 
 def tried(probe: Callable[[], T], otherwise: T) -> T:
@@ -257,13 +293,3 @@ def _quota(path: Path) -> float | None:
     else:
         quota, period = (path / "cpu.cfs_quota_us").read_text(), (path / "cpu.cfs_period_us").read_text()
     return None if quota == "max" or float(quota) <= 0 else float(quota) / float(period)
-
-
-def _rays_count(mount: Path) -> float | None:
-    """CPUs by Ray's rule, which looks at the mount's own files alone: a quota, and version 1's set of CPUs."""
-    groups = [mount / "cpu"] if (mount / "cpu" / "cpu.cfs_quota_us").exists() else [mount]
-    quota = tried(lambda: _quota(groups[0]), None)
-    ranges = tried(lambda: (mount / "cpuset" / "cpuset.cpus").read_text().strip(), "")
-    bounds = [part.partition("-") for part in ranges.split(",") if part]
-    in_set = sum(int(last or first) - int(first) + 1 for first, _, last in bounds) or None
-    return min((count for count in (quota, in_set) if count is not None), default=None)

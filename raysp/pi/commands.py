@@ -21,6 +21,7 @@ from raysp.pi.flags import Calibrate, Measure, Predict
 from raysp.pi.machine import disturbed
 from raysp.pi.session import LONGEST_S
 from raysp.pi.stored import measure_stored
+from raysp.store.home import from_home
 from raysp.store.location import exists, locate, write_atomically
 from raysp.store.lock import StoreBusy
 from raysp.store.records import NoLongerOwner
@@ -76,7 +77,7 @@ def _measure(flags: Measure, console: Console) -> None:
 
 
 def _calibrate(flags: Calibrate, console: Console) -> None:
-    out = flags.out.expanduser().absolute()
+    out = from_home(flags.out).absolute()
     if exists(out):
         raise ValueError(f"{out} exists; give another file, so that nothing is overwritten")
     if not (out.parent.is_dir() and os.access(out.parent, os.W_OK | os.X_OK)):

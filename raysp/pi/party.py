@@ -58,7 +58,9 @@ def _connect(start: dict[str, Any]) -> Party:
             rank=rank, host=host, ports=ports, protocol=start["protocol"], directory=Path(start["directory"])
         )
     except PortTaken as taken:
-        raise PortTaken(f"party {rank} can't listen on {host}:{ports[rank]}: {taken}; give other ports, or none") from None
+        raise PortTaken(
+            f"party {rank} can't listen on {wire.address_of(host, ports[rank])}: {taken}; give other ports, or none"
+        ) from None
 
 
 def _said(error: Exception) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from raysp.pi import engine, wire
 from raysp.pi.engine import OperationStatistics, Program, Statistics
-from raysp.pi.wire import LOOPBACK
+from raysp.pi.wire import LOOPBACK, family_of
 
 if TYPE_CHECKING:
     from raysp.pi.engine import Array
@@ -189,10 +189,11 @@ def session(
 
 
 def _free_ports(host: str) -> tuple[int, int]:
-    with socket.socket() as first, socket.socket() as second:
-        try:
+    try:
+        kind = family_of(host)
+        with socket.socket(kind) as first, socket.socket(kind) as second:
             first.bind((host, 0))
             second.bind((host, 0))
-        except OSError as error:
-            raise PartyFault(f"nothing can listen on {host}: {error.strerror}; expected an address of this machine") from None
-        return first.getsockname()[1], second.getsockname()[1]
+            return first.getsockname()[1], second.getsockname()[1]
+    except OSError as error:
+        raise PartyFault(f"nothing can listen on {host}: {error.strerror}; expected an address of this machine") from None

@@ -4,11 +4,23 @@ Nothing is unpickled.
 """
 
 import json
+import socket
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 LOOPBACK = "127.0.0.1"
 """Where parties listen, unless told otherwise."""
+
+
+def family_of(host: str) -> socket.AddressFamily:
+    """What kind of socket listens on an address or a name: IPv4, unless it has IPv6 alone. Raises OSError for an unknown name."""
+    families = {found[0] for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    return socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
+
+
+def address_of(host: str, port: int) -> str:
+    """As one text, in which an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def send(pipe: IO[bytes], header: Mapping[str, Any], parts: Sequence[bytes] = ()) -> None:

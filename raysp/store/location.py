@@ -21,6 +21,7 @@ from typing import TypeVar
 import fsspec
 from upath import UPath
 
+from raysp.store.home import from_home
 from raysp.store.remedies import remedy_of
 
 Location = Path | UPath
@@ -66,7 +67,7 @@ def locate(text: str | Path) -> Location:
             raise ValueError(
                 f"storage {text} looks like a URL, but isn't; expected a directory, or a URL such as s3://bucket/run"
             )
-        return Path(text).expanduser().absolute()
+        return from_home(text).absolute()
     protocol = match[1].lower()
     if protocol in ("file", "local"):
         path = str(text)[match.end() :].removeprefix("localhost")

@@ -207,6 +207,19 @@ def test_own_machines_keep_what_else_runs_on_them():
     assert config["min_workers" if "min_workers" in config else "max_workers"] == len(config["provider"]["worker_ips"])
 
 
+def test_line_ends_stay_as_shells_need_them_whatever_git_is_told():
+    files = ["clusters/slurm.sh", ".ci/run", "cluster.yaml", "clusters/local.yaml"]
+    asked = subprocess.run(["git", "check-attr", "eol", "--", *files], capture_output=True, text=True, cwd=TOP)
+    if asked.returncode:
+        pytest.skip("no checkout, or no git")
+    assert asked.stdout.splitlines() == [f"{file}: eol: lf" for file in files]
+
+
+def test_own_machines_count_the_cpus_that_they_may_use(config):
+    if config["provider"]["type"] == "local":  # the cloud's are given whole
+        assert all('--num-cpus="$(raysp doctor --cpus)" ' in start for start in starts(config))
+
+
 def test_kubernetes_job_has_what_the_operator_requires():
     job = read("clusters/rayjob.yaml")
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")

@@ -10,6 +10,7 @@ from raysp import __version__
 from raysp.command import doctor, packages, programs
 from raysp.command.doctor import page
 from raysp.command.programs import browser_of, compiler_of
+from raysp.engine.surroundings import cpus
 
 LINES = ["raysp", "python", "system", "packages", "extras", "CPUs", "memory", "shared", "home", "here", "Ray", "GPUs", "compiler"]
 
@@ -40,6 +41,12 @@ def test_it_ends_with_0_and_a_page(environ, tmp_path):
     told = [line.split()[0] for line in done.stdout.splitlines() if line and not line.startswith("will not work")]
     assert told[: len(LINES)] == LINES
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cpus_for_ray_start():
+    command = [sys.executable, "-m", "raysp", "doctor", "--cpus"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{cpus().whole}\n", "")
 
 
 def test_a_page_that_nobody_reads_ends_with_0():

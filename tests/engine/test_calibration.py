@@ -9,6 +9,7 @@ from raysp.engine import calibration
 from raysp.engine.calibration import EPOCHS, Calibration, Rate, calibrate, shortened
 from raysp.engine.forecast import print_seconds
 from raysp.engine.options import RunOptions
+from raysp.engine.surroundings import Cpus
 from raysp.methods.choices import Choice
 from raysp.planning.plan import Plan, survey
 from raysp.store.records import Store
@@ -151,7 +152,7 @@ def test_as_many_stages_are_said_to_run_at_once_as_a_run_has_room_for(options, s
     made = plan()
     seconds = dict.fromkeys(made.stages, 1.0)
     monkeypatch.setattr("raysp.engine.forecast.calibrate", lambda *a, **k: Calibration(seconds=seconds))
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("raysp.engine.forecast.cpus", lambda: Cpus(machine=64, affinity=4, quota=4.5))
     monkeypatch.setattr("torch.cuda.is_available", lambda: "gpus_per_stage" in options)
     monkeypatch.setattr("torch.cuda.device_count", lambda: int("gpus_per_stage" in options))
     console = Console(record=True, width=300)

@@ -11,8 +11,9 @@ from toy import HELPERS, toy
 
 from raysp.data.sources import load_splits, open_source
 from raysp.engine.options import RunOptions
-from raysp.engine.ray import cluster
+from raysp.engine.ray import cluster, connection
 from raysp.engine.ray.cluster import PlacementError, Request, Slots
+from raysp.engine.ray.nodes import _call
 from raysp.engine.sweep import run_sweep
 from raysp.store.records import Store
 from raysp.store.stage import Stage, StageResult
@@ -245,7 +246,7 @@ def test_a_stages_news_stay_on_the_node_of_who_waits_for_them(two_nodes):
     node = two_nodes.add_node(num_cpus=1)
     two_nodes.wait_for_nodes()
     try:
-        with cluster.connect(two_nodes.address, verbose=False):
+        with connection.connect(connection.find(two_nodes.address), verbose=False):
             queues = [_queue_here() for _ in range(4)]  # anywhere would mean both nodes
             where = ray.get([queue.actor.__ray_call__.remote(_node_of) for queue in queues])
             assert set(where) == {ray.get_runtime_context().get_node_id()}
@@ -267,6 +268,26 @@ def test_images_are_read_from_the_nodes_object_store_without_a_copy(two_nodes, t
     assert run_sweep([stage], tmp_path / "r", [source], options, labels={}, console=Console(quiet=True)).ok
     (record,) = _records(tmp_path / "r")
     assert record["metrics"] == {"own copy": False, "writeable": False, "sum": int(load_splits(source).train.images.sum())}
+
+
+@pytest.mark.slow
+def test_images_that_a_nodes_object_store_is_too_small_for_are_read_from_its_disk(two_nodes):
+    import ray
+
+    node = two_nodes.add_node(num_cpus=1, object_store_memory=80_000_000)
+    two_nodes.wait_for_nodes()
+    try:
+        with connection.connect(connection.find(two_nodes.address), verbose=False):
+            (there,) = [each["NodeID"] for each in ray.nodes() if each["Resources"].get("object_store_memory") == 80_000_000]
+            images = ray.put(np.ones(120_000_000, dtype=np.uint8))
+            (answer,) = _call(_sum_of, {there: (images,)})
+            assert ray.get(answer, timeout=60) == 120_000_000
+    finally:
+        two_nodes.remove_node(node)
+
+
+def _sum_of(images):
+    return int(np.sum(images, dtype=np.int64))
 
 
 def _look_at_images(config, context):

@@ -1,5 +1,7 @@
 """A stage whose worker died is given out again, each time after a longer pause."""
 
+from types import SimpleNamespace
+
 import pytest
 from rich.console import Console
 from toy import toy
@@ -7,6 +9,7 @@ from toy import toy
 from raysp.engine.context import Place
 from raysp.engine.progress import Progress
 from raysp.engine.ray import tune as ray_tune
+from raysp.engine.ray.causes import cause_of, low_memory
 from raysp.engine.ray.cluster import Request, Slots
 from raysp.engine.termination import Terminated
 from raysp.planning.plan import JobQueue
@@ -74,6 +77,37 @@ def test_others_go_on_meanwhile(searcher_of, clock):
     clock.now += 1.0
     assert searcher.suggest("2") == {"job": first}
     assert searcher.suggest("3") is None, "what runs may have to be given out again"
+
+
+ACCOUNT = (
+    "ray.exceptions.OutOfMemoryError: 1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: "
+    "192.0.2.2, ID: 12e2) was 14.93GB used / 15.36GB limit (0.972)\nOOM kill reason: Memory usage exceeded\nRefer to the manual"
+)
+
+
+def test_low_memory_is_named_with_node_and_share(searcher_of, tmp_path):
+    searcher = searcher_of(1, retries=0)
+    searcher.suggest("0")
+    (tmp_path / "error.txt").write_text(ACCOUNT)
+    trial = SimpleNamespace(trial_id="0", error_file=tmp_path / "error.txt")
+    ray_tune._Watcher(searcher).on_step_begin(1, [SimpleNamespace(trial_id="9"), trial])
+    searcher.on_trial_complete("0", error=True)
+    (message,) = searcher.queue.outcome.failed.values()
+    said = (
+        "node 192.0.2.2 was low on memory (14.93GB of 15.36GB, 97 %) and Ray ended workers there: give a smaller --max-concurrent"
+    )
+    assert f"its worker died once, at last because {said}" in message and message.endswith("to go on from its checkpoint")
+    assert cause_of(ACCOUNT).startswith(said)
+    before = (
+        "OutOfMemoryError: Memory on the node (IP: 10.0.0.1, ID: a) where the task (x) was running was 9GB / 9.5GB (0.95), which"
+    )
+    assert low_memory(before).startswith("node 10.0.0.1 was low on memory (9GB of 9.5GB, 95 %)")
+
+
+def test_other_deaths_are_said_as_ray_does():
+    died = "Traceback:\nray.exceptions.ActorDiedError: The actor died unexpectedly. Some common causes: memory\n  more"
+    assert cause_of(died) == "ray.exceptions.ActorDiedError: The actor died unexpectedly." and not low_memory(died)
+    assert cause_of("") == "its worker died"
 
 
 def test_without_retries_there_is_no_pause(searcher_of):

@@ -13,7 +13,7 @@ from raysp.engine import mps
 from raysp.engine.crowd import Trial
 from raysp.engine.options import RunOptions
 from raysp.engine.packing import Measured
-from raysp.engine.ray import cluster, shares
+from raysp.engine.ray import cluster, connection, shares
 from raysp.engine.ray.nodes import on_gpu
 from raysp.engine.sweep import run_sweep
 from raysp.engine.termination import Terminated
@@ -38,13 +38,12 @@ def happened(monkeypatch):
             events.append(f"{name} ends")
 
     monkeypatch.setattr(mps, "started", lambda: block("MPS", mps.Mps(True, "MPS started")))
-    monkeypatch.setattr(cluster, "connect", lambda *arguments, **options: block("Ray"))
+    monkeypatch.setattr(connection, "connect", lambda *arguments, **options: block("Ray"))
     monkeypatch.setattr(cluster, "alive_nodes", lambda: [{"CPU": 16.0, "GPU": 1.0}])
     monkeypatch.setattr(cluster, "possible_nodes", list)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setattr("os.cpu_count", lambda: 16)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(16)))
-    monkeypatch.setattr("raysp.engine.surroundings._rays_count", lambda mount: None)
     monkeypatch.setattr("raysp.engine.surroundings.control_groups", lambda root, controller: [])
     return events
 
@@ -141,7 +140,7 @@ def test_on_a_cluster_one_node_measures_and_mps_is_left_alone(node, found, share
             raise found
         return found, "without MPS: on two"
 
-    monkeypatch.setattr(cluster, "starts_one", lambda address: False)
+    monkeypatch.setattr(connection, "find", lambda address: connection.Target(address=address))
     monkeypatch.setattr("ray.nodes", lambda: NODES)
     monkeypatch.setattr(shares, "least_memory", lambda nodes: node if set(nodes) == {"a", "b"} else "none of these")
     monkeypatch.setattr(shares, "on_gpu", on_gpu)
@@ -153,7 +152,7 @@ def test_on_a_cluster_one_node_measures_and_mps_is_left_alone(node, found, share
 
 
 def test_where_the_cluster_has_no_gpu_yet_a_stage_waits_for_a_whole_one(happened, monkeypatch, console):
-    monkeypatch.setattr(cluster, "starts_one", lambda address: False)
+    monkeypatch.setattr(connection, "find", lambda address: connection.Target(address=address))
     monkeypatch.setattr("ray.nodes", lambda: NODES[2:])
     with shares.connect(RunOptions(gpus_per_stage="auto", address="somewhere:1"), TRIAL, console) as gpus:
         assert gpus == 1.0

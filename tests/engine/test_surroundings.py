@@ -3,22 +3,29 @@
 import os
 import socket
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 from raysp.engine import surroundings
+from raysp.engine.standins import make_own
 from raysp.engine.surroundings import (
+    SOCKET_PATH_MOST,
     answers,
     can_write,
     control_groups,
     cpus,
     look,
     memory,
+    own_directory,
     ray_address,
     ray_directory,
     ray_token,
+    short_directory,
 )
-from raysp.engine.troubles import SOCKET_PATH_MOST, troubles
+from raysp.engine.troubles import troubles
 
 MEMINFO = "MemTotal:       16000000 kB\nMemFree:        100 kB\nMemAvailable:   12000000 kB\n"
 GIB = 1 << 30
@@ -51,12 +58,12 @@ def short():
 
 
 @pytest.mark.parametrize(
-    ("files", "quota", "ray"),
+    ("files", "quota", "whole"),
     [
         pytest.param({}, None, 8, id="neither /proc nor /sys"),
         pytest.param({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, None, 8, id="2: no limit"),
         pytest.param(
-            {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, 0.5, 0, id="2: docker --cpus=0.5"
+            {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, 0.5, 1, id="2: docker --cpus=0.5"
         ),
         pytest.param(
             {
@@ -65,7 +72,7 @@ def short():
                 "sys/fs/cgroup/user.slice/job/cpu.max": "max 100000\n",
             },
             2.5,
-            8,
+            2,
             id="2: the limit is above, where Ray doesn't look",
         ),
         pytest.param({"proc/self/cgroup": "0::/../..\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5, 1, id="2: namespaces"),
@@ -84,27 +91,26 @@ def short():
                 "proc/self/cgroup": "1:cpu:/\n",
                 "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
                 "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
-                "sys/fs/cgroup/cpuset/cpuset.cpus": "0-1,5\n",
             },
             None,
-            3,
-            id="1: no quota, three CPUs",
+            8,
+            id="1: no quota",
         ),
         pytest.param({"proc/self/cgroup": "nonsense\n::\n", "sys/fs/cgroup/cpu.max": "a b c"}, None, 8, id="nonsense"),
         pytest.param({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "100000 0\n"}, None, 8, id="a period of 0"),
         pytest.param({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max/a": ""}, None, 8, id="a directory for a file"),
     ],
 )
-def test_cpus_by_control_groups(files, quota, ray, machine):
+def test_cpus_by_control_groups(files, quota, whole, machine):
     found = cpus(machine(files))
-    assert (found.machine, found.affinity, found.quota, found.ray) == (8, 8, quota, ray)
+    assert (found.machine, found.affinity, found.quota, found.whole) == (8, 8, quota, whole)
     assert found.usable == (quota or 8)
 
 
 def test_cpus_by_affinity(machine, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
     found = cpus(machine({}))
-    assert (found.usable, found.ray) == (1, 8)
+    assert (found.usable, found.whole) == (1, 1)
     monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
     assert cpus(machine({})).affinity == 8
 
@@ -182,28 +188,54 @@ def test_where_ray_would_be(tmp_path):
     (tmp_path / "ray_current_cluster").write_text("127.0.0.1:6379\n")
     assert ray_address({}, tmp_path) == ("127.0.0.1:6379", str(tmp_path / "ray_current_cluster"))
     assert ray_address({"RAY_ADDRESS": "host:1"}, tmp_path) == ("host:1", "RAY_ADDRESS")
+    for content in (b"", b"\xff\xfe"):
+        (tmp_path / "ray_current_cluster").write_bytes(content)
+        assert ray_address({}, tmp_path) == (None, "")
+    assert ray_directory({"RAY_TMPDIR": "", "TMPDIR": "t"}) == Path.cwd() / "t" / "ray"
 
 
-def test_whether_an_address_answers():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        assert answers(f"127.0.0.1:{port}") is True
-    assert answers(f"127.0.0.1:{port}") is False
+@contextmanager
+def serving(*answer):
+    """A server on loopback that says something to whoever connects, and then nothing more; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool, ExitStack() as kept:
+
+        def serve():
+            with suppress(OSError):
+                while True:
+                    connection = kept.enter_context(server.accept()[0])
+                    for part in answer:
+                        connection.sendall(part)
+
+        pool.submit(serve)
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def test_whether_a_ray_listens_at_an_address(monkeypatch):
+    monkeypatch.setattr(surroundings, "LOOK_S", 0.2)
+    with serving(b"\0\0", b"\0\4\0\0\0\0\0") as address:
+        assert answers(address) is True
+    assert answers(address) is False, "nobody is there any more"
+    with serving(b"HTTP/1.0 400 Bad request\r\n") as address:
+        assert answers(address) is False
+        monkeypatch.setenv("RAY_USE_TLS", "1")
+        assert answers(address) is True, "it can't be told"
+        monkeypatch.delenv("RAY_USE_TLS")
+    with serving() as address:
+        assert answers(address) is False, "it says nothing"
     assert answers("127.0.0.1:99999") is False
     assert answers("auto") is None and answers("local") is None and answers("ray://host:1") is None
     assert answers("host") is False
 
 
-def test_rays_token_is_never_told(tmp_path):
-    assert ray_token({"RAY_AUTH_MODE": "disabled"}, tmp_path) == ("", True)
-    assert ray_token({"RAY_AUTH_TOKEN": "secret"}, tmp_path) == ("in RAY_AUTH_TOKEN", True)
-    told, usable = ray_token({}, tmp_path)
-    assert told == f"to be written to {tmp_path}/.ray/auth_token" and usable and list(tmp_path.iterdir()) == []
-    assert ray_token({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}, tmp_path) == (f"in {tmp_path}/none", False)
-    assert ray_token({}, None) == ("", False)
+def test_the_token_of_a_cluster_is_never_told(tmp_path):
+    assert ray_token({"RAY_AUTH_TOKEN": "secret"}, tmp_path) == "in RAY_AUTH_TOKEN"
+    assert ray_token({"RAY_AUTH_TOKEN": " "}, tmp_path) == "" and list(tmp_path.iterdir()) == []
+    assert ray_token({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}, tmp_path) == ""
+    assert ray_token({}, None) == ""
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("secret")
-    assert ray_token({}, tmp_path) == (f"in {tmp_path}/.ray/auth_token", True)
+    assert ray_token({}, tmp_path) == f"in {tmp_path}/.ray/auth_token"
 
 
 def test_whether_a_directory_can_be_written_to(tmp_path):
@@ -224,11 +256,8 @@ def test_no_trouble_on_a_sound_machine(machine, tmp_path, short):
 @pytest.mark.parametrize(
     ("files", "environ", "told"),
     [
-        (HALF_A_CPU, {}, "may use 0.5 CPU, and Ray counts whole ones: 0"),
-        ({}, {"RAY_TMPDIR": "/tmp/" + "x" * 60}, f"characters; {SOCKET_PATH_MOST} are the most; set RAY_TMPDIR"),
-        ({}, {"RAY_TMPDIR": "/proc/none"}, "/proc/none/ray can't be written to; set RAY_TMPDIR to a directory of your own"),
-        ({}, {"HOME": "/proc/none"}, "its token is to be written to /proc/none/.ray/auth_token, which can't be done"),
-        ({}, {"RAY_ADDRESS": "127.0.0.1:1"}, "RAY_ADDRESS names a Ray cluster at 127.0.0.1:1, where nothing answers"),
+        (HALF_A_CPU, {}, "at full speed, because this process may use 0.5 of a CPU; give its container 1 CPU or more"),
+        ({}, {"RAY_ADDRESS": "127.0.0.1:1"}, "RAY_ADDRESS names a Ray cluster at 127.0.0.1:1, where none answers"),
         ({"proc/meminfo": "MemAvailable: 1000000 kB\n"}, {}, "1.02 GB of memory are free, and Ray with one stage takes up to 2"),
     ],
 )
@@ -238,21 +267,51 @@ def test_what_will_not_work_is_said_with_its_cause(files, environ, told, machine
     assert told in found
 
 
-def test_a_cluster_file_that_is_left_over_is_named(machine, tmp_path):
-    noted = tmp_path / "t" / "ray" / "ray_current_cluster"
-    noted.parent.mkdir(parents=True)
+@pytest.mark.parametrize(
+    ("directory", "why"),
+    [
+        ("/tmp/" + "x" * 60, f"characters; {SOCKET_PATH_MOST} are the most"),
+        ("/proc/none", "/proc/none/ray can't be written to"),
+    ],
+)
+def test_sessions_are_elsewhere_where_ray_can_not_have_them(directory, why, machine, tmp_path, monkeypatch):
+    monkeypatch.setattr(surroundings, "SHORT", ("/proc/none", "/tmp"))
+    environ = {"HOME": str(tmp_path), "RAY_TMPDIR": directory}
+    found = look(machine({}), environ)
+    assert found.sessions == Path("/tmp", f"raysp-{os.getuid()}", "ray") and said(found) == []
+    monkeypatch.setattr(surroundings, "SHORT", ())
+    (told,) = said(look(machine({}), environ))
+    assert why in told and "no other place for its files was found; set RAY_TMPDIR" in told
+
+
+def test_a_directory_that_others_can_enter_is_not_ours(tmp_path, monkeypatch):
+    monkeypatch.setattr(surroundings, "SHORT", (str(tmp_path / "a"), str(tmp_path / "b")))
+    for above in ("a", "b"):
+        (tmp_path / above).mkdir()
+    own = own_directory(tmp_path / "a")
+    assert short_directory() == own and make_own(own) and short_directory() == own
+    assert own.stat().st_mode & 0o777 == 0o700
+    own.chmod(0o755)
+    assert short_directory() == own_directory(tmp_path / "b") and not make_own(own)
+    own.rmdir()
+    own.symlink_to(tmp_path)
+    assert short_directory() == own_directory(tmp_path / "b") and not make_own(own)
+
+
+def test_a_cluster_file_that_is_left_over_is_no_trouble(machine, tmp_path, short):
+    noted = Path(short, "ray", "ray_current_cluster")
+    noted.parent.mkdir()
     noted.write_text("127.0.0.1:1")
-    told = " ".join(said(look(machine({}), {"HOME": str(tmp_path), "RAY_TMPDIR": str(tmp_path / "t")})))
-    assert f"give --address local, or remove {noted}" in told
+    found = look(machine({}), {"HOME": str(tmp_path), "RAY_TMPDIR": short})
+    assert (found.address, found.address_from, found.answers) == ("127.0.0.1:1", str(noted), False)
+    assert said(found) == []
 
 
-def test_one_core_of_many_is_said(machine, tmp_path, short, monkeypatch):
+def test_one_core_of_many_is_no_trouble(machine, tmp_path, short, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
-    (found,) = said(look(machine({}), {"HOME": str(tmp_path), "RAY_TMPDIR": short}))
-    assert "may run on 1 of 8 CPUs, and Ray counts 8; give --max-concurrent 1" in found
+    assert said(look(machine({}), {"HOME": str(tmp_path), "RAY_TMPDIR": short})) == []
 
 
-def test_small_shared_memory_is_said(machine, tmp_path, short, monkeypatch):
-    monkeypatch.setattr(surroundings, "_size", lambda path: 64 << 20)
-    (found,) = said(look(machine({}), {"HOME": str(tmp_path), "RAY_TMPDIR": short}))
-    assert "shared memory (/dev/shm) is 67.1 MB" in found
+def test_small_shared_memory_is_no_trouble(machine, tmp_path, short, monkeypatch):
+    monkeypatch.setattr(surroundings, "_size", lambda path: 64 << 20)  # Ray goes to its own directory
+    assert said(look(machine({}), {"HOME": str(tmp_path), "RAY_TMPDIR": short})) == []

@@ -295,9 +295,19 @@ def test_a_port_in_use_is_named():
             pass
 
 
-def test_a_foreign_address_is_refused():
-    with pytest.raises(PartyFault, match=r"nothing can listen on 192.0.2.1"), session("semi2k", host="192.0.2.1"):
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "nobody.invalid"])
+def test_a_foreign_address_is_refused(host):
+    with pytest.raises(PartyFault, match=f"nothing can listen on {host}: "), session("semi2k", host=host):
         pass
+
+
+def test_parties_meet_on_ipv6():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with session("semi2k", host="::1", limit_s=60) as parties:
+        assert run(parties, tiny(0.1), runs=1)[0]
 
 
 def test_a_time_limit_ends_both():

@@ -147,12 +147,12 @@ def test_a_local_ray_asks_for_a_token_and_listens_on_loopback_alone(monkeypatch)
     import ray
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
 
-    from raysp.engine.ray import cluster
+    from raysp.engine.ray import connection
 
     monkeypatch.setenv("LISTENING", str(os.getpid()))
     monkeypatch.setenv("RAY_ADDRESS", "local")
     monkeypatch.setenv("PYTHONPATH", str(HELPERS))
-    with cluster.connect(None, verbose=False):
+    with connection.connect(connection.find(None), verbose=False):
         ray.get(ray.remote(num_cpus=0)(_nothing).remote())
         addresses = _listening(f"LISTENING={os.getpid()}".encode())
         assert is_token_auth_enabled()

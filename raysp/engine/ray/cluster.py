@@ -1,32 +1,22 @@
-"""The Ray cluster that a sweep runs on: connecting to it, and what of it a stage can have.
+"""What of the connected Ray cluster a stage can have.
 
-Owns the start and end of a local Ray, and the arithmetic of places. Refuses to schedule (`raysp.engine.ray.tune`). Contract:
-what can never be placed is refused before anything trains, with what was asked for and what the cluster has.
+Owns the arithmetic of places. Refuses to connect (`raysp.engine.ray.connection`) and to schedule (`raysp.engine.ray.tune`).
+Contract: what can never be placed is refused before anything trains, with what was asked for and what the cluster has.
 """
 
-import logging
 import os
-import re
-import signal
-import socket
-import threading
 import time
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 import yaml
-from ray._private import ray_constants
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.experimental.internal_kv import _internal_kv_get
 
-from raysp.engine.termination import Terminated
-from raysp.store.remedies import SETTINGS
+from raysp.store.home import home_of
 
 Resources = Mapping[str, float]
 
@@ -36,108 +26,12 @@ LOOK_EVERY_S = 2.0
 AUTOSCALER_WITHIN_S = 60.0
 """Seconds that Kubernetes' autoscaler has for its first report."""
 
-BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()
+BOOTSTRAP = (home_of() or Path("/")) / "ray_bootstrap_config.yaml"
 """Where `ray up` describes the cluster on its head."""
 
 
 class PlacementError(ValueError):
     """No node of the cluster can ever run what a stage asks for."""
-
-
-@contextmanager
-def connect(address: str | None, *, verbose: bool) -> Iterator[None]:
-    """Connect to Ray for the length of the block.
-
-    Args:
-        address: of a running cluster, or "local" for one of our own that ends with the block; None takes RAY_ADDRESS, or
-            what `ray start` started on this machine, or else a local one.
-        verbose: let Ray's own messages through.
-
-    Raises:
-        ConnectionError: there is no cluster at the address.
-    """
-    _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours: checkpoints are on disk, there is nothing to save
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a notice about a changed default
-    if not verbose:
-        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints a table of settings even at verbosity 0
-    with warnings.catch_warnings():
-        if not verbose:
-            warnings.simplefilter("ignore")
-        try:
-            with _on_loopback() if starts_one(address) else nullcontext():
-                _init(address, verbose=verbose)
-        except ConnectionError as error:
-            raise ConnectionError(f"{error}; start a cluster there, give another --address, or --address local") from error
-        if not verbose:
-            logging.getLogger("ray").setLevel(logging.ERROR)
-            logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a dead worker's traceback; we say what it means
-        try:
-            yield
-        finally:
-            ray.shutdown()
-
-
-def starts_one(address: str | None) -> bool:
-    """Whether `connect` would start a local Ray."""
-    target = address or os.environ.get("RAY_ADDRESS")
-    return target == "local" or (not target and not _started_here().exists())
-
-
-def _init(address: str | None, *, verbose: bool) -> None:
-    # None means RAY_ADDRESS, or the last `ray start` here, or a new local Ray; "auto" would also join the private Ray of another
-    # sweep, and end with it.
-    level = logging.INFO if verbose else logging.ERROR
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address=address, include_dashboard=False, logging_level=level, log_to_driver=verbose, **_settings(address))
-    except SystemExit:  # Ray's own answer to SIGTERM while it starts
-        raise Terminated from None
-    if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray puts its own there
-
-
-def _settings(address: str | None) -> dict[str, Any]:
-    """What `ray.init` is told of this process' environment, so that workers reach the results as it does. A local Ray inherits
-    all of it; nodes that others have started have their own.
-    """
-    found = {name: os.environ[name] for name in SETTINGS if name in os.environ}
-    return {"runtime_env": {"env_vars": found}} if found and not starts_one(address) else {}
-
-
-def _started_here() -> Path:
-    """The file in which `ray start` leaves the address of what it started."""
-    return Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108 (Ray's own choice)
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """What Ray starts in the block listens on the loopback interface alone, and not, as it otherwise would, on all of them."""
-    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR  # as Ray itself has it where clusters aren't supported
-    before, enabled = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = enabled
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
-def _check_reachable(address: str) -> None:
-    """Raise ConnectionError if nothing listens at `host:port`, as Ray itself would try for minutes; or if it is no address."""
-    if match := re.fullmatch(r"\[?([^\[\]/]+)\]?:(\d+)", address):
-        try:
-            socket.create_connection((match[1], int(match[2])), timeout=10).close()
-        except (OSError, OverflowError) as error:
-            raise ConnectionError(
-                f"no Ray cluster answers at {address} ({error}); start one there, or use --address local"
-            ) from None
-    elif address not in ("", "auto", "local") and "://" not in address:
-        raise ConnectionError(f"address {address!r}; expected HOST:PORT of a running Ray cluster, or --address local")
 
 
 def gpus_for(asked: float | None) -> float:

@@ -9,6 +9,7 @@ stage, and one line says why.
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import ray
 import torch
@@ -19,7 +20,7 @@ from raysp.engine import mps
 from raysp.engine.crowd import LIMIT_S, Trial, measure
 from raysp.engine.options import RunOptions
 from raysp.engine.packing import Bound, Measured, bound, kept, share, told
-from raysp.engine.ray import cluster
+from raysp.engine.ray import cluster, connection
 from raysp.engine.ray.nodes import least_memory, on_gpu
 from raysp.engine.surroundings import cpus
 
@@ -37,15 +38,16 @@ def connect(options: RunOptions, trial: Trial, console: Console) -> Iterator[flo
         console: told what becomes of `auto`.
 
     Raises:
-        ConnectionError: there is no cluster at the address.
+        ConnectionError: see `connection.find` and `connection.connect`.
         PlacementError: see `cluster.gpus_for`.
     """
     with ExitStack() as stack:
         asked, is_auto = options.fixed_gpus, options.gpus_per_stage == "auto"
-        ours = cluster.starts_one(options.address)
+        target = connection.find(options.address)
+        ours = target.address is None
         if is_auto and ours:
             asked = stack.enter_context(_packed_here(options, trial, console))
-        stack.enter_context(cluster.connect(options.address, verbose=options.verbose))
+        stack.enter_context(connection.connect(target, verbose=options.verbose, tell=partial(_note, console)))
         if not ours:
             cluster.await_autoscaler(asked)
         if is_auto and not ours:
@@ -56,12 +58,12 @@ def connect(options: RunOptions, trial: Trial, console: Console) -> Iterator[flo
 @contextmanager
 def _packed_here(options: RunOptions, trial: Trial, console: Console) -> Iterator[float | None]:
     """The share for stages on this machine's GPUs, None for a whole one; in the block there is MPS where several share one."""
-    gpus, found = torch.cuda.device_count(), cpus()
+    gpus, cores = torch.cuda.device_count(), cpus().whole
     if not gpus:
         _say(console, NO_GPU)
         yield None
         return
-    limit = _limit(options, trial, gpus, min(found.ray, found.usable) / gpus)
+    limit = _limit(options, trial, gpus, cores / gpus)
     if limit.most == 1:
         _say(console, told(Measured(rates={}), limit, ""))
         yield None
@@ -117,6 +119,10 @@ def _limit(options: RunOptions, trial: Trial, gpus: int, cores: float) -> Bound:
 def _share(measured: Measured) -> float | None:
     number = kept(measured.rates)
     return share(number) if number > 1 else None
+
+
+def _note(console: Console, line: str) -> None:
+    console.print(f"[yellow]note[/] {escape(line)}", highlight=False, soft_wrap=True)
 
 
 def _say(console: Console, line: str) -> None:

@@ -7,8 +7,6 @@ Tune's own state, which lies in a scratch folder and is not resumed from.
 
 import hashlib
 import os
-import re
-import stat
 import tempfile
 import time
 from collections import Counter
@@ -28,8 +26,11 @@ from raysp.engine.copies import next_to_train, settle
 from raysp.engine.job import StageError, run_job
 from raysp.engine.process import keep_freed_memory
 from raysp.engine.progress import Progress
+from raysp.engine.ray.causes import cause_of, low_memory
 from raysp.engine.ray.cluster import Request, Slots
 from raysp.engine.ray.nodes import check_seen_everywhere, end_processes
+from raysp.engine.standins import make_own
+from raysp.engine.surroundings import own_directory
 from raysp.engine.termination import Terminated
 from raysp.planning.plan import JobQueue, Outcome
 from raysp.store.location import clear
@@ -111,10 +112,8 @@ def _scratch(store: Store) -> Path:
     """Tune's folder, the same for every run in a results root, so that the next one clears what a killed one leaves."""
     if isinstance(store.root, Path):
         return store.root / SCRATCH
-    ours = Path(tempfile.gettempdir()) / f"raysp-{os.getuid()}"
-    ours.mkdir(mode=0o700, exist_ok=True)
-    found = ours.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    ours = own_directory(Path(tempfile.gettempdir()))
+    if not make_own(ours):
         return Path(tempfile.mkdtemp(prefix="raysp-"))  # somebody else was there before
     return ours / hashlib.sha256(str(store.root).encode()).hexdigest()[:12]
 
@@ -162,6 +161,8 @@ class GraphSearcher(Searcher):
         """By trial."""
         self.retries: dict[str, _Retry] = {}
         """What waits to be given out again, by the trial that was lost."""
+        self.trials: list[Any] = []
+        """Tune's own."""
         self.lost: Exception | None = None
         """Why the run can't go on: the results root is another's, or can't be read."""
         self._place, self._slots, self._retries = place, slots, retries
@@ -224,17 +225,19 @@ class GraphSearcher(Searcher):
         if "disowned" in result:
             self.lost = self.lost or NoLongerOwner(result["disowned"])
         try:
-            self._judge(job.stage, job.until, result.get("error") or result.get("disowned"), error)
+            trial = next((trial for trial in self.trials if error and trial.trial_id == trial_id), None)
+            cause = f", at last because {low}" if (low := low_memory(_error(trial))) else ""
+            self._judge(job.stage, job.until, result.get("error") or result.get("disowned"), error, cause)
         except (NoLongerOwner, OSError) as unread:  # no verdict on the stage
             self._lose(unread)
 
-    def _judge(self, stage: Stage, until: int | None, message: str | None, error: bool) -> None:
+    def _judge(self, stage: Stage, until: int | None, message: str | None, error: bool, cause: str) -> None:
         """Pass on what became of a stage. Raises OSError where that can't be read, or what goes with it can't be written."""
         record: dict[str, Any] = {}
         if message is None and until is not None and (rows := self._rung(stage, until)):
             self.queue.paused(stage, until, rows)
             self.progress.paused(stage, until)
-        elif message is None and (message := self._why_not_done(stage, error, record)) is None:
+        elif message is None and (message := self._why_not_done(stage, error, cause, record)) is None:
             self.queue.done(stage, record)
             self.progress.finished(stage, record["rows"])
         else:
@@ -250,7 +253,7 @@ class GraphSearcher(Searcher):
         except DamagedFile:
             return []
 
-    def _why_not_done(self, stage: Stage, error: bool, record: dict[str, Any]) -> str | None:
+    def _why_not_done(self, stage: Stage, error: bool, cause: str, record: dict[str, Any]) -> str | None:
         """What to say of a stage without a record; None, and the record filled in, where there is one."""
         path = self._place.store.directory(stage) / RECORD
         try:
@@ -259,8 +262,8 @@ class GraphSearcher(Searcher):
                 return None
         except DamagedFile as damaged:
             return f"{stage.label}: whether it is done can't be told: {damaged}"
-        cause = f"its worker died {_times(self._losses[stage.key] + 1)}" if error else "it ended without a record"
-        return f"{stage.label}: {cause}; run the same command again to go on from its checkpoint"
+        end = f"its worker died {_times(self._losses[stage.key] + 1)}{cause}" if error else "it ended without a record"
+        return f"{stage.label}: {end}; run the same command again to go on from its checkpoint"
 
     def _say_if_stuck(self) -> None:
         if not self._slots.now() and time.monotonic() - self._said > SAY_EVERY_S:
@@ -290,6 +293,9 @@ class _Watcher(tune.Callback):
         """Tell the processes that run stages to save and end, and wait until they have."""
         end_processes(self._processes.values())
 
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._searcher.trials = trials
+
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         if "node" in result:
             self._processes[trial.trial_id] = result["node"], result["pid"]
@@ -301,21 +307,18 @@ class _Watcher(tune.Callback):
         self._processes.pop(trial.trial_id, None)
         retry = self._searcher.retries.get(trial.trial_id)  # Tune has told the searcher before
         goes_on = f"{retry.job.stage.label} goes on from its checkpoint in {retry.pause_s:g} s: " if retry else ""
-        self._searcher.progress.say(f"[yellow]lost[/]     {goes_on}{escape(_cause(trial))}")
+        self._searcher.progress.say(f"[yellow]lost[/]     {goes_on}{escape(cause_of(_error(trial)))}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._processes.pop(trial.trial_id, None)
 
 
-def _cause(trial: Any) -> str:
-    """What a trial's last error comes down to, from its traceback, if there is one."""
+def _error(trial: Any) -> str:
+    """A trial's last traceback, if there is one."""
     try:
-        error = Path(trial.error_file).read_text(errors="replace")  # not `get_error`, whose file is written later
-    except (OSError, TypeError):
-        error = ""
-    lines = [line.strip() for line in error.splitlines() if line.strip()]
-    said = [line for line in lines if re.match(r"[\w.]*(Error|Lost|Unreachable|Exception)\b", line)]
-    return (said or lines or ["its worker died"])[-1].partition(" Some common causes")[0][:300]  # Ray's advice fits no stage
+        return Path(trial.error_file).read_text(errors="replace")  # not `get_error`, whose file is written later
+    except (OSError, TypeError, AttributeError):
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)

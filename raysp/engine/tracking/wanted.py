@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from raysp.store.home import from_home, home_of
+
 FORMS = "mlflow:URI, wandb:PROJECT or tensorboard:DIR"
 MLFLOW_URIS = "http://HOST:PORT, https://HOST, sqlite:///FILE or databricks"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -103,7 +105,7 @@ def _has_key(environ: Mapping[str, str]) -> bool:
     """Whether W&B would find a key, or was told in its own files not to need one."""
     if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    home = Path(environ.get("HOME", "~")).expanduser()
+    home = home_of(environ) or Path("/")
     for settings in (Path("wandb/settings"), Path(environ.get("WANDB_CONFIG_DIR", home / ".config/wandb")) / "settings"):
         with suppress(OSError):
             if re.search(r"^\s*(mode\s*=\s*(offline|disabled)|api_key\s*=)", settings.read_text(errors="replace"), re.MULTILINE):
@@ -119,7 +121,7 @@ def _has_key(environ: Mapping[str, str]) -> bool:
 def _tensorboard(directory: str, environ: Mapping[str, str]) -> str:
     if "://" in directory:
         raise ValueError(f"track is tensorboard:{hidden(directory)}; expected tensorboard: and a directory of this machine")
-    path = Path(directory).expanduser().absolute()
+    path = from_home(directory).absolute()
     _check_directory(path, f"tensorboard:{directory}")
     return str(path)
 

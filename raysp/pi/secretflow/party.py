@@ -11,6 +11,7 @@ from typing import Any
 from raysp.pi.engine import Party, PortTaken, Statistics
 from raysp.pi.secretflow.configuration import runtime_config
 from raysp.pi.secretflow.log import parse
+from raysp.pi.wire import address_of, family_of
 
 RECEIVE_TIMEOUT_S = 3600
 """How long a party waits for the other's message; whoever started both sees at once when one of them ends."""
@@ -34,7 +35,7 @@ class SpuParty(Party):
         import spu
         from spu import libspu
 
-        with socket.socket() as probe:
+        with socket.socket(family_of(host)) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, ports[rank]))
@@ -49,7 +50,7 @@ class SpuParty(Party):
         description.connect_retry_times = 60
         description.connect_retry_interval_ms = 500
         for number, port in enumerate(ports):
-            description.add_party(f"party{number}", f"{host}:{port}")
+            description.add_party(f"party{number}", address_of(host, port))
         self._link = libspu.link.create_brpc(description, rank)
         self._runtime = spu.Runtime(self._link, runtime_config(protocol))
         self._program = libspu.Executable()

@@ -1,0 +1,173 @@
+"""Which Ray a sweep runs on, and what a local one is started with, in odd surroundings."""
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+import ray
+
+from raysp.engine import surroundings
+from raysp.engine.ray import connection
+from raysp.engine.ray.connection import MODE, TOKEN, Target, connect, find
+from raysp.engine.surroundings import Cpus, Memory
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
+GONE = "127.0.0.1:1"
+
+
+@pytest.fixture
+def noted(tmp_path, monkeypatch):
+    """The file in which `ray start` leaves an address, which isn't there yet."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "ray").mkdir()
+    return tmp_path / "ray" / "ray_current_cluster"
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    """Let every address answer but that of a cluster that is gone."""
+    monkeypatch.setattr(connection, "answers", lambda address: None if address == "auto" else address != GONE)
+
+
+def test_a_local_ray_is_the_last_choice(noted, answering, monkeypatch):
+    assert find(None) == Target(address=None) == find("local")
+    noted.write_text("there:1")
+    assert find(None) == Target(address="there:1", named_by=str(noted)) == find("auto")
+    assert find("local") == Target(address=None)
+    monkeypatch.setenv("RAY_ADDRESS", "set:1")
+    assert find(None) == Target(address="set:1", named_by="RAY_ADDRESS")
+    assert find("given:1") == Target(address="given:1", named_by="--address")
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert find(None) == Target(address=None)
+    noted.unlink()
+    assert find("auto") == Target(address="auto", named_by="--address"), "Ray looks for one"
+
+
+def test_a_cluster_file_that_is_left_over_is_named_and_passed_over(noted, answering, monkeypatch):
+    noted.write_text(GONE)
+    target = find(None)
+    assert target.address is None
+    assert target.note == (
+        f"{noted} names a Ray cluster at {GONE}, where none answers, so a local Ray is started; "
+        "remove that file if the cluster is gone"
+    )
+    for given, named_by in (("auto", str(noted)), (GONE, "--address"), ("nonsense", "HOST:PORT")):
+        monkeypatch.setattr(connection, "answers", lambda address: False)
+        with pytest.raises(ConnectionError, match="give --address local") as error:
+            find(given)
+        assert named_by in str(error.value)
+
+
+@contextmanager
+def pretended(monkeypatch):
+    """What a local Ray is started with and told of, while nothing is started: options, and its environment."""
+    begun, told = {}, []
+    monkeypatch.setattr(connection, "_init", lambda options, verbose: begun.update(options, environment=dict(os.environ)))
+    monkeypatch.setattr(connection, "ray", type("Pretended", (), {"shutdown": staticmethod(lambda: None)}))
+    before = dict(os.environ)
+    with connect(find("local"), verbose=True, tell=told.append):
+        yield begun, told
+    assert {name: os.environ.get(name) for name in (MODE, TOKEN, "HOME")} == {
+        name: before.get(name) for name in (MODE, TOKEN, "HOME")
+    }
+
+
+def test_it_gets_the_cpus_that_this_process_has(monkeypatch):
+    for cpus, number, note in (
+        (Cpus(machine=64, affinity=4, quota=None), 4, ""),
+        (Cpus(machine=64, affinity=64, quota=2.5), 2, ""),
+        (Cpus(machine=2, affinity=2, quota=0.5), 1, "this process may use 0.5 of a CPU: one stage runs at a time"),
+    ):
+        monkeypatch.setattr(surroundings, "cpus", lambda root, found=cpus: found)
+        with pretended(monkeypatch) as (begun, told):
+            assert begun["num_cpus"] == number
+            assert [line[: len(note)] for line in told] == [note] * bool(note)
+
+
+def test_it_has_a_token_of_its_own_that_nobody_keeps(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (MODE, TOKEN):
+        monkeypatch.delenv(name, raising=False)
+    tokens = set()
+    for _ in range(2):
+        with pretended(monkeypatch) as (begun, _):
+            assert begun["environment"][MODE] == "token"
+            tokens.add(begun["environment"][TOKEN])
+    assert len(tokens) == 2 and {len(token) for token in tokens} == {64}
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv(TOKEN, "mine")
+    with pretended(monkeypatch) as (begun, _):
+        assert begun["environment"][TOKEN] == "mine"
+    monkeypatch.setenv(MODE, "disabled")
+    monkeypatch.delenv(TOKEN)
+    with pretended(monkeypatch) as (begun, _):
+        assert begun["environment"][MODE] == "disabled" and TOKEN not in begun["environment"]
+
+
+def test_its_files_are_elsewhere_where_the_path_is_too_long(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "x" * 90)
+    with pretended(monkeypatch) as (begun, (told,)):
+        assert begun["_temp_dir"] == f"/tmp/raysp-{os.getuid()}/ray"
+        assert told.startswith(f"Ray has its files in /tmp/raysp-{os.getuid()}/ray: sockets' paths below /tmp/xxx")
+    monkeypatch.setattr(surroundings, "SHORT", ())
+    with pytest.raises(ConnectionError, match=r"no local Ray can be started: .* set RAY_TMPDIR"), pretended(monkeypatch):
+        pass
+
+
+def test_too_little_memory_is_said_before_anything_starts(monkeypatch):
+    monkeypatch.setattr(connection, "_init", lambda options, verbose: 1 / 0)
+    monkeypatch.setattr(surroundings, "memory", lambda root: Memory(total=None, available=2 * 10**8, limit=None, used=None))
+    refused(
+        find("local"), "no local Ray can be started: 200 MB of memory can be had, and it takes 300 MB; free some, .* --inline"
+    )
+
+
+def refused(target, why):
+    with pytest.raises(ConnectionError, match=why), connect(target, verbose=False):
+        pass
+
+
+def test_a_cluster_that_wants_a_token_and_none_is_there(tmp_path, answering, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(MODE, "token")
+    monkeypatch.delenv(TOKEN, raising=False)
+    refused(find("there:1"), f"{MODE} is token, and there is none for there:1; set {TOKEN}_PATH")
+
+
+@pytest.mark.slow
+def test_a_cluster_refuses_the_token_of_another_day_at_once(monkeypatch):
+    monkeypatch.setenv(MODE, "token")
+    monkeypatch.setenv(TOKEN, "1" * 64)
+    # The head in a process of its own: Ray reads its token once.
+    code = (
+        "import ray.cluster_utils as r; made = r.Cluster(initialize_head=True, head_node_args={'num_cpus': 1});"
+        "print(made.address, flush=True); input(); made.shutdown()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as head:
+        try:
+            address = head.stdout.readline().strip()
+            with connect(find(address), verbose=False):
+                assert ray.cluster_resources()["CPU"] == 1
+            monkeypatch.setenv(TOKEN, "0" * 64)
+            refused(find(address), rf"{address} refuses our token \(in RAY_AUTH_TOKEN\); set")
+            monkeypatch.delenv(MODE)
+            refused(find(address), f"{address} asks for a token, and none is sent; set {MODE}=token")
+        finally:
+            head.communicate("\n", timeout=60)
+
+
+def test_under_uv_run_nothing_is_sent_to_workers(monkeypatch):
+    from ray._private import ray_constants
+
+    seen = []
+    enabled = lambda **options: seen.append(ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV)  # noqa: E731
+    monkeypatch.setattr(ray, "init", enabled)
+    before = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
+    monkeypatch.delenv(connection.UV_RUN, raising=False)
+    connection._init({}, verbose=False)
+    monkeypatch.setenv(connection.UV_RUN, "1")
+    connection._init({}, verbose=False)
+    assert [*seen, ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV] == [False, before, before]

@@ -11,6 +11,7 @@ from analysis.figures import PALETTE, STYLE
 from analysis.objectives import OBJECTIVES
 from analysis.pareto import GROUP
 from analysis.spending import Spending
+from analysis.tables import number
 
 METRICS = {"relus": "ReLUs", "macs": "MACs", "depth": "depth", "test_accuracy": "test accuracy (%)"}
 HATCHES = ("", "//", "..", "xx")
@@ -74,7 +75,7 @@ def draw_growth(sweeps: Sequence[Spending], objectives: Sequence[str]) -> Figure
             panel.set_xlabel("device-hours of training (GPUs, or workers on CPUs)")
             panel.set_ylabel(f"hypervolume on {group[0]}")
             corner = mine[0][0].references[group]  # all sweeps of a group share it
-            told = ", ".join(f"{OBJECTIVES[o].short} {_short(o, corner[o])}" for o in objectives)
+            told = ", ".join(f"{OBJECTIVES[o].short} {number(OBJECTIVES[o], corner[o])}" for o in objectives)
             panel.set_title(f"reference point: {told}", fontsize=9)
             panel.grid(alpha=0.25)
             panel.set_xlim(left=0)

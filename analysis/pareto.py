@@ -13,7 +13,7 @@ import moocore
 import numpy as np
 import pandas as pd
 
-from analysis.objectives import OBJECTIVES, chosen
+from analysis.objectives import BY_CLASS, OBJECTIVES, chosen
 from raysp.planning.halving import BEYOND
 from raysp.store.figures import COSTS
 
@@ -60,6 +60,7 @@ def reference_point(table: pd.DataFrame, objectives: Sequence[str], fixed: Mappi
     """The worst corner of the box in which hypervolume is measured: 0 for accuracies, for costs a tenth more than the all-ReLU
     network's, or the largest of several; where a table has none, than the table's largest.
 
+    What is no cost, as the spread over classes, is compared with the table's largest alone: pruned networks have more of it.
     A tenth more, so that the all-ReLU network counts too, and models that are no cheaper in depth or MACs; its own, so that one
     bad model doesn't move everybody's figure. What costs more than the corner counts for nothing.
 
@@ -71,7 +72,8 @@ def reference_point(table: pd.DataFrame, objectives: Sequence[str], fixed: Mappi
     whole = table[table["mask_method"] == "none"] if "mask_method" in table else table.head(0)
     corner = {}
     for o in chosen(objectives):
-        largest = whole[o.column].max() if whole[o.column].notna().any() else table[o.column].max()
+        scale = whole if o.column not in BY_CLASS and whole[o.column].notna().any() else table
+        largest = scale[o.column].max()
         corner[o.column] = 0.0 if o.maximise else BEYOND * float(largest)
     return corner | {column: value for column, value in (fixed or {}).items() if column in corner}
 

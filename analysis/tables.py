@@ -60,7 +60,8 @@ class Table:
     def latex(self) -> str:
         """As a `table` environment for the package booktabs."""
         body = tabulate(self.cells, self.headings, tablefmt="latex_booktabs", disable_numparse=True)
-        caption = _latex(" ".join(f"{self.title}. {self.note}".split()))
+        paragraphs = [" ".join(part.split()).removesuffix(".") for part in (self.title, *self.note.split("\n\n")) if part.strip()]
+        caption = _latex(". ".join(paragraphs) + ".")
         return f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n{body}\n\\end{{table}}\n"
 
 
@@ -243,7 +244,8 @@ def volumes_of(sweep: Spending) -> list[str]:
     said = []
     for group, rows in sweep.growth.groupby(list(GROUP)):
         corner = ", ".join(f"{OBJECTIVES[c].short} {number(OBJECTIVES[c], v)}" for c, v in sweep.references[group].items())
-        said.append(f"Hypervolume on {group[0]}: {rows['hypervolume'].iloc[-1]:.4f}, reference point {corner}.")
+        where = f"{group[0]}, selected on {group[1]}" if len(sweep.references) > 1 else group[0]
+        said.append(f"Hypervolume on {where}: {rows['hypervolume'].iloc[-1]:.4f}, reference point {corner}.")
     return said
 
 

@@ -108,7 +108,7 @@ def main(
                     "predicted MB": f"{told.bytes / 1e6:.2f} ({off[-1][1]:+.2%})",
                     "warm s": f"{found['time_s']:.2f} ({found['time_s_range'][0]:.2f} to {found['time_s_range'][1]:.2f})",
                     "predicted s": f"{told.time_s:.2f} ({off[-1][2]:+.0%})",
-                    "others' cores": f"{found['others_cores']:.2f}",
+                    "others' cores": "not known" if found["others_cores"] is None else f"{found['others_cores']:.2f}",
                 }
             )
     print(tabulate(rows, headers="keys", tablefmt="pipe"))

@@ -4,8 +4,8 @@
 
 A recipe is a name and a query over the columns of results.csv. Compared are models that all of a recipe's seeds have: accuracy is
 the mean over them. Hypervolume is of accuracy and the costs together, each seed's by itself, with the all-ReLU network of the
-recipe among the models, in percent of the box from no accuracy and the largest costs of all to the best of everything. Epochs and
-hours are of all stages that the recipe's models stand on, shared ones once.
+recipe among the models, in percent of the box from no accuracy and a tenth more than the all-ReLU networks' costs to the best of
+everything. Epochs and hours are of all stages that the recipe's models stand on, shared ones once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -98,6 +98,8 @@ def main(
         accuracy: column of accuracies.
     """
     report = read_report([locate(run) for run in runs], Question(accuracy=accuracy, costs=costs))
+    if len(recipe) > len(MARKERS):
+        raise ValueError(f"{len(recipe)} recipes; expected at most {len(MARKERS)}, which can be told apart in one picture")
     recipes = {name: models_of(report.table, query) for name, _, query in (text.partition("=") for text in recipe)}
     reference = reference_point(pd.concat(recipes.values()), (accuracy, *costs))
     lines: list[dict[str, Any]] = []

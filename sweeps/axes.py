@@ -51,7 +51,6 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
         sensitivity=None if flags.sensitivity is None else read_sensitivity(flags.sensitivity),
         calibrations=weighing.calibrations,
     )
-    builder.check_predicted(weighing)
     values = axis_values(flags, defaults, preset, builder.stages, builder.num_blocks)
     notes = []
     if "max_seconds" in values:
@@ -63,6 +62,7 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
         )
     search = read_search(flags.search, flags.trials, flags.between, values, builder, weighing)
     combinations = [Choice(**dict(zip(values, combination, strict=True))) for combination in product(*values.values())]
+    builder.check_predicted(weighing, combinations)
     _refuse_idle(flags, {choice.mask_method for choice in combinations})
     if search is not None:
         if flags.run.stopping != "none":

@@ -72,7 +72,7 @@ def prepare(flags: PaperFlags) -> "Work":
     from sweeps.running import Work
     from sweeps.weighing import weighing_of
 
-    weighing = weighing_of(flags.run)
+    weighing = weighing_of(flags.run, None)
     grid = GRIDS[flags.grid]
     presets = {name: PRESETS[flags.preset or name] for name, _ in grid}
     opened = {preset.name: flags.run.open(preset) for preset in presets.values()}
@@ -87,9 +87,10 @@ def prepare(flags: PaperFlags) -> "Work":
             epochs_scale=flags.run.epochs_scale,
             precision=flags.run.precision,
         )
-        builder.check_predicted(weighing)
         seeds = flags.run.seeds or (0,)  # seed 0 where none was given
-        leaves += [_leaf(flags.grid, builder, scaled_choice(choice, PRESETS[name].model, seed)) for seed in seeds]
+        choices = [scaled_choice(choice, PRESETS[name].model, seed) for seed in seeds]
+        builder.check_predicted(weighing, choices)
+        leaves += [_leaf(flags.grid, builder, one) for one in choices]
     return Work(leaves=leaves, sources=list(sources.values()), name=flags.preset or "paper", weighing=weighing)
 
 

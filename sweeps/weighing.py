@@ -13,18 +13,20 @@ from raysp.store.tensor_files import DamagedFile
 from sweeps.flags import RunFlags
 
 
-def weighing_of(flags: RunFlags, links: Sequence[str] = ()) -> Weighing:
+def weighing_of(flags: RunFlags, links: Sequence[str] | None) -> Weighing:
     """What the flags ask.
 
     Args:
         flags: as given.
-        links: networks between the parties that were given.
+        links: networks between the parties that were given; None where a sweep takes none.
 
     Raises:
         ValueError: an unknown cost, a file that is no calibration, or seconds over no link, or over one of several.
     """
     costs, link = flags.costs, None
     if OF_LINK in costs:
+        if links is None:
+            raise ValueError(f"--costs {OF_LINK}, and this sweep takes no --link; expected pred_lan_s, pred_wan_s or pred_time_s")
         if len(links) != 1:
             said = " ".join(links) or "none"
             raise ValueError(f"--costs {OF_LINK} with --link {said}; expected one link, such as 100mbit,20ms")

@@ -5,6 +5,7 @@ Owns the tables of runtimes. Refuses to promise: where no table knows a file, it
 
 import json
 import zipfile
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,17 +36,22 @@ def needs_of(path: Path, format: Format) -> dict[str, Any]:  # noqa: A002 (the f
         torch = ".".join(metadata.version("torch").split("+")[0].split(".")[:2])
         return {"schema": _schema(path), "torch": f"{torch} or newer (torch promises nothing for older ones)"}
     import onnx
+    import onnxruntime
 
     model = onnx.load(path, load_external_data=False)
     opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
     known = next((name for name, most, ir in ONNXRUNTIMES if opset <= most and model.ir_version <= ir), None)
-    loaded = f"{metadata.version('onnxruntime')} has loaded it, older ones were not tried"
+    loaded = f"{onnxruntime.__version__} has loaded it, older ones were not tried"
     return {"opset": opset, "ir_version": model.ir_version, "onnxruntime": f"{known} or newer" if known else loaded}
 
 
 def exported_with(format: Format) -> dict[str, str]:  # noqa: A002 (the flag's word)
     """Versions of what made a file, which needn't be those of its training."""
-    return {name: metadata.version(name) for name in EXPORTERS[format]}
+    found = {}
+    for name in EXPORTERS[format]:
+        with suppress(metadata.PackageNotFoundError):  # run from its source, or installed under another name
+            found[name] = metadata.version(name)
+    return found
 
 
 def _schema(path: Path) -> str:

@@ -284,7 +284,12 @@ class SearchQueue(JobQueue):
                 self._algorithm.tell(number, found)
 
     def _weighed(self, record: Record) -> Rows:
-        return self._search.weighing.of_record(record, self._outline)
+        """Its rows with what is weighed; none where that can't be told, as if it had failed."""
+        try:
+            return self._search.weighing.of_record(record, self._outline)
+        except ValueError as error:
+            self._progress.say(f"[yellow]not weighed[/] {escape(str(error))}")
+            return ()
 
 
 def set_aside(damage: DamagedFile, store: Store) -> str:

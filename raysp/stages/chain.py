@@ -20,7 +20,7 @@ from raysp.data.config import DataConfig
 from raysp.latency.known import Calibrations, hand_in, packaged
 from raysp.latency.prediction import parts_of
 from raysp.methods.budget import resolve_budget
-from raysp.methods.choices import Choice, RankingMethod, Weights
+from raysp.methods.choices import AcHead, Choice, RankingMethod, Weights
 from raysp.models import architecture
 from raysp.models.exits import FINAL
 from raysp.models.specs import check_flags, is_builtin, open_network, text_of
@@ -69,7 +69,8 @@ class ChainBuilder:
             stage.
         relu6: of a custom network, take plain ReLUs for ReLU6.
         baseline: a file of weights that take the place of a trained baseline's.
-        calibrations: what limits of seconds are predicted by; None takes those of the package.
+        calibrations: what limits of seconds are predicted by; None takes those of the package. Others must be in the `Weighing`
+            of the run, too, which hands them to its workers.
 
     Raises:
         ValueError: the network can't be built so, the scale is out of range, or the sensitivities don't fit the network.
@@ -128,11 +129,12 @@ class ChainBuilder:
         self._gatings: dict[str, Stage] = {}
         self._placements: set[tuple[tuple[int, ...], str]] = set()
 
-    def check_predicted(self, weighing: Weighing) -> None:
-        """Refuse what can't be predicted of this network.
+    def check_predicted(self, weighing: Weighing, choices: Iterable[Choice]) -> None:
+        """Refuse what can't be predicted of this network, or of what is to be made of it.
 
         Args:
             weighing: what is asked for.
+            choices: the configurations.
 
         Raises:
             ValueError: a cost can't be told, or the user's own calibrations have no convolution of the network.
@@ -143,10 +145,36 @@ class ChainBuilder:
                 families = "; ".join(", ".join(f"{k} {v}" for k, v in one.family.items()) for one in own.named.values())
                 raise ValueError(
                     f"--calibration {' '.join(own.named)} has no layer of {self._network.name}: it is of {families}; make one of "
-                    "this network: raysp pi calibrate with its --model, --width, --image-size, --in-channels and --num-classes"
+                    "this network: raysp pi calibrate with its --model, --width, --image-size, --in-channels, --num-classes, "
+                    "--kernels and --heads"
                 )
-        if weighing.predicts:
-            self.largest(weighing)
+        if not weighing.predicts:
+            return
+        self.largest(weighing)
+        gated = [c for c in choices if c.d_th is not None or c.gate_blocks or c.max_seconds is not None]
+        for kernel_size in {c.kernel_size for c in gated}:
+            self._weigh(weighing, kernel_size=kernel_size)
+        for placement, head in {(c.ac_after, c.ac_head) for c in choices if c.ac_after}:
+            self._weigh(weighing, placement, head)
+
+    def _weigh(
+        self, weighing: Weighing, ac_after: tuple[int, ...] = (), ac_head: AcHead = "pool", kernel_size: int | None = None
+    ) -> None:
+        """Raise ValueError unless every exit can be told, with all blocks gated, if there is a kernel for that."""
+        with torch.device("meta"):
+            network = copy.deepcopy(self._network)
+            for stage in ac_after:
+                network.add_exit(stage, ac_head)
+            if kernel_size is not None:
+                for _, block in network.gated_blocks():
+                    block.add_shallow_branch(kernel_size)
+        try:
+            weighing.of_network(network)
+        except ValueError as error:
+            raise self._cannot(weighing, error) from error
+
+    def _cannot(self, weighing: Weighing, error: ValueError) -> ValueError:
+        return ValueError(f"{', '.join(weighing.costs)} of {self._network.name} can't be weighed: {error}")
 
     def largest(self, weighing: Weighing) -> dict[str, float]:
         """What the network costs with all its ReLUs, of each of the weighed costs.
@@ -157,7 +185,7 @@ class ChainBuilder:
         try:
             return weighing.values(weighing.of_network(self._network)[FINAL])
         except ValueError as error:
-            raise ValueError(f"{', '.join(weighing.costs)} of {self._network.name} can't be weighed: {error}") from error
+            raise self._cannot(weighing, error) from error
 
     def baseline(self, seed: int) -> Stage:
         """The all-ReLU network of one seed."""

@@ -62,7 +62,8 @@ def test_what_is_exported_computes_what_the_network_computes(format_name, name, 
     assert card["origin"]["exported_with"]["torch"] == metadata.version("torch")
     needs = card["file"]["needs"]
     if format_name == "onnx":
-        assert needs == {"opset": 20, "ir_version": 10, "onnxruntime": "1.18 or newer"}
+        assert needs["opset"] == 20 and needs["ir_version"] >= 10
+        assert needs["onnxruntime"] == "1.18 or newer" or needs["ir_version"] > 10
     else:
         assert needs["torch"].startswith(".".join(torch.__version__.split(".")[:2]))
         assert re.fullmatch(r"\d+\.\d+", needs["schema"])

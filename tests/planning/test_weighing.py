@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 from quick import builder, run
@@ -15,7 +16,7 @@ from raysp.methods.choices import Choice
 from raysp.models.exits import FINAL
 from raysp.models.files import load_model
 from raysp.planning.halving import Halving
-from raysp.planning.proposals import objectives_of
+from raysp.planning.proposals import SearchQueue, objectives_of
 from raysp.planning.weighing import WEIGHABLE, Weighing
 from raysp.store.figures import COSTS, PREDICTED, check_rows
 from raysp.store.records import Store
@@ -114,10 +115,10 @@ def test_own_calibrations_must_know_the_network():
     name, one = next(iter(packaged().named.items()))
     other = Calibrations({"mine.json": dataclasses.replace(one, layers={n: c for n, c in one.layers.items() if "linear" in n})})
     with pytest.raises(ValueError, match=r"--calibration mine.json has no layer of resnet18: .*; make one of this"):
-        builder().check_predicted(Weighing(calibrations=other))
+        builder().check_predicted(Weighing(calibrations=other), [])
     outline = builder().baseline(0).config.experiment.outline()
     mine = dict.fromkeys((part.shape for part in parts_of(outline, FINAL) if part.shape), next(iter(one.layers.values())))
-    builder().check_predicted(Weighing(calibrations=Calibrations({name: dataclasses.replace(one, layers=mine)})))
+    builder().check_predicted(Weighing(calibrations=Calibrations({name: dataclasses.replace(one, layers=mine)})), [])
 
 
 @pytest.mark.parametrize(
@@ -139,3 +140,25 @@ def test_a_damaged_prediction_in_a_rung_is_found(told):
     row = {"exit": "final", "val_accuracy": 1.0, "relus": 1, "macs": 1, "depth": 1, PREDICTED: told}
     with pytest.raises((ValueError, KeyError)):
         check_rows([row])
+
+
+def test_own_calibrations_must_know_what_is_made_of_the_network_too():
+    """Calibrations are of one kernel and of one kind of head, unless more were asked for."""
+    build = builder()
+    bare = build.baseline(0).config.experiment.outline()
+    name, one = next(iter(packaged().named.items()))
+    cost = next(iter(one.layers.values()))
+    mine = {part.shape: cost for part in parts_of(bare, FINAL) if part.shape}
+    weighing = Weighing(costs=("pred_bytes",), calibrations=Calibrations({name: dataclasses.replace(one, layers=mine)}))
+    build.check_predicted(weighing, [Choice(budget=0.1)])
+    with pytest.raises(ValueError, match=r"pred_bytes of resnet18 can't be weighed: heads\.ac2\..*--heads"):
+        build.check_predicted(weighing, [Choice(budget=0.1), Choice(budget=0.1, ac_after=(2,), ac_head="grid")])
+
+
+def test_a_proposal_that_cannot_be_weighed_counts_as_failed_and_is_said(tmp_path):
+    said = []
+    queue = SearchQueue.__new__(SearchQueue)
+    queue._search = SimpleNamespace(weighing=Weighing(costs=("pred_bytes",)))
+    queue._outline, queue._progress = no_network, SimpleNamespace(say=said.append)
+    record = {"stage": "finetune", "key": "0" * 64, "rows": [{"exit": "final"}], "metrics": {}, "config": {}}
+    assert queue._weighed(record) == () and "pred_bytes can't be predicted" in said[0]

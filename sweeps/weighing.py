@@ -36,6 +36,6 @@ def weighing_of(flags: RunFlags, links: Sequence[str] | None) -> Weighing:
             costs, link = tuple(dict.fromkeys(named)), None
     try:
         own = read_calibrations([locate(path) for path in flags.calibration]) if flags.calibration else None
-    except DamagedFile as error:
-        raise ValueError(str(error)) from None
+    except (DamagedFile, OSError) as error:  # of which `Unreachable` is one: nothing has run yet
+        raise ValueError(f"--calibration {' '.join(flags.calibration)}: {error}") from None
     return Weighing(costs=costs, calibrations=own, link=link)

@@ -97,14 +97,22 @@ class ReportFlags:
         self.limits("pred_time_s")
 
 
+MOST = 1e18
+"""More of a reference point's coordinate is taken for a slip."""
+
+
 def read_reference(pairs: tuple[str, ...], objectives: tuple[str, ...]) -> dict[str, float]:
     """The coordinates of a reference point, by objective. Raises ValueError."""
     found = {}
     for pair in pairs:
-        column, _, text = pair.partition("=")
-        if column not in objectives:
+        column, equals, text = pair.partition("=")
+        if column not in objectives or not equals:
             raise ValueError(f"--reference {pair}; expected COLUMN=NUMBER with one of {', '.join(objectives)}")
+        if column in found:
+            raise ValueError(f"--reference {pair}; {column} was given before; expected each once")
         found[column] = read_amount(text, "reference")
+        if found[column] > MOST:
+            raise ValueError(f"--reference {column}={text:.40}; expected at most {MOST:g}")
         if found[column] <= 0 and not column.endswith("accuracy"):
             raise ValueError(f"--reference {pair}; expected more than 0: a model's costs are counted down from there")
         if found[column] >= 100 and column.endswith("accuracy"):

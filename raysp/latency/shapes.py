@@ -83,15 +83,21 @@ _FORMS = (
 )
 
 
+LONGEST = 200
+"""Letters of a shape's name; more is no shape."""
+
+
 def read_shape(name: str) -> Shape | None:
     """Read a name that `shape_of` gave; None for what is too unusual to be compared with others, and for a maximum."""
     found = next((match for form in _FORMS if (match := form.fullmatch(name))), None)
-    if found is None:
+    if found is None or len(name) > LONGEST:
         return None
     said = found.groupdict()
     channels, *size = map(int, said["size"].split("x"))
     outs, *out_size = map(int, (said.get("outs") or said["size"]).split("x"))
     kernel, stride = math.prod(map(int, (said.get("kernel") or "1").split("x"))), int(said.get("stride") or 1)
+    if stride < 1:
+        return None
     if said["kind"] == "conv":
         out_size = [-(-length // stride) for length in size]
     return Shape(

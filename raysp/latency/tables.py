@@ -5,7 +5,6 @@ versions that it names.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +14,8 @@ from raysp.store.location import Location
 from raysp.store.tensor_files import read_file
 
 FORMAT = 1
+MOST = 1e18
+"""More of a cost is taken for damage: sums must stay finite."""
 COSTS = ("time_s", "bytes", "messages", "round_trips")
 """The fields of `PartCosts`."""
 
@@ -128,8 +129,11 @@ def parse_calibration(content: bytes, where: str) -> Calibration:
             {"position_s": found["relu"]["position_s"]},
             *(found["relu"][n] for n in FITTED),
         ):
-            if not all(type(cost) in (int, float) and math.isfinite(cost) for cost in costs.values()):
-                raise ValueError(f"{costs}; expected finite numbers")
+            if not all(type(cost) in (int, float) and abs(cost) <= MOST for cost in costs.values()):
+                raise ValueError(f"{costs}; expected numbers of at most {MOST:g}")
+        others = found.get("others_cores")
+        if others is not None and not (type(others) in (int, float) and 0 <= others <= MOST):
+            raise ValueError(f"others_cores {others!r:.40}; expected a number of at least 0, or null")
         if any(
             cost < 0 for costs in found["layers"].values() for cost in costs.values()
         ):  # what was fitted may be a little below
@@ -143,5 +147,5 @@ def parse_calibration(content: bytes, where: str) -> Calibration:
             **(found | {"layers": {name: PartCosts(**costs) for name, costs in found["layers"].items()}}),
             relu=ReLUCosts(position_s=relu["position_s"], **{name: PartCosts(**relu[name]) for name in FITTED}),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"{where}: not a calibration ({error!r:.120}); make it anew: raysp pi calibrate") from None

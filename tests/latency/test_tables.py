@@ -34,6 +34,9 @@ def test_a_calibration_survives_its_file(tmp_path):
         lambda found: found.update(layers=3),
         lambda found: found.update(machine="mine"),
         lambda found: found.update(engine=["spu"]),
+        lambda found: found.update(others_cores="lots"),
+        lambda found: next(iter(found["layers"].values())).update(bytes=1.7e308),
+        lambda found: next(iter(found["layers"].values())).update(bytes=10**400),
     ],
 )
 def test_a_calibration_is_read_with_mistrust(change, tmp_path):

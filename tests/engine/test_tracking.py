@@ -304,6 +304,28 @@ def test_wandb_offline_has_a_run_per_stage(tmp_path, console, monkeypatch):
     assert "note" not in console.file.getvalue()
 
 
+def test_wandb_that_can_not_be_reached_is_asked_again_without_a_trace(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="the extra wandb isn't installed")
+    program = """
+from raysp.engine.tracking import to_wandb
+from raysp.engine.tracking.interface import Run
+to_wandb.INIT_S = 1.0
+tracker = to_wandb.Wandb("me/p")
+for _ in range(2):
+    try:
+        tracker.open(Run(id="abc", name="n", kind="k", label="l", sweep="s"))
+    except Exception as error:
+        print(error)
+"""
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nothing listens here
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert said.count("refused") == 2 and "in use" not in said
+    assert not list(tmp_path.glob("wandb/run-*"))
+
+
 class Fake:
     """A tracker that fails as it is told, and keeps what it takes."""
 

@@ -75,7 +75,14 @@ def events(directory):
         ("mlflow:http://", "names no host"),
         ("mlflow:http://host:port", "names no host"),
         ("mlflow:http://me:hunter2@host", "MLFLOW_TRACKING_PASSWORD"),
-        ("mlflow:postgresql://me:hunter2@host/db", "MLFLOW_TRACKING_PASSWORD"),
+        ("mlflow:http://host/?token=hunter2", "MLFLOW_TRACKING_TOKEN"),
+        ("mlflow:postgresql://me:hunter2@host/db", "PGPASSWORD"),
+        ("mlflow:postgresql://host/db?user=me&password=hunter2", "PGPASSWORD"),
+        ("mlflow:postgresql:///db?password=hunter2", "PGPASSWORD"),
+        ("mlflow:mysql+pymysql://me:1/2hunter2@host/db", "PGPASSWORD"),
+        ("mlflow:redis://host?hunter2", "records would keep"),
+        ("mlflow:host:80?token=hunter2", "records would keep"),
+        ("neptune:http://host#hunter2", "expected mlflow:URI"),
         ("wandb:a project", "wandb:PROJECT or wandb:ENTITY/PROJECT"),
         ("wandb:/project", "wandb:PROJECT or wandb:ENTITY/PROJECT"),
     ],
@@ -285,8 +292,10 @@ def test_a_tracker_that_hangs_does_not_outlive_its_sweep_for_long(tmp_path):
     os.mkfifo(tmp_path / "hangs" / "tensorboardX.py")
     program = "from raysp.engine.tracking import process; process.END_S = 0.5; process.main()"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "hangs"), *sys.path])}
-    command = [sys.executable, "-P", "-c", program, "tensorboard", "tb"]
-    ended = subprocess.run(command, env=environment, input=json.dumps(OPEN) + "\n", text=True, capture_output=True, timeout=30)
+    command = [sys.executable, "-P", "-c", program, "tensorboard"]
+    ended = subprocess.run(
+        command, env=environment, input=f'"tb"\n{json.dumps(OPEN)}\n', text=True, capture_output=True, timeout=30
+    )
     assert ended.returncode == 1
 
 

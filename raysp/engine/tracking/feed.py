@@ -125,12 +125,13 @@ class _Courier:
     def __init__(self, tracker: Wanted, say: Say) -> None:
         self._name, self._say = str(tracker), say
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self.send(json.dumps(tracker.place))
         self._left = 0
         self._noted = self._ended = self._leaving = False
         self._heard = self._until = time.monotonic()
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "raysp.engine.tracking.process", tracker.kind, tracker.place],
+            [sys.executable, "-P", "-m", "raysp.engine.tracking.process", tracker.kind],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

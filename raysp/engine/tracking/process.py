@@ -1,10 +1,10 @@
-"""The process that speaks to one tracker: `python -m raysp.engine.tracking.process KIND PLACE`.
+"""The process that speaks to one tracker: `python -m raysp.engine.tracking.process KIND`.
 
 Owns the order of what is sent, and what happens where a tracker doesn't answer: it is asked again after a pause, ever longer, and
-what comes meanwhile waits here. Contract: reads what to send from its standard input, a JSON object a line, until that ends; then
-what is still to be sent is tried once more, and runs that are open are closed as interrupted. After `END_S` it ends in any case.
-Says on its standard output, in the same form, what is to be told: `trouble`, why something wasn't taken, and `left`, how many
-lines wait.
+what comes meanwhile waits here. Contract: reads from its standard input the tracker's place,
+which a command line would show to all, then what to send, a JSON object a line, until that ends; then what is still to be sent
+is tried once more, and runs that are open are closed as interrupted. After `END_S` it ends in any case. Says on its standard
+output, in the same form, what is to be told: `trouble`, why something wasn't taken, and `left`, how many lines wait.
 """
 
 import json
@@ -128,12 +128,13 @@ def _read(lines: "queue.SimpleQueue[dict[str, Any] | None]", stream: TextIO) -> 
 
 def main() -> None:
     """See the module."""
-    _, kind, place = sys.argv
+    _, kind = sys.argv
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     source = os.fdopen(os.dup(0))
     nowhere = os.open(os.devnull, os.O_RDWR)  # packages, and processes that they start, print what they please
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
+    place = json.loads(source.readline())
     lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(lines, source), daemon=True).start()
 

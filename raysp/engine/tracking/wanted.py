@@ -33,7 +33,7 @@ class Wanted:
     """A URI, a project, or a directory's absolute path."""
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.place}"
+        return hidden(f"{self.kind}:{self.place}")
 
 
 def wanted(text: str, environ: Mapping[str, str] = os.environ) -> Wanted:
@@ -53,13 +53,26 @@ def wanted(text: str, environ: Mapping[str, str] = os.environ) -> Wanted:
 
 
 def hidden(text: str) -> str:
-    """A text without what stands between a URL's `//` and its `@`."""
-    return re.sub(r"//[^/@\s]*@", "//...@", text)
+    """A text without what stands between a URL's `//` and its `@`, and without queries."""
+    text = re.sub(r"//\S*@", "//...@", text)
+    return re.sub(r"(//[^\s?#]*[?#])\S+|(\?)\S*=\S*", r"\1\2...", text)
 
 
 def _mlflow(uri: str, environ: Mapping[str, str]) -> str:
     scheme = uri.partition(":")[0]
     database = scheme.partition("+")[0] in _DATABASES
+    rest = uri.partition("//")[2]
+    user = "@" in (rest.partition("/")[0] if scheme == "sqlite" else rest)  # a password may hold a /
+    if user or (scheme != "sqlite" and re.search("[?#]", uri)):
+        found = "a user's name in it," if user else "a query, in which a password may be,"
+        remedy = (
+            "PGUSER and PGPASSWORD in the environment for PostgreSQL, or a server that knows its database: mlflow:http://HOST:PORT"
+            if database
+            else "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment"
+        )
+        raise ValueError(
+            f"track is mlflow:{hidden(uri)}, with {found} which records would keep; expected it without, and {remedy}"
+        )
     if scheme in ("http", "https") or database:
         try:
             parts = urlsplit(uri)
@@ -67,22 +80,18 @@ def _mlflow(uri: str, environ: Mapping[str, str]) -> str:
             _ = parts.port
         except ValueError:
             has_host = False
-        if "@" in uri.partition("//")[2].partition("/")[0]:
-            raise ValueError(
-                f"track is mlflow:{hidden(uri)}, with a user's name in it, which records would keep; expected it without, and "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
-            )
         if not has_host and scheme != "sqlite":
-            raise ValueError(f"track is mlflow:{uri}, which names no host; expected mlflow: and {MLFLOW_URIS}")
+            raise ValueError(f"track is mlflow:{hidden(uri)}, which names no host; expected mlflow: and {MLFLOW_URIS}")
     elif scheme != "databricks":
-        raise ValueError(f"track is mlflow:{uri}; expected mlflow: and {MLFLOW_URIS}")
+        raise ValueError(f"track is mlflow:{hidden(uri)}; expected mlflow: and {MLFLOW_URIS}")
     _need("mlflow", "mlflow")
     if database:
         _need("sqlalchemy", "mlflow", "a database needs MLflow itself: pip install mlflow")
     if scheme == "sqlite" and (path := uri.removeprefix("sqlite:///")) != uri:
-        file = Path(path.partition("?")[0]).absolute()
-        _check_directory(file.parent, f"mlflow:{uri}")
-        return f"sqlite:///{file}"
+        name, mark, query = path.partition("?")
+        file = Path(name).absolute()
+        _check_directory(file.parent, f"mlflow:{hidden(uri)}")
+        return f"sqlite:///{file}{mark}{query}"
     return uri
 
 

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from mlflow_server import Kept, serving
@@ -272,6 +273,23 @@ def test_a_tracker_that_hangs_is_left_behind(tmp_path, console, monkeypatch):
     outcome = run([toy()], tmp_path / "run", console, "tensorboard:tb")
     assert outcome.ok and time.monotonic() - begun < 20
     assert console.file.getvalue().count("lacks the end of this sweep") == 1
+
+
+def test_what_python_prints_as_it_begins_does_no_harm(tmp_path, console, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("print('hello')\nprint(1)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert run([toy()], tmp_path / "run", console, "tensorboard:tb").ok
+    assert "note" not in console.file.getvalue()
+    check_tensorboard(tmp_path / "tb", tmp_path / "run", [toy()])
+
+
+def test_a_tracker_whose_process_can_not_begin_is_a_note(tmp_path, console, monkeypatch):
+    def refuse(*arguments, **options):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("raysp.engine.tracking.feed.subprocess", SimpleNamespace(Popen=refuse, PIPE=-1, DEVNULL=-3))
+    assert run([toy()], tmp_path / "run", console, "tensorboard:tb").ok
+    assert console.file.getvalue().count("can't be started") == 1
 
 
 def test_an_interrupted_sweep_does_not_wait_for_a_tracker_that_hangs(tmp_path, monkeypatch):

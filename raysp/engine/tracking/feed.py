@@ -52,7 +52,12 @@ class Feed:
 
     def __init__(self, trackers: Sequence[Wanted], root: Location, tags: Mapping[str, str], say: Say) -> None:
         self._root, self._tags = root, tags
-        self._couriers = [_Courier(tracker, say) for tracker in trackers]
+        self._couriers = []
+        for tracker in trackers:
+            try:
+                self._couriers.append(_Courier(tracker, say))
+            except OSError as error:  # no memory, too many processes
+                _say_note(say, tracker, f"its process can't be started ({error}); training goes on without it")
 
     def opened(self, stage: Stage, name: str) -> None:
         """A stage begins, or goes on."""
@@ -123,7 +128,7 @@ class _Courier:
     """One tracker's process, and the threads that write to it and read from it."""
 
     def __init__(self, tracker: Wanted, say: Say) -> None:
-        self._name, self._say = str(tracker), say
+        self._tracker, self._say = tracker, say
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.send(json.dumps(tracker.place))
         self._left = 0
@@ -179,8 +184,11 @@ class _Courier:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            try:
+                answer = dict(json.loads(line))
+            except (ValueError, TypeError):  # what Python's own beginning prints, such as a sitecustomize
+                continue
             self._heard = time.monotonic()
-            answer = json.loads(line)
             self._left = answer.get("left", self._left)
             self._ended = answer.get("ended", self._ended)
             if "trouble" in answer:
@@ -193,10 +201,16 @@ class _Courier:
     def _note(self, why: str, *, last: bool = False) -> None:
         """Say what the trouble is, once, and at the end what has come of it."""
         if last:
-            self._say(f"[yellow]note[/] {escape(self._name)} lacks the end of this sweep{'' if self._noted else f': {why}'}")
+            self._say(
+                f"[yellow]note[/] {escape(str(self._tracker))} lacks the end of this sweep{'' if self._noted else f': {why}'}"
+            )
         elif not self._noted:
             self._noted = True
-            self._say(f"[yellow]note[/] {escape(self._name)}: {escape(why)}")
+            _say_note(self._say, self._tracker, why)
+
+
+def _say_note(say: Say, tracker: Wanted, why: str) -> None:
+    say(f"[yellow]note[/] {escape(str(tracker))}: {escape(why)}")
 
 
 def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -20,7 +20,7 @@ from toy import HELPERS, diamond, toy, twins
 from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
 from raysp.engine.tracking.feed import flat, numbers_of
-from raysp.engine.tracking.interface import Refused
+from raysp.engine.tracking.interface import Refused, Run
 from raysp.engine.tracking.process import Sender
 from raysp.planning.plan import Plan
 from raysp.store.records import Store
@@ -239,14 +239,15 @@ def test_a_server_that_dies_and_comes_back_lacks_nothing(tmp_path, monkeypatch):
     assert all(finished(each) for each in kept.runs.values()) and len(kept.runs) == 6
 
 
-def test_a_dead_tracker_is_a_note(tmp_path, console):
+def test_a_dead_tracker_is_a_note(tmp_path, console, monkeypatch):
     pytest.importorskip("mlflow", reason="the extra mlflow isn't installed")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nothing listens here
+        monkeypatch.setattr("raysp.engine.tracking.feed.QUIET_S", 60.0)  # a busy machine takes long to import MLflow
         begun = time.monotonic()
         outcome = run(diamond(), tmp_path / "run", console, f"mlflow:http://127.0.0.1:{taken.getsockname()[1]}", "tensorboard:tb")
     assert outcome.ok
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 90
     said = console.file.getvalue()
     assert said.count("training goes on") == 1 and "lacks the end of this sweep" in said
     check_tensorboard(tmp_path / "tb", tmp_path / "run", diamond())
@@ -261,18 +262,19 @@ def test_a_server_that_never_answers_costs_seconds_at_the_end(tmp_path, console,
         begun = time.monotonic()
         outcome = run(diamond(), tmp_path / "run", console, f"mlflow:http://127.0.0.1:{silent.getsockname()[1]}")
     assert outcome.ok
-    assert time.monotonic() - begun < 40
+    assert time.monotonic() - begun < 90
     assert "lacks the end of this sweep" in console.file.getvalue()
 
 
 def test_a_tracker_that_hangs_is_left_behind(tmp_path, console, monkeypatch):
-    monkeypatch.setattr("raysp.engine.tracking.feed.QUIET_S", 1.0)
+    monkeypatch.setattr("raysp.engine.tracking.feed.QUIET_S", 2.0)
     os.mkfifo(tmp_path / "tensorboardX.py")  # importing it never ends
     monkeypatch.syspath_prepend(str(tmp_path))
     begun = time.monotonic()
     outcome = run([toy()], tmp_path / "run", console, "tensorboard:tb")
-    assert outcome.ok and time.monotonic() - begun < 20
+    assert outcome.ok and time.monotonic() - begun < 60
     assert console.file.getvalue().count("lacks the end of this sweep") == 1
+    assert console.file.getvalue().count("waiting for tensorboard:") == 1
 
 
 def test_what_python_prints_as_it_begins_does_no_harm(tmp_path, console, monkeypatch):
@@ -302,7 +304,22 @@ def test_an_interrupted_sweep_does_not_wait_for_a_tracker_that_hangs(tmp_path, m
     going.send_signal(signal.SIGINT)
     begun = time.monotonic()
     going.communicate(timeout=60)
-    assert going.returncode == 130 and time.monotonic() - begun < 10
+    assert going.returncode == 130 and time.monotonic() - begun < 14
+
+
+def test_a_tracker_that_is_told_to_end_rolls_back(tmp_path):
+    (tmp_path / "tensorboardX.py").write_text(
+        "import time\ntry:\n    open('begun', 'w').close()\n    time.sleep(60)\nfinally:\n    open('back', 'w').close()\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-P", "-m", "raysp.engine.tracking.process", "tensorboard"]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as going:
+        going.stdin.write(f'"tb"\n{json.dumps(OPEN)}\n')
+        going.stdin.flush()
+        wait_for((tmp_path / "begun").exists)
+        going.send_signal(signal.SIGTERM)
+        assert going.wait(30) == 1
+    assert (tmp_path / "back").exists()
 
 
 def test_a_tracker_that_hangs_does_not_outlive_its_sweep_for_long(tmp_path):
@@ -315,6 +332,23 @@ def test_a_tracker_that_hangs_does_not_outlive_its_sweep_for_long(tmp_path):
         command, env=environment, input=f'"tb"\n{json.dumps(OPEN)}\n', text=True, capture_output=True, timeout=30
     )
     assert ended.returncode == 1
+
+
+def test_mlflow_counts_no_try_that_failed_halfway_as_a_sweep_that_went_on(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="the extra mlflow isn't installed")
+    from raysp.engine.tracking.to_mlflow import Mlflow
+
+    kept = Kept()
+    with serving(kept) as port:
+        for times in (None, "1"):
+            tracker, log_batch = Mlflow(f"http://127.0.0.1:{port}"), kept.runs_log_batch
+            monkeypatch.setattr(kept, "runs_log_batch", lambda asked: (400, {"error_code": "INVALID_PARAMETER_VALUE"}))
+            with pytest.raises(Refused):
+                tracker.open(Run(**OPEN["run"], params={"a": 1}))
+            monkeypatch.setattr(kept, "runs_log_batch", log_batch)
+            tracker.open(Run(**OPEN["run"], params={"a": 1}))
+            (only,) = kept.runs.values()
+            assert only["tags"].get("raysp.continued") == times
 
 
 def test_wandb_offline_has_a_run_per_stage(tmp_path, console, monkeypatch):

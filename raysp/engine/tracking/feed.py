@@ -2,7 +2,8 @@
 
 Owns a process for each tracker (`raysp.engine.tracking.process`), and what is told of them. Contract: no call blocks or raises,
 whatever a tracker does; a tracker in trouble is one note, and one more at the end if something is missing in it. At the end
-trackers get `QUIET_S` without a sign of life, and `END_S` in all; after an interruption `HURRIED_S`.
+trackers get `QUIET_S` without a sign of life (databases, which may be making their tables, don't need to give one), and `END_S`
+in all; after an interruption `HURRIED_S`.
 """
 
 import json
@@ -20,7 +21,7 @@ from typing import Any
 from rich.markup import escape
 
 from raysp.engine.tracking.interface import Ending, Run, Status
-from raysp.engine.tracking.process import END_S
+from raysp.engine.tracking.process import END_S, GRACE_S
 from raysp.engine.tracking.wanted import Wanted
 from raysp.store.figures import COSTS
 from raysp.store.keys import key_of
@@ -32,6 +33,8 @@ QUIET_S = 15.0
 """Seconds that a tracker may take for one thing when the sweep has ended."""
 HURRIED_S = 2.0
 """Seconds that all may take where the sweep was interrupted; its trackers' processes go on by themselves."""
+TOLD_AFTER_S = 1.0
+"""Seconds after which a line says what is waited for."""
 OF_ROWS = ("test_accuracy", "val_accuracy", *COSTS, "params")
 """What of a finished model's rows is tracked, by exit."""
 NOT_FIGURES = ("epoch", "epochs")
@@ -160,13 +163,21 @@ class _Courier:
 
     def wait(self) -> None:
         """Wait until all is sent, or the time is up."""
-        while self._process.poll() is None and time.monotonic() < min(self._until, self._heard + QUIET_S):
+        begun, told = time.monotonic(), self._until - time.monotonic() <= HURRIED_S
+        quiet_s = END_S if self._tracker.is_database else QUIET_S
+        while self._process.poll() is None and (now := time.monotonic()) < min(self._until, self._heard + quiet_s):
+            if not told and now - begun > TOLD_AFTER_S:
+                told = True
+                self._say(f"waiting for {escape(str(self._tracker))} (at most {self._until - now:.0f} s)")
             time.sleep(0.05)
 
     def leave(self) -> None:
         """End it, whatever it does, and say what is missing then."""
         self._leaving = True
         if self._process.poll() is None:
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE_S)
             self._process.kill()
             self._process.wait()
         self._threads[1].join(1.0)

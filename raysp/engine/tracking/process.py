@@ -11,6 +11,7 @@ import json
 import os
 import queue
 import re
+import signal
 import sys
 import threading
 import time
@@ -24,6 +25,8 @@ from raysp.engine.tracking.wanted import hidden
 
 END_S = 30.0
 """Seconds that a tracker may take for all that is left when the sweep has ended; then this process does, whatever hangs in it."""
+GRACE_S = 2.0
+"""Seconds for it to roll back what it is writing, once it is told to end (SIGTERM)."""
 LONGEST_PAUSE_S = 60.0
 """Seconds at most between two tries to reach a tracker."""
 SECRET = re.compile(r"KEY|TOKEN|PASSWORD|SECRET", re.IGNORECASE)
@@ -123,12 +126,15 @@ def _read(lines: "queue.SimpleQueue[dict[str, Any] | None]", stream: TextIO) -> 
         lines.put(json.loads(line))
     lines.put(None)
     time.sleep(END_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_S)
     os._exit(1)
 
 
 def main() -> None:
     """See the module."""
     _, kind = sys.argv
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     source = os.fdopen(os.dup(0))
     nowhere = os.open(os.devnull, os.O_RDWR)  # packages, and processes that they start, print what they please

@@ -42,6 +42,8 @@ class Mlflow:
         self._experiment = ""
         self._known: dict[str, str] = {}
         """MLflow's ids by ours."""
+        self._continued: dict[str, int] = {}
+        """How often sweeps have gone on with a run, by our ids."""
 
     def open(self, run: Run) -> int:
         """See `Tracker.open`."""
@@ -66,11 +68,12 @@ class Mlflow:
             self._client.update_run(self._known[run.id], status="RUNNING")
             return 0
         found = self._client.search_runs([self._experiment], f"tags.`{ID}` = '{run.id}'", max_results=1)
+        before = int(found[0].data.tags.get(CONTINUED, "0")) + 1 if found else 0
+        times = self._continued.setdefault(run.id, before)  # of a first try that failed halfway, the same again
         if found:
             ours = found[0].info.run_id
-            times = int(found[0].data.tags.get(CONTINUED, "0")) + 1
             self._client.update_run(ours, status="RUNNING")
-            self._client.log_batch(ours, tags=_tags({STATUS: "running", CONTINUED: str(times)}))
+            self._client.log_batch(ours, tags=_tags({STATUS: "running", **({CONTINUED: str(times)} if times else {})}))
         else:
             tags = {ID: run.id, STATUS: "running", "raysp.stage": run.kind, "raysp.sweep": run.sweep, **run.tags}
             ours = self._client.create_run(self._experiment, run_name=run.name, tags={n: t[:LONGEST] for n, t in tags.items()})

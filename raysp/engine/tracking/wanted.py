@@ -32,6 +32,11 @@ class Wanted:
     place: str
     """A URI, a project, or a directory's absolute path."""
 
+    @property
+    def is_database(self) -> bool:
+        """Whether MLflow's client writes to a database itself, whose tables it makes first: that takes a while."""
+        return self.kind == "mlflow" and _is_database(self.place)
+
     def __str__(self) -> str:
         return hidden(f"{self.kind}:{self.place}")
 
@@ -58,9 +63,13 @@ def hidden(text: str) -> str:
     return re.sub(r"(//[^\s?#]*[?#])\S+|(\?)\S*=\S*", r"\1\2...", text)
 
 
+def _is_database(uri: str) -> bool:
+    return re.split("[:+]", uri)[0] in _DATABASES
+
+
 def _mlflow(uri: str, environ: Mapping[str, str]) -> str:
     scheme = uri.partition(":")[0]
-    database = scheme.partition("+")[0] in _DATABASES
+    database = _is_database(uri)
     rest = uri.partition("//")[2]
     user = "@" in (rest.partition("/")[0] if scheme == "sqlite" else rest)  # a password may hold a /
     if user or (scheme != "sqlite" and re.search("[?#]", uri)):

@@ -112,7 +112,7 @@ def test_a_missing_package_ends_a_sweep_before_it_begins(tmp_path, package, trac
     command = [sys.executable, str(HELPERS / "without.py"), package, *sweep("--inline", "--track", track)[1:]]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
-    assert f"pip install raysp[{package}]" in ended.stderr.replace("\n", " ")
+    assert f"pip install -e '.[{package}]'" in ended.stderr.replace("\n", " ")
     assert not (tmp_path / "run").exists()
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from raysp.store.extras import remedy_for
 from raysp.store.home import from_home, home_of
 
 FORMS = "mlflow:URI, wandb:PROJECT or tensorboard:DIR"
@@ -150,7 +151,7 @@ _CHECKS: dict[str, Callable[[str, Mapping[str, str]], str]] = {"mlflow": _mlflow
 def _need(module: str, extra: str, remedy: str = "") -> None:
     found = importlib.util.find_spec(module)
     if found is None or found.origin is None:  # a directory of that name, such as W&B makes, is no package
-        raise ValueError(f"track needs {module}, which isn't installed; {remedy or f'pip install raysp[{extra}]'}")
+        raise ValueError(f"track needs {module}, which isn't installed; {remedy or remedy_for(extra)}")
 
 
 def _check_directory(path: Path, told: str) -> None:

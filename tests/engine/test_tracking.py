@@ -20,7 +20,7 @@ from toy import HELPERS, diamond, toy, twins
 from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
 from raysp.engine.tracking.feed import flat, numbers_of
-from raysp.engine.tracking.interface import Refused, Run
+from raysp.engine.tracking.interface import Ending, Refused, Run
 from raysp.engine.tracking.process import Sender
 from raysp.planning.plan import Plan
 from raysp.store.records import Store
@@ -349,6 +349,22 @@ def test_mlflow_counts_no_try_that_failed_halfway_as_a_sweep_that_went_on(tmp_pa
             tracker.open(Run(**OPEN["run"], params={"a": 1}))
             (only,) = kept.runs.values()
             assert only["tags"].get("raysp.continued") == times
+
+
+def test_what_a_killed_sweep_leaves_behind_ends_no_run_of_the_one_that_went_on():
+    pytest.importorskip("mlflow", reason="the extra mlflow isn't installed")
+    from raysp.engine.tracking.to_mlflow import Mlflow
+
+    kept, told = Kept(), Run(**OPEN["run"])
+    with serving(kept) as port:
+        left, other = (Mlflow(f"http://127.0.0.1:{port}") for _ in range(2))
+        left.open(told)
+        other.open(told)
+        left.close(told, Ending(status="interrupted"))
+        (only,) = kept.runs.values()
+        assert only["info"]["status"] == "RUNNING"
+        other.close(told, Ending(status="interrupted"))
+    assert only["info"]["status"] == "KILLED"
 
 
 def test_wandb_offline_has_a_run_per_stage(tmp_path, console, monkeypatch):

@@ -83,18 +83,9 @@ class Mlflow:
         if found:
             ours = found[0].info.run_id
             self._client.update_run(ours, status="RUNNING")
-            self._client.log_batch(
-                ours, tags=_tags({STATUS: "running", TOLD_BY: self._own, **({CONTINUED: str(times)} if times else {})})
-            )
+            self._client.log_batch(ours, tags=_tags(now | ({CONTINUED: str(times)} if times else {})))
         else:
-            tags = {
-                ID: run.id,
-                STATUS: "running",
-                TOLD_BY: self._own,
-                "raysp.stage": run.kind,
-                "raysp.sweep": run.sweep,
-                **run.tags,
-            }
+            tags = now | {ID: run.id, "raysp.stage": run.kind, "raysp.sweep": run.sweep, **run.tags}
             ours = self._client.create_run(self._experiment, run_name=run.name, tags={n: t[:LONGEST] for n, t in tags.items()})
             ours = ours.info.run_id
         params = [Param(name, str(value)[:LONGEST]) for name, value in run.params.items()]

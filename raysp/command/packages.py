@@ -10,6 +10,7 @@ from importlib import metadata
 
 from raysp.engine.surroundings import tried
 from raysp.engine.troubles import Trouble
+from raysp.store.extras import remedy_for
 
 PACKAGES = (
     "torch", "torchvision", "ray", "numpy", "pandas", "matplotlib", "plotly", "scikit-learn", "safetensors", "fsspec",
@@ -46,7 +47,7 @@ def troubles_of_packages(missing: Mapping[str, Sequence[str]]) -> Iterator[Troub
             yield Trouble(
                 what=EXTRAS[extra][1],
                 because=f"{' and '.join(absent)} {'are' if len(absent) > 1 else 'is'} missing",
-                remedy="it needs Python 3.11 or 3.12" if too_new else f"pip install -e '.[{extra}]' where raysp lies",
+                remedy="it needs Python 3.11 or 3.12" if too_new else remedy_for(extra),
             )
 
 

@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 from raysp.data.listing import FolderError
+from raysp.store.extras import remedy_for
 
 REACHED_S = 5.0
 """Seconds for the Hub to say anything at all."""
@@ -31,9 +32,7 @@ def fetch(name: str) -> Path:
     if not _NAME.fullmatch(name) or name.startswith("."):
         raise FolderError(f"no directory {name}; expected one with a data set, or a name on the Hub such as OWNER/NAME")
     if importlib.util.find_spec("huggingface_hub") is None:
-        raise FolderError(
-            f"no directory {name}; if it is a name on the Hub, its package is missing: pip install raysp[huggingface]"
-        )
+        raise FolderError(f"no directory {name}; if it is a name on the Hub, its package is missing: {remedy_for('huggingface')}")
     import huggingface_hub  # takes a while to import
     from huggingface_hub import constants, errors
 

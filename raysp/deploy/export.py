@@ -28,6 +28,7 @@ from raysp.models.exits import exit_of
 from raysp.models.files import load_model
 from raysp.models.network import Network
 from raysp.models.relu import MaskedReLU
+from raysp.store.extras import remedy_for
 from raysp.store.home import from_home
 from raysp.store.location import locate
 from raysp.store.tensor_files import fingerprint
@@ -84,7 +85,7 @@ def export(
     if format == "onnx":
         missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
         if missing:
-            raise ValueError(f"ONNX needs {', '.join(missing)}: pip install -e '.[export]' where raysp lies")
+            raise ValueError(f"ONNX needs {', '.join(missing)}: {remedy_for('export')}")
     model = load_model(directory)
     name = exit_of(model.exit_names, exit)
     plain = fold_batchnorm(collapse(model, name))

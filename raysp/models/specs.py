@@ -20,6 +20,7 @@ from raysp.models import MODELS, network_of
 from raysp.models.builtin import draw_weights
 from raysp.models.description import build, describe
 from raysp.models.network import Network
+from raysp.store.extras import remedy_for
 
 HOW = "expected resnet18, resnet34, wrn22-8 or vgg16, torchvision:NAME, timm:NAME, or package.module:function"
 
@@ -108,7 +109,7 @@ def _timm(spec: str, sizes: dict[str, int]) -> Any:
     try:
         import timm
     except ImportError as error:
-        raise ValueError(f"--model {spec} needs timm: pip install -e '.[timm]' where raysp lies ({error})") from error
+        raise ValueError(f"--model {spec} needs timm: {remedy_for('timm')} ({error})") from error
     name = spec.partition(":")[2]
     if not timm.is_model(name):
         like = ", ".join(timm.list_models(f"*{name[:6]}*")[:8])

@@ -21,6 +21,7 @@ from typing import TypeVar
 import fsspec
 from upath import UPath
 
+from raysp.store.extras import remedy_for
 from raysp.store.home import from_home
 from raysp.store.remedies import remedy_of
 
@@ -85,7 +86,7 @@ def locate(text: str | Path) -> Location:
         return UPath(str(text).rstrip("/"), use_listings_cache=False)
     except ImportError as error:
         extra = EXTRAS.get(protocol)
-        wanted = f"pip install -e '.[{extra}]' where raysp lies" if extra else "install what it names"
+        wanted = remedy_for(extra) if extra else "install what it names"
         raise ValueError(f"storage {text} needs a package that is not here ({error}); {wanted}, on every node") from None
 
 

@@ -278,7 +278,7 @@ def test_a_name_that_is_in_the_cache_needs_no_network(tmp_path):
 
 def test_a_name_without_the_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("raysp.data.hub.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"no directory me/pictures; .* pip install raysp\[huggingface\]"):
+    with pytest.raises(DataError, match=r"no directory me/pictures; .* pip install -e '\.\[huggingface\]'"):
         opened("me/pictures")
     with pytest.raises(DataError, match="no directory /nowhere/at/all"):
         opened("/nowhere/at/all")

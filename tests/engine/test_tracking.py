@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from mlflow_server import Kept, serving
@@ -19,7 +20,7 @@ from toy import HELPERS, diamond, toy, twins
 from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
 from raysp.engine.tracking.feed import flat, numbers_of
-from raysp.engine.tracking.interface import Refused
+from raysp.engine.tracking.interface import Ending, Refused, Run
 from raysp.engine.tracking.process import Sender
 from raysp.planning.plan import Plan
 from raysp.store.records import Store
@@ -75,7 +76,14 @@ def events(directory):
         ("mlflow:http://", "names no host"),
         ("mlflow:http://host:port", "names no host"),
         ("mlflow:http://me:hunter2@host", "MLFLOW_TRACKING_PASSWORD"),
-        ("mlflow:postgresql://me:hunter2@host/db", "MLFLOW_TRACKING_PASSWORD"),
+        ("mlflow:http://host/?token=hunter2", "MLFLOW_TRACKING_TOKEN"),
+        ("mlflow:postgresql://me:hunter2@host/db", "PGPASSWORD"),
+        ("mlflow:postgresql://host/db?user=me&password=hunter2", "PGPASSWORD"),
+        ("mlflow:postgresql:///db?password=hunter2", "PGPASSWORD"),
+        ("mlflow:mysql+pymysql://me:1/2hunter2@host/db", "PGPASSWORD"),
+        ("mlflow:redis://host?hunter2", "records would keep"),
+        ("mlflow:host:80?token=hunter2", "records would keep"),
+        ("neptune:http://host#hunter2", "expected mlflow:URI"),
         ("wandb:a project", "wandb:PROJECT or wandb:ENTITY/PROJECT"),
         ("wandb:/project", "wandb:PROJECT or wandb:ENTITY/PROJECT"),
     ],
@@ -104,7 +112,7 @@ def test_a_missing_package_ends_a_sweep_before_it_begins(tmp_path, package, trac
     command = [sys.executable, str(HELPERS / "without.py"), package, *sweep("--inline", "--track", track)[1:]]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
-    assert f"pip install raysp[{package}]" in ended.stderr.replace("\n", " ")
+    assert f"pip install -e '.[{package}]'" in ended.stderr.replace("\n", " ")
     assert not (tmp_path / "run").exists()
 
 
@@ -231,14 +239,15 @@ def test_a_server_that_dies_and_comes_back_lacks_nothing(tmp_path, monkeypatch):
     assert all(finished(each) for each in kept.runs.values()) and len(kept.runs) == 6
 
 
-def test_a_dead_tracker_is_a_note(tmp_path, console):
+def test_a_dead_tracker_is_a_note(tmp_path, console, monkeypatch):
     pytest.importorskip("mlflow", reason="the extra mlflow isn't installed")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nothing listens here
+        monkeypatch.setattr("raysp.engine.tracking.feed.QUIET_S", 60.0)  # a busy machine takes long to import MLflow
         begun = time.monotonic()
         outcome = run(diamond(), tmp_path / "run", console, f"mlflow:http://127.0.0.1:{taken.getsockname()[1]}", "tensorboard:tb")
     assert outcome.ok
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 90
     said = console.file.getvalue()
     assert said.count("training goes on") == 1 and "lacks the end of this sweep" in said
     check_tensorboard(tmp_path / "tb", tmp_path / "run", diamond())
@@ -253,18 +262,36 @@ def test_a_server_that_never_answers_costs_seconds_at_the_end(tmp_path, console,
         begun = time.monotonic()
         outcome = run(diamond(), tmp_path / "run", console, f"mlflow:http://127.0.0.1:{silent.getsockname()[1]}")
     assert outcome.ok
-    assert time.monotonic() - begun < 40
+    assert time.monotonic() - begun < 90
     assert "lacks the end of this sweep" in console.file.getvalue()
 
 
 def test_a_tracker_that_hangs_is_left_behind(tmp_path, console, monkeypatch):
-    monkeypatch.setattr("raysp.engine.tracking.feed.QUIET_S", 1.0)
+    monkeypatch.setattr("raysp.engine.tracking.feed.QUIET_S", 2.0)
     os.mkfifo(tmp_path / "tensorboardX.py")  # importing it never ends
     monkeypatch.syspath_prepend(str(tmp_path))
     begun = time.monotonic()
     outcome = run([toy()], tmp_path / "run", console, "tensorboard:tb")
-    assert outcome.ok and time.monotonic() - begun < 20
+    assert outcome.ok and time.monotonic() - begun < 60
     assert console.file.getvalue().count("lacks the end of this sweep") == 1
+    assert console.file.getvalue().count("waiting for tensorboard:") == 1
+
+
+def test_what_python_prints_as_it_begins_does_no_harm(tmp_path, console, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("print('hello')\nprint(1)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert run([toy()], tmp_path / "run", console, "tensorboard:tb").ok
+    assert "note" not in console.file.getvalue()
+    check_tensorboard(tmp_path / "tb", tmp_path / "run", [toy()])
+
+
+def test_a_tracker_whose_process_can_not_begin_is_a_note(tmp_path, console, monkeypatch):
+    def refuse(*arguments, **options):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("raysp.engine.tracking.feed.subprocess", SimpleNamespace(Popen=refuse, PIPE=-1, DEVNULL=-3))
+    assert run([toy()], tmp_path / "run", console, "tensorboard:tb").ok
+    assert console.file.getvalue().count("can't be started") == 1
 
 
 def test_an_interrupted_sweep_does_not_wait_for_a_tracker_that_hangs(tmp_path, monkeypatch):
@@ -277,7 +304,22 @@ def test_an_interrupted_sweep_does_not_wait_for_a_tracker_that_hangs(tmp_path, m
     going.send_signal(signal.SIGINT)
     begun = time.monotonic()
     going.communicate(timeout=60)
-    assert going.returncode == 130 and time.monotonic() - begun < 10
+    assert going.returncode == 130 and time.monotonic() - begun < 14
+
+
+def test_a_tracker_that_is_told_to_end_rolls_back(tmp_path):
+    (tmp_path / "tensorboardX.py").write_text(
+        "import time\ntry:\n    open('begun', 'w').close()\n    time.sleep(60)\nfinally:\n    open('back', 'w').close()\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-P", "-m", "raysp.engine.tracking.process", "tensorboard"]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as going:
+        going.stdin.write(f'"tb"\n{json.dumps(OPEN)}\n')
+        going.stdin.flush()
+        wait_for((tmp_path / "begun").exists)
+        going.send_signal(signal.SIGTERM)
+        assert going.wait(30) == 1
+    assert (tmp_path / "back").exists()
 
 
 def test_a_tracker_that_hangs_does_not_outlive_its_sweep_for_long(tmp_path):
@@ -285,9 +327,44 @@ def test_a_tracker_that_hangs_does_not_outlive_its_sweep_for_long(tmp_path):
     os.mkfifo(tmp_path / "hangs" / "tensorboardX.py")
     program = "from raysp.engine.tracking import process; process.END_S = 0.5; process.main()"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "hangs"), *sys.path])}
-    command = [sys.executable, "-P", "-c", program, "tensorboard", "tb"]
-    ended = subprocess.run(command, env=environment, input=json.dumps(OPEN) + "\n", text=True, capture_output=True, timeout=30)
+    command = [sys.executable, "-P", "-c", program, "tensorboard"]
+    ended = subprocess.run(
+        command, env=environment, input=f'"tb"\n{json.dumps(OPEN)}\n', text=True, capture_output=True, timeout=30
+    )
     assert ended.returncode == 1
+
+
+def test_mlflow_counts_no_try_that_failed_halfway_as_a_sweep_that_went_on(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="the extra mlflow isn't installed")
+    from raysp.engine.tracking.to_mlflow import Mlflow
+
+    kept = Kept()
+    with serving(kept) as port:
+        for times in (None, "1"):
+            tracker, log_batch = Mlflow(f"http://127.0.0.1:{port}"), kept.runs_log_batch
+            monkeypatch.setattr(kept, "runs_log_batch", lambda asked: (400, {"error_code": "INVALID_PARAMETER_VALUE"}))
+            with pytest.raises(Refused):
+                tracker.open(Run(**OPEN["run"], params={"a": 1}))
+            monkeypatch.setattr(kept, "runs_log_batch", log_batch)
+            tracker.open(Run(**OPEN["run"], params={"a": 1}))
+            (only,) = kept.runs.values()
+            assert only["tags"].get("raysp.continued") == times
+
+
+def test_what_a_killed_sweep_leaves_behind_ends_no_run_of_the_one_that_went_on():
+    pytest.importorskip("mlflow", reason="the extra mlflow isn't installed")
+    from raysp.engine.tracking.to_mlflow import Mlflow
+
+    kept, told = Kept(), Run(**OPEN["run"])
+    with serving(kept) as port:
+        left, other = (Mlflow(f"http://127.0.0.1:{port}") for _ in range(2))
+        left.open(told)
+        other.open(told)
+        left.close(told, Ending(status="interrupted"))
+        (only,) = kept.runs.values()
+        assert only["info"]["status"] == "RUNNING"
+        other.close(told, Ending(status="interrupted"))
+    assert only["info"]["status"] == "KILLED"
 
 
 def test_wandb_offline_has_a_run_per_stage(tmp_path, console, monkeypatch):
@@ -302,6 +379,28 @@ def test_wandb_offline_has_a_run_per_stage(tmp_path, console, monkeypatch):
         assert stage.label.encode() in whole and stage.key.encode() in whole
     assert b"final/test_accuracy" in whole and b"raysp.parent.root" in whole
     assert "note" not in console.file.getvalue()
+
+
+def test_wandb_that_can_not_be_reached_is_asked_again_without_a_trace(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="the extra wandb isn't installed")
+    program = """
+from raysp.engine.tracking import to_wandb
+from raysp.engine.tracking.interface import Run
+to_wandb.INIT_S = 1.0
+tracker = to_wandb.Wandb("me/p")
+for _ in range(2):
+    try:
+        tracker.open(Run(id="abc", name="n", kind="k", label="l", sweep="s"))
+    except Exception as error:
+        print(error)
+"""
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nothing listens here
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert said.count("refused") == 2 and "in use" not in said
+    assert not list(tmp_path.glob("wandb/run-*"))
 
 
 class Fake:

@@ -2,7 +2,8 @@
 
 Owns a process for each tracker (`raysp.engine.tracking.process`), and what is told of them. Contract: no call blocks or raises,
 whatever a tracker does; a tracker in trouble is one note, and one more at the end if something is missing in it. At the end
-trackers get `QUIET_S` without a sign of life, and `END_S` in all; after an interruption `HURRIED_S`.
+trackers get `QUIET_S` without a sign of life (databases, which may be making their tables, don't need to give one), and `END_S`
+in all; after an interruption `HURRIED_S`.
 """
 
 import json
@@ -20,7 +21,7 @@ from typing import Any
 from rich.markup import escape
 
 from raysp.engine.tracking.interface import Ending, Run, Status
-from raysp.engine.tracking.process import END_S
+from raysp.engine.tracking.process import END_S, GRACE_S
 from raysp.engine.tracking.wanted import Wanted
 from raysp.store.figures import COSTS
 from raysp.store.keys import key_of
@@ -32,6 +33,8 @@ QUIET_S = 15.0
 """Seconds that a tracker may take for one thing when the sweep has ended."""
 HURRIED_S = 2.0
 """Seconds that all may take where the sweep was interrupted; its trackers' processes go on by themselves."""
+TOLD_AFTER_S = 1.0
+"""Seconds after which a line says what is waited for."""
 OF_ROWS = ("test_accuracy", "val_accuracy", *COSTS, "params")
 """What of a finished model's rows is tracked, by exit."""
 NOT_FIGURES = ("epoch", "epochs")
@@ -52,7 +55,12 @@ class Feed:
 
     def __init__(self, trackers: Sequence[Wanted], root: Location, tags: Mapping[str, str], say: Say) -> None:
         self._root, self._tags = root, tags
-        self._couriers = [_Courier(tracker, say) for tracker in trackers]
+        self._couriers = []
+        for tracker in trackers:
+            try:
+                self._couriers.append(_Courier(tracker, say))
+            except OSError as error:  # no memory, too many processes
+                _say_note(say, tracker, f"its process can't be started ({error}); training goes on without it")
 
     def opened(self, stage: Stage, name: str) -> None:
         """A stage begins, or goes on."""
@@ -123,14 +131,15 @@ class _Courier:
     """One tracker's process, and the threads that write to it and read from it."""
 
     def __init__(self, tracker: Wanted, say: Say) -> None:
-        self._name, self._say = str(tracker), say
+        self._tracker, self._say = tracker, say
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self.send(json.dumps(tracker.place))
         self._left = 0
         self._noted = self._ended = self._leaving = False
         self._heard = self._until = time.monotonic()
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "raysp.engine.tracking.process", tracker.kind, tracker.place],
+            [sys.executable, "-P", "-m", "raysp.engine.tracking.process", tracker.kind],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -154,13 +163,21 @@ class _Courier:
 
     def wait(self) -> None:
         """Wait until all is sent, or the time is up."""
-        while self._process.poll() is None and time.monotonic() < min(self._until, self._heard + QUIET_S):
+        begun, told = time.monotonic(), self._until - time.monotonic() <= HURRIED_S
+        quiet_s = END_S if self._tracker.is_database else QUIET_S
+        while self._process.poll() is None and (now := time.monotonic()) < min(self._until, self._heard + quiet_s):
+            if not told and now - begun > TOLD_AFTER_S:
+                told = True
+                self._say(f"waiting for {escape(str(self._tracker))} (at most {self._until - now:.0f} s)")
             time.sleep(0.05)
 
     def leave(self) -> None:
         """End it, whatever it does, and say what is missing then."""
         self._leaving = True
         if self._process.poll() is None:
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE_S)
             self._process.kill()
             self._process.wait()
         self._threads[1].join(1.0)
@@ -178,8 +195,11 @@ class _Courier:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            try:
+                answer = dict(json.loads(line))
+            except (ValueError, TypeError):  # what Python's own beginning prints, such as a sitecustomize
+                continue
             self._heard = time.monotonic()
-            answer = json.loads(line)
             self._left = answer.get("left", self._left)
             self._ended = answer.get("ended", self._ended)
             if "trouble" in answer:
@@ -192,10 +212,16 @@ class _Courier:
     def _note(self, why: str, *, last: bool = False) -> None:
         """Say what the trouble is, once, and at the end what has come of it."""
         if last:
-            self._say(f"[yellow]note[/] {escape(self._name)} lacks the end of this sweep{'' if self._noted else f': {why}'}")
+            self._say(
+                f"[yellow]note[/] {escape(str(self._tracker))} lacks the end of this sweep{'' if self._noted else f': {why}'}"
+            )
         elif not self._noted:
             self._noted = True
-            self._say(f"[yellow]note[/] {escape(self._name)}: {escape(why)}")
+            _say_note(self._say, self._tracker, why)
+
+
+def _say_note(say: Say, tracker: Wanted, why: str) -> None:
+    say(f"[yellow]note[/] {escape(str(tracker))}: {escape(why)}")
 
 
 def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:

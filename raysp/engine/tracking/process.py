@@ -1,16 +1,17 @@
-"""The process that speaks to one tracker: `python -m raysp.engine.tracking.process KIND PLACE`.
+"""The process that speaks to one tracker: `python -m raysp.engine.tracking.process KIND`.
 
 Owns the order of what is sent, and what happens where a tracker doesn't answer: it is asked again after a pause, ever longer, and
-what comes meanwhile waits here. Contract: reads what to send from its standard input, a JSON object a line, until that ends; then
-what is still to be sent is tried once more, and runs that are open are closed as interrupted. After `END_S` it ends in any case.
-Says on its standard output, in the same form, what is to be told: `trouble`, why something wasn't taken, and `left`, how many
-lines wait.
+what comes meanwhile waits here. Contract: reads from its standard input the tracker's place,
+which a command line would show to all, then what to send, a JSON object a line, until that ends; then what is still to be sent
+is tried once more, and runs that are open are closed as interrupted. After `END_S` it ends in any case. Says on its standard
+output, in the same form, what is to be told: `trouble`, why something wasn't taken, and `left`, how many lines wait.
 """
 
 import json
 import os
 import queue
 import re
+import signal
 import sys
 import threading
 import time
@@ -24,6 +25,8 @@ from raysp.engine.tracking.wanted import hidden
 
 END_S = 30.0
 """Seconds that a tracker may take for all that is left when the sweep has ended; then this process does, whatever hangs in it."""
+GRACE_S = 2.0
+"""Seconds for it to roll back what it is writing, once it is told to end (SIGTERM)."""
 LONGEST_PAUSE_S = 60.0
 """Seconds at most between two tries to reach a tracker."""
 SECRET = re.compile(r"KEY|TOKEN|PASSWORD|SECRET", re.IGNORECASE)
@@ -123,17 +126,21 @@ def _read(lines: "queue.SimpleQueue[dict[str, Any] | None]", stream: TextIO) -> 
         lines.put(json.loads(line))
     lines.put(None)
     time.sleep(END_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_S)
     os._exit(1)
 
 
 def main() -> None:
     """See the module."""
-    _, kind, place = sys.argv
+    _, kind = sys.argv
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     source = os.fdopen(os.dup(0))
     nowhere = os.open(os.devnull, os.O_RDWR)  # packages, and processes that they start, print what they please
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
+    place = json.loads(source.readline())
     lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(lines, source), daemon=True).start()
 

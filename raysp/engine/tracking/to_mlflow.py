@@ -5,6 +5,7 @@ Owns tags' names, and how a run of before is found. Contract: nothing is logged 
 
 import os
 import time
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ from mlflow.tracking import MlflowClient
 EXPERIMENT = "raysp"
 """Where MLFLOW_EXPERIMENT_NAME names no other."""
 ID, STATUS, CONTINUED = "raysp.run", "raysp.status", "raysp.continued"
+TOLD_BY = "raysp.told_by"
+"""The tag of which process was the last to open a run: a random number."""
 EPOCH = "epoch"
 """The metric that holds the last epoch."""
 LONGEST = 500
@@ -40,8 +43,11 @@ class Mlflow:
     def __init__(self, place: str) -> None:
         self._client = MlflowClient(tracking_uri=place)
         self._experiment = ""
+        self._own = uuid.uuid4().hex
         self._known: dict[str, str] = {}
         """MLflow's ids by ours."""
+        self._continued: dict[str, int] = {}
+        """How often sweeps have gone on with a run, by our ids."""
 
     def open(self, run: Run) -> int:
         """See `Tracker.open`."""
@@ -55,9 +61,14 @@ class Mlflow:
     def close(self, run: Run, ending: Ending) -> None:
         """See `Tracker.close`."""
         ours = self._known[run.id]
+        if ending.status == "interrupted" and not _asked(lambda: self._is_own(ours)):
+            return  # of a sweep that was killed, and which goes on with the run already
         tags = _tags({STATUS: ending.status, **ending.tags})
         _asked(lambda: self._client.log_batch(ours, metrics=_metrics(ending.figures, 0), tags=tags))
         _asked(lambda: self._client.set_terminated(ours, _STATUSES[ending.status]))
+
+    def _is_own(self, ours: str) -> bool:
+        return bool(self._client.get_run(ours).data.tags.get(TOLD_BY) == self._own)
 
     def _open(self, run: Run) -> int:
         if not self._experiment:
@@ -66,13 +77,15 @@ class Mlflow:
             self._client.update_run(self._known[run.id], status="RUNNING")
             return 0
         found = self._client.search_runs([self._experiment], f"tags.`{ID}` = '{run.id}'", max_results=1)
+        before = int(found[0].data.tags.get(CONTINUED, "0")) + 1 if found else 0
+        times = self._continued.setdefault(run.id, before)  # of a first try that failed halfway, the same again
+        now = {STATUS: "running", TOLD_BY: self._own}
         if found:
             ours = found[0].info.run_id
-            times = int(found[0].data.tags.get(CONTINUED, "0")) + 1
             self._client.update_run(ours, status="RUNNING")
-            self._client.log_batch(ours, tags=_tags({STATUS: "running", CONTINUED: str(times)}))
+            self._client.log_batch(ours, tags=_tags(now | ({CONTINUED: str(times)} if times else {})))
         else:
-            tags = {ID: run.id, STATUS: "running", "raysp.stage": run.kind, "raysp.sweep": run.sweep, **run.tags}
+            tags = now | {ID: run.id, "raysp.stage": run.kind, "raysp.sweep": run.sweep, **run.tags}
             ours = self._client.create_run(self._experiment, run_name=run.name, tags={n: t[:LONGEST] for n, t in tags.items()})
             ours = ours.info.run_id
         params = [Param(name, str(value)[:LONGEST]) for name, value in run.params.items()]

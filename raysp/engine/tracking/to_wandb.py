@@ -1,11 +1,14 @@
 """Runs in Weights & Biases, through its package.
 
 Owns how a stage becomes one of its runs. Contract: many are open at once in one process; a resumed stage adds to the run
-of the same id.
+of the same id. After a failure W&B's service, which else takes that id for used, is begun anew, and open runs are resumed.
 """
 
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -31,11 +34,55 @@ class Wandb:
         entity, _, self._project = place.rpartition("/")
         self._entity = entity or None
         self._open: dict[str, Any] = {}
+        """W&B's runs by our ids."""
+        self._begun: set[str] = set()
+        """Ids of runs that this process has begun."""
+        self._failed = False
 
     def open(self, run: Run) -> int:
         """See `Tracker.open`."""
+        with self._asked():
+            if run.id in self._open:
+                return 0
+            made = self._of(run)
+            if made.resumed and run.id not in self._begun:
+                made.config.update({"raysp.continued": True}, allow_val_change=True)
+            self._begun.add(run.id)
+            return made.step - 1 if made.resumed else 0
+
+    def epoch(self, run: Run, epoch: int, figures: Mapping[str, float]) -> None:
+        """See `Tracker.epoch`."""
+        with self._asked():
+            self._of(run).log({**figures, "epoch": epoch}, step=epoch)
+
+    def close(self, run: Run, ending: Ending) -> None:
+        """See `Tracker.close`."""
+        with self._asked():
+            made = self._of(run)
+            made.summary.update({**ending.figures, "raysp.status": ending.status, **ending.tags})
+            made.finish(exit_code=_EXITS[ending.status])
+            del self._open[run.id]
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """What fails in this block makes the next one begin with a new service of W&B's."""
+        if self._failed:
+            self._open.clear()
+            with suppress(Exception, SystemExit):  # of the same trouble
+                wandb.teardown()  # waits until what open runs hold is sent
+            self._failed = False
+        try:
+            yield
+        except Exception as error:
+            self._failed = True
+            if isinstance(error, (AuthenticationError, UsageError)):
+                raise Refused(str(error)) from error
+            raise
+
+    def _of(self, run: Run) -> Any:
+        """W&B's run: the open one, else it is begun, or resumed."""
         if run.id in self._open:
-            return 0
+            return self._open[run.id]
         settings = wandb.Settings(
             init_timeout=INIT_S,
             console="off",
@@ -46,8 +93,10 @@ class Wandb:
             x_disable_stats=True,
             x_disable_meta=True,
         )
+        runs = Path(wandb.setup().settings.wandb_dir)
+        before = set(runs.glob("*"))
         try:
-            made = wandb.init(
+            self._open[run.id] = wandb.init(
                 entity=self._entity,
                 project=self._project,
                 id=run.id,
@@ -59,19 +108,8 @@ class Wandb:
                 reinit="create_new",
                 settings=settings,
             )
-        except (AuthenticationError, UsageError) as error:
-            raise Refused(str(error)) from error
-        if made.resumed:
-            made.config.update({"raysp.continued": True}, allow_val_change=True)
-        self._open[run.id] = made
-        return made.step - 1 if made.resumed else 0
-
-    def epoch(self, run: Run, epoch: int, figures: Mapping[str, float]) -> None:
-        """See `Tracker.epoch`."""
-        self._open[run.id].log({**figures, "epoch": epoch}, step=epoch)
-
-    def close(self, run: Run, ending: Ending) -> None:
-        """See `Tracker.close`."""
-        made = self._open.pop(run.id)
-        made.summary.update({**ending.figures, "raysp.status": ending.status, **ending.tags})
-        made.finish(exit_code=_EXITS[ending.status])
+        except Exception:
+            for empty in set(runs.glob(f"*run-*-{run.id}*")) - before:  # else every try leaves one
+                shutil.rmtree(empty, ignore_errors=True)
+            raise
+        return self._open[run.id]

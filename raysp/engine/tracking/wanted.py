@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from raysp.store.extras import remedy_for
 from raysp.store.home import from_home, home_of
 
 FORMS = "mlflow:URI, wandb:PROJECT or tensorboard:DIR"
@@ -32,8 +33,13 @@ class Wanted:
     place: str
     """A URI, a project, or a directory's absolute path."""
 
+    @property
+    def is_database(self) -> bool:
+        """Whether MLflow's client writes to a database itself, whose tables it makes first: that takes a while."""
+        return self.kind == "mlflow" and _is_database(self.place)
+
     def __str__(self) -> str:
-        return f"{self.kind}:{self.place}"
+        return hidden(f"{self.kind}:{self.place}")
 
 
 def wanted(text: str, environ: Mapping[str, str] = os.environ) -> Wanted:
@@ -53,13 +59,30 @@ def wanted(text: str, environ: Mapping[str, str] = os.environ) -> Wanted:
 
 
 def hidden(text: str) -> str:
-    """A text without what stands between a URL's `//` and its `@`."""
-    return re.sub(r"//[^/@\s]*@", "//...@", text)
+    """A text without what stands between a URL's `//` and its `@`, and without queries."""
+    text = re.sub(r"//\S*@", "//...@", text)
+    return re.sub(r"(//[^\s?#]*[?#])\S+|(\?)\S*=\S*", r"\1\2...", text)
+
+
+def _is_database(uri: str) -> bool:
+    return re.split("[:+]", uri)[0] in _DATABASES
 
 
 def _mlflow(uri: str, environ: Mapping[str, str]) -> str:
     scheme = uri.partition(":")[0]
-    database = scheme.partition("+")[0] in _DATABASES
+    database = _is_database(uri)
+    rest = uri.partition("//")[2]
+    user = "@" in (rest.partition("/")[0] if scheme == "sqlite" else rest)  # a password may hold a /
+    if user or (scheme != "sqlite" and re.search("[?#]", uri)):
+        found = "a user's name in it," if user else "a query, in which a password may be,"
+        remedy = (
+            "PGUSER and PGPASSWORD in the environment for PostgreSQL, or a server that knows its database: mlflow:http://HOST:PORT"
+            if database
+            else "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment"
+        )
+        raise ValueError(
+            f"track is mlflow:{hidden(uri)}, with {found} which records would keep; expected it without, and {remedy}"
+        )
     if scheme in ("http", "https") or database:
         try:
             parts = urlsplit(uri)
@@ -67,22 +90,18 @@ def _mlflow(uri: str, environ: Mapping[str, str]) -> str:
             _ = parts.port
         except ValueError:
             has_host = False
-        if "@" in uri.partition("//")[2].partition("/")[0]:
-            raise ValueError(
-                f"track is mlflow:{hidden(uri)}, with a user's name in it, which records would keep; expected it without, and "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
-            )
         if not has_host and scheme != "sqlite":
-            raise ValueError(f"track is mlflow:{uri}, which names no host; expected mlflow: and {MLFLOW_URIS}")
+            raise ValueError(f"track is mlflow:{hidden(uri)}, which names no host; expected mlflow: and {MLFLOW_URIS}")
     elif scheme != "databricks":
-        raise ValueError(f"track is mlflow:{uri}; expected mlflow: and {MLFLOW_URIS}")
+        raise ValueError(f"track is mlflow:{hidden(uri)}; expected mlflow: and {MLFLOW_URIS}")
     _need("mlflow", "mlflow")
     if database:
         _need("sqlalchemy", "mlflow", "a database needs MLflow itself: pip install mlflow")
     if scheme == "sqlite" and (path := uri.removeprefix("sqlite:///")) != uri:
-        file = Path(path.partition("?")[0]).absolute()
-        _check_directory(file.parent, f"mlflow:{uri}")
-        return f"sqlite:///{file}"
+        name, mark, query = path.partition("?")
+        file = Path(name).absolute()
+        _check_directory(file.parent, f"mlflow:{hidden(uri)}")
+        return f"sqlite:///{file}{mark}{query}"
     return uri
 
 
@@ -132,7 +151,7 @@ _CHECKS: dict[str, Callable[[str, Mapping[str, str]], str]] = {"mlflow": _mlflow
 def _need(module: str, extra: str, remedy: str = "") -> None:
     found = importlib.util.find_spec(module)
     if found is None or found.origin is None:  # a directory of that name, such as W&B makes, is no package
-        raise ValueError(f"track needs {module}, which isn't installed; {remedy or f'pip install raysp[{extra}]'}")
+        raise ValueError(f"track needs {module}, which isn't installed; {remedy or remedy_for(extra)}")
 
 
 def _check_directory(path: Path, told: str) -> None:

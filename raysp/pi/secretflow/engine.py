@@ -10,6 +10,7 @@ import numpy as np
 from raysp.pi.engine import Engine, Party, Program
 from raysp.pi.secretflow.configuration import KINDS, runtime_config
 from raysp.pi.secretflow.party import SpuParty, share_of
+from raysp.store.extras import remedy_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,9 +28,7 @@ class Spu(Engine):
     def require(self) -> None:
         """See `Engine`."""
         if missing := [name for name in ("spu", "jax") if importlib.util.find_spec(name) is None]:
-            raise ValueError(
-                f"private inference needs {' and '.join(missing)}: pip install -e '.[pi]' where raysp lies (Python 3.11 or 3.12)"
-            )
+            raise ValueError(f"private inference needs {' and '.join(missing)}: {remedy_for('pi')} (Python 3.11 or 3.12)")
 
     def compile(self, graph: "Graph", image_chw: "Tensor", *, shared: bool = False) -> Program:
         """See `Engine`."""

@@ -1,5 +1,6 @@
 """Which Ray a sweep runs on, and what a local one is started with, in odd surroundings."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,11 +8,13 @@ from contextlib import contextmanager
 
 import pytest
 import ray
+from ray._private.worker import _merge_runtime_env
 
 from raysp.engine import surroundings
 from raysp.engine.ray import connection
-from raysp.engine.ray.connection import MODE, TOKEN, Target, connect, find
+from raysp.engine.ray.connection import MODE, TOKEN, Target, _settings, connect, find
 from raysp.engine.surroundings import Cpus, Memory
+from raysp.store.remedies import SETTINGS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
 GONE = "127.0.0.1:1"
@@ -135,6 +138,22 @@ def test_a_cluster_that_wants_a_token_and_none_is_there(tmp_path, answering, mon
     monkeypatch.setenv(MODE, "token")
     monkeypatch.delenv(TOKEN, raising=False)
     refused(find("there:1"), f"{MODE} is token, and there is none for there:1; set {TOKEN}_PATH")
+
+
+def test_workers_are_told_how_a_store_is_reached_but_not_what_their_job_has_told_them(monkeypatch):
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert _settings() == {}
+    told = {"AWS_ENDPOINT_URL": "http://there:1"}
+    for name, value in {**told, "AWS_REGION": "here"}.items():
+        monkeypatch.setenv(name, value)
+    assert _settings() == {"runtime_env": {"env_vars": {**told, "AWS_REGION": "here"}}}
+    for job in ({}, {"runtime_env": None}, {"runtime_env": {"env_vars": told}}):
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+        ours, theirs = _settings()["runtime_env"], job.get("runtime_env")
+        assert _merge_runtime_env(theirs, ours) is not None, "Ray refuses"
+    assert ours == {"env_vars": {"AWS_REGION": "here"}}
 
 
 @pytest.mark.slow

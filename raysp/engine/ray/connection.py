@@ -6,6 +6,7 @@ token, is known within seconds; a local Ray starts whatever lies around it, is p
 it was.
 """
 
+import json
 import logging
 import os
 import secrets
@@ -20,6 +21,7 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 
 from raysp.engine.standins import make_own
@@ -191,9 +193,12 @@ def _token_for(target: Target) -> Iterator[None]:
 
 def _settings() -> Mapping[str, Any]:
     """What `ray.init` is told of this process' environment, so that workers reach the results as it does. A local Ray inherits
-    all of it; nodes that others have started have their own.
+    all of it; nodes that others have started have their own. What a Ray job was submitted with they are told already, and Ray
+    refuses to be told a second time.
     """
-    found = {name: os.environ[name] for name in SETTINGS if name in os.environ}
+    job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
+    told = (job.get("runtime_env") or {}).get("env_vars", {})
+    found = {name: os.environ[name] for name in SETTINGS if name in os.environ and name not in told}
     return {"runtime_env": {"env_vars": found}} if found else {}
 
 

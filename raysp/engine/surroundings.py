@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 LOOK_S = 2.0
 """Seconds to wait for an address that may be nobody's."""
+BUSY_S = 10.0
+"""The same where a sweep depends on it: a busy head answers late, and a sweep must not go elsewhere for that."""
 SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 (what is made in them is private)
 """Directories with short names in which every user can make one."""
 SOCKET_PATH_MOST = 103 if sys.platform == "darwin" else 107
@@ -121,7 +123,7 @@ def look(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Sur
         sessions=tried(lambda: sessions_of(directory), own),
         address=address,
         address_from=source,
-        answers=tried(lambda: answers(address), None) if address else None,
+        answers=tried(lambda: answers(address, LOOK_S), None) if address else None,
         token=tried(lambda: ray_token(environ, home), ""),
     )
 
@@ -226,15 +228,19 @@ def ray_address(environ: Mapping[str, str], directory: Path) -> tuple[str | None
     return (address, str(noted)) if address else (None, "")
 
 
-def answers(address: str) -> bool | None:
+def answers(address: str, within_s: float) -> bool | None:
     """Whether a Ray listens at `host:port`, or at least what speaks its protocol; None for an address of another form that Ray
     takes.
+
+    Args:
+        address: to look at.
+        within_s: seconds to wait for each part of the answer. Where a connection is refused, none passes.
     """
     match = re.fullmatch(r"\[?([^\[\]/]+)\]?:(\d{1,5})", address)
     if match is None:
         return None if address in ("auto", "local") or "://" in address else False
     try:
-        with socket.create_connection((match[1], int(match[2])), timeout=LOOK_S) as connection:
+        with socket.create_connection((match[1], int(match[2])), timeout=within_s) as connection:
             if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
                 return True
             connection.sendall(HELLO)

@@ -2,8 +2,11 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -32,7 +35,7 @@ def noted(tmp_path, monkeypatch):
 @pytest.fixture
 def answering(monkeypatch):
     """Let every address answer but that of a cluster that is gone."""
-    monkeypatch.setattr(connection, "answers", lambda address: None if address == "auto" else address != GONE)
+    monkeypatch.setattr(connection, "answers", lambda address, within_s: None if address == "auto" else address != GONE)
 
 
 def test_a_local_ray_is_the_last_choice(noted, answering, monkeypatch):
@@ -58,10 +61,26 @@ def test_a_cluster_file_that_is_left_over_is_named_and_passed_over(noted, answer
         "remove that file if the cluster is gone"
     )
     for given, named_by in (("auto", str(noted)), (GONE, "--address"), ("nonsense", "HOST:PORT")):
-        monkeypatch.setattr(connection, "answers", lambda address: False)
+        monkeypatch.setattr(connection, "answers", lambda address, within_s: False)
         with pytest.raises(ConnectionError, match="give --address local") as error:
             find(given)
         assert named_by in str(error.value)
+
+
+def test_a_busy_head_is_not_passed_over(noted):
+    late_s = surroundings.LOOK_S + 0.5
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool:
+
+        def serve():
+            connection, _ = server.accept()
+            with connection:
+                time.sleep(late_s)
+                connection.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+
+        served = pool.submit(serve)
+        noted.write_text(f"127.0.0.1:{server.getsockname()[1]}")
+        assert find(None).address == noted.read_text()
+        served.result()
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 
 from raysp.engine.standins import make_own
-from raysp.engine.surroundings import Surroundings, answers, look, ray_address, ray_directory, ray_token, short_directory
+from raysp.engine.surroundings import BUSY_S, Surroundings, answers, look, ray_address, ray_directory, ray_token, short_directory
 from raysp.engine.surroundings import unfit_for_sessions as unfit
 from raysp.engine.termination import Terminated
 from raysp.engine.troubles import gigabytes
@@ -74,14 +74,14 @@ def find(address: str | None) -> Target:
         return Target(address=None)
     named_by = "--address" if address else "RAY_ADDRESS"
     if given and not (given == "auto" and noted):  # "auto" without a file is Ray's to find
-        if answers(given) is False:
+        if answers(given, BUSY_S) is False:
             found = f"no Ray cluster answers at {given}"
             if not given.rpartition(":")[2].isdigit():
                 found = f"address {given!r}; expected HOST:PORT of a Ray cluster"
             raise ConnectionError(f"{found} ({named_by}); start one there, or give --address local")
         return Target(address=given, named_by=named_by)
     assert noted is not None
-    if answers(noted) is not False:
+    if answers(noted, BUSY_S) is not False:
         return Target(address=noted, named_by=file)
     gone = f"{file} names a Ray cluster at {noted}, where none answers"
     if given:
@@ -177,7 +177,7 @@ def _token_for(target: Target) -> Iterator[None]:
         if is_sent and not ours:
             missing = f"{MODE} is token, and there is none for {target.address}"
             raise ConnectionError(f"{missing}; set {TOKEN}_PATH to a file that holds it")
-        if answers(target.address or ""):  # not of another form
+        if answers(target.address or "", BUSY_S):  # not of another form
             try:
                 GcsClient(address=target.address)
             except ray.exceptions.AuthenticationError:

@@ -88,8 +88,8 @@ class Surroundings:
     ray_directory: Path
     """Where Ray by its own rules looks for what `ray start` has left, and puts its sessions."""
     sessions: Path | None
-    """Where a local Ray is told to put its sessions: there too, or, where that can't be, in a directory of our own; None if there
-    is none."""
+    """Where a local Ray is told to put its sessions: there too, or, where that can't be or others could exchange its sockets, in
+    a directory of our own; None if there is none."""
     address: str | None
     """RAY_ADDRESS, or what `ray start` has left here; None where a local Ray would be started."""
     address_from: str
@@ -99,6 +99,11 @@ class Surroundings:
     token: str
     """Where the token for a cluster that asks for one comes from: "in RAY_AUTH_TOKEN", "in" a file, or "" where there is none. A
     local Ray gets one of its own."""
+
+    @property
+    def why_elsewhere(self) -> str:
+        """Why a local Ray can't have its sessions in Ray's own directory."""
+        return unfit_for_sessions(self.ray_directory) or f"others can write to {self.ray_directory}"
 
 
 def look(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Surroundings:
@@ -120,7 +125,7 @@ def look(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Sur
         home=home,
         home_writable=home is not None and can_write(home),
         ray_directory=directory,
-        sessions=tried(lambda: sessions_of(directory), own),
+        sessions=tried(lambda: sessions_of(directory, environ), own),
         address=address,
         address_from=source,
         answers=tried(lambda: answers(address, LOOK_S), None) if address else None,
@@ -193,8 +198,12 @@ def is_own(directory: Path) -> bool:
 
 def short_directory() -> Path | None:
     """A private directory with a short name, which may not be there yet; None where no place for it can be written to."""
-    own = (own_directory(Path(above)) for above in SHORT)
-    return next((path for path in own if can_write(path) and (is_own(path) or not os.path.lexists(path))), None)
+    return next((own for above in SHORT if can_be_own(own := own_directory(Path(above)))), None)
+
+
+def can_be_own(directory: Path) -> bool:
+    """Whether a directory is this user's alone, or can be made so."""
+    return directory.parent.is_dir() and can_write(directory) and (is_own(directory) or not os.path.lexists(directory))
 
 
 def ray_directory(environ: Mapping[str, str] = os.environ) -> Path:
@@ -211,12 +220,17 @@ def unfit_for_sessions(directory: Path) -> str:
     return "" if can_write(directory) else f"{directory} can't be written to"
 
 
-def sessions_of(directory: Path) -> Path | None:
-    """Ray's directory, or what takes its place; None where there is nothing."""
-    if not unfit_for_sessions(directory):
+def sessions_of(directory: Path, environ: Mapping[str, str]) -> Path | None:
+    """Ray's directory, or what takes its place; None where there is nothing.
+
+    Ray lets everybody write to its directory, so that another user could put sockets of his own there. It is taken only where the
+    user has chosen it by RAY_TMPDIR, or where nobody else comes to it; else one is made beside it, on the same disk.
+    """
+    if not unfit_for_sessions(directory) and (environ.get("RAY_TMPDIR") or is_own(directory.parent)):
         return directory
-    short = short_directory()
-    return short and short / "ray"
+    beside = own_directory(directory.parent)
+    own = beside if can_be_own(beside) and not unfit_for_sessions(beside / "ray") else short_directory()
+    return own and own / "ray"
 
 
 def ray_address(environ: Mapping[str, str], directory: Path) -> tuple[str | None, str]:

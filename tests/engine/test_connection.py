@@ -5,9 +5,11 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import ray
@@ -16,7 +18,7 @@ from ray._private.worker import _merge_runtime_env
 from raysp.engine import surroundings
 from raysp.engine.ray import connection
 from raysp.engine.ray.connection import MODE, TOKEN, Target, _settings, connect, find
-from raysp.engine.surroundings import Cpus, Memory
+from raysp.engine.surroundings import Cpus, Memory, is_own, own_directory
 from raysp.store.remedies import SETTINGS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
@@ -90,11 +92,9 @@ def pretended(monkeypatch):
     monkeypatch.setattr(connection, "_init", lambda options, verbose: begun.update(options, environment=dict(os.environ)))
     monkeypatch.setattr(connection, "ray", type("Pretended", (), {"shutdown": staticmethod(lambda: None)}))
     before = dict(os.environ)
-    with connect(find("local"), verbose=True, tell=told.append):
+    with connect(find("local"), verbose=False, tell=told.append):
         yield begun, told
-    assert {name: os.environ.get(name) for name in (MODE, TOKEN, "HOME")} == {
-        name: before.get(name) for name in (MODE, TOKEN, "HOME")
-    }
+    assert dict(os.environ) == before
 
 
 def test_it_gets_the_cpus_that_this_process_has(monkeypatch):
@@ -120,9 +120,9 @@ def test_it_has_a_token_of_its_own_that_nobody_keeps(tmp_path, monkeypatch):
             tokens.add(begun["environment"][TOKEN])
     assert len(tokens) == 2 and {len(token) for token in tokens} == {64}
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setenv(TOKEN, "mine")
+    monkeypatch.setenv(TOKEN, "a cluster's")
     with pretended(monkeypatch) as (begun, _):
-        assert begun["environment"][TOKEN] == "mine"
+        assert len(begun["environment"][TOKEN]) == 64
     monkeypatch.setenv(MODE, "disabled")
     monkeypatch.delenv(TOKEN)
     with pretended(monkeypatch) as (begun, _):
@@ -137,6 +137,26 @@ def test_its_files_are_elsewhere_where_the_path_is_too_long(tmp_path, monkeypatc
     monkeypatch.setattr(surroundings, "SHORT", ())
     with pytest.raises(ConnectionError, match=r"no local Ray can be started: .* set RAY_TMPDIR"), pretended(monkeypatch):
         pass
+
+
+def test_its_files_are_where_nobody_else_can_exchange_them(monkeypatch):
+    with tempfile.TemporaryDirectory(prefix="rs", dir="/tmp") as short:
+        above = Path(short, "t")
+        above.mkdir()
+        own = own_directory(above)
+        for chosen, mode, below in (("", 0o755, own), ("", 0o700, above), (str(above), 0o755, above)):
+            monkeypatch.setenv("TMPDIR", str(above))
+            monkeypatch.setenv("RAY_TMPDIR", chosen)
+            above.chmod(mode)
+            with pretended(monkeypatch) as (begun, told):
+                assert begun["_temp_dir"] == str(below / "ray")
+                assert not any("files" in line for line in told), "that is nothing to be told of"
+        assert is_own(own)
+        monkeypatch.setenv("RAY_TMPDIR", "")
+        above.chmod(0o755)
+        own.chmod(0o755)  # as if another had made it
+        monkeypatch.setattr(surroundings, "SHORT", ())
+        refused(find("local"), f"no local Ray can be started: others can write to {above}/ray; set RAY_TMPDIR")
 
 
 def test_too_little_memory_is_said_before_anything_starts(monkeypatch):

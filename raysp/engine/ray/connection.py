@@ -2,8 +2,8 @@
 
 Owns the choice between a running cluster and a local Ray, and the start and end of that one. Refuses to look at the machine
 (`raysp.engine.surroundings`) and to count places (`raysp.engine.ray.cluster`). Contract: what answers, and whether it takes our
-token, is known within seconds; a local Ray starts whatever lies around it, is private to this user, and leaves the environment as
-it was.
+token, is known within seconds; a local Ray starts whatever lies around it, is private to this user (where RAY_TMPDIR says where
+its files are: as private as that), and leaves the environment variables as they were.
 """
 
 import json
@@ -25,8 +25,7 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 
 from raysp.engine.standins import make_own
-from raysp.engine.surroundings import BUSY_S, Surroundings, answers, look, ray_address, ray_directory, ray_token, short_directory
-from raysp.engine.surroundings import unfit_for_sessions as unfit
+from raysp.engine.surroundings import BUSY_S, answers, look, ray_address, ray_directory, ray_token, unfit_for_sessions
 from raysp.engine.termination import Terminated
 from raysp.engine.troubles import gigabytes
 from raysp.store.home import home_of
@@ -102,15 +101,19 @@ def connect(target: Target, *, verbose: bool, tell: Tell = lambda note: None) ->
         ConnectionError: the cluster doesn't answer, or refuses our token; or no local Ray can be started here.
     """
     with ExitStack() as stack:
-        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours: checkpoints are on disk, there is nothing to save
-        os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a notice about a changed default
+        unless_set = {
+            "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a notice about a changed default
+        }
+        changed = {name: os.environ.get(name, value) for name, value in unless_set.items()}
+        changed["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours: checkpoints are on disk, there is nothing to save
         if not verbose:
-            os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints a table of settings even at verbosity 0
+            changed["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints a table of settings even at verbosity 0
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
             logging.getLogger("ray").setLevel(logging.ERROR)
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a dead worker's traceback; we say what it means
+        stack.enter_context(_environment(**changed))
         if target.note:
             tell(target.note)
         if target.address is None:
@@ -133,7 +136,7 @@ def _local(tell: Tell) -> Iterator[Mapping[str, Any]]:
     """
     here = look()
     if here.sessions is None:
-        raise ConnectionError(f"no local Ray can be started: {unfit(here.ray_directory)}; {REMEDY}")
+        raise ConnectionError(f"no local Ray can be started: {here.why_elsewhere}; {REMEDY}")
     free = here.memory.free
     if free is not None and free < LEAST_BYTES:
         has = f"{gigabytes(free)} of memory can be had, and it takes {gigabytes(LEAST_BYTES)}"
@@ -142,10 +145,13 @@ def _local(tell: Tell) -> Iterator[Mapping[str, Any]]:
     if here.cpus.usable < 1:
         tell(f"this process may use {here.cpus.usable:.2g} of a CPU: one stage runs at a time, and as much slower")
     if here.sessions != here.ray_directory:
-        _move(here, tell)
+        if not make_own(here.sessions.parent):
+            raise ConnectionError(f"no local Ray can be started: {here.sessions.parent} can't be made; {REMEDY}")
+        if why := unfit_for_sessions(here.ray_directory):
+            tell(f"Ray has its files in {here.sessions}: {why}")
     changed = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # as Ray itself has it where clusters aren't supported
     if os.environ.get(MODE, "token").lower() == "token":
-        changed |= {MODE: "token", TOKEN: os.environ.get(TOKEN, "").strip() or secrets.token_hex(32)}
+        changed |= {MODE: "token", TOKEN: secrets.token_hex(32)}
     enabled = ray_constants.ENABLE_RAY_CLUSTER
     with _environment(**changed):
         ray_constants.ENABLE_RAY_CLUSTER = False
@@ -153,14 +159,6 @@ def _local(tell: Tell) -> Iterator[Mapping[str, Any]]:
             yield options
         finally:
             ray_constants.ENABLE_RAY_CLUSTER = enabled
-
-
-def _move(here: Surroundings, tell: Tell) -> None:
-    """Make the directory that takes the place of Ray's own."""
-    short = short_directory()
-    if short is None or not make_own(short):
-        raise ConnectionError(f"{short or here.sessions} can't be made; {REMEDY}")
-    tell(f"Ray has its files in {here.sessions}: {unfit(here.ray_directory)}")
 
 
 @contextmanager

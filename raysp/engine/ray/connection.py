@@ -3,7 +3,7 @@
 Owns the choice between a running cluster and a local Ray, and the start and end of that one. Refuses to look at the machine
 (`raysp.engine.surroundings`) and to count places (`raysp.engine.ray.cluster`). Contract: what answers, and whether it takes our
 token, is known within seconds; a local Ray starts whatever lies around it, is private to this user (where RAY_TMPDIR says where
-its files are: as private as that), and leaves the environment variables as they were.
+its files are: as private as that), and takes back what it sets in the environment.
 """
 
 import json

@@ -23,8 +23,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SWEEP = ["sweeps/budget_sweep.py", "--width", "4", "--budgets", "0.1", "--epochs-scale", "0.05", "--gpus-per-stage", "0"]
-REFUSED_WITHIN_S = 30.0
-"""Most of them for importing torch and Ray on a busy machine."""
+REFUSED_WITHIN_S = 90.0
+"""Most of them for importing torch and Ray on a busy machine, beside other checks."""
 DONE_WITHIN_S = 240.0
 STRANGER = 54321
 """A user that no system knows."""
@@ -59,7 +59,7 @@ SURROUNDINGS = [
         setup=f"({GROUP} && echo 400000000 > memory.max && echo 300000000 > memory.current && echo 'anon 1' > memory.stat)",
         refused=True,
     ),
-    Odd(name="one core of many", prefix=("taskset", "-c", "0")),
+    Odd(name="one core of many", prefix=("taskset", "-c", str(min(getattr(os, "sched_getaffinity", lambda pid: {0})(0))))),
     Odd(
         name="no home, no name",
         environment={"HOME": "", "USER": "", "LOGNAME": ""},

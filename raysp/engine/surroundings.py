@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 LOOK_S = 2.0
 """Seconds to wait for an address that may be nobody's."""
+BUSY_S = 10.0
+"""The same where a sweep depends on it: a busy head answers late, and a sweep must not go elsewhere for that."""
 SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 (what is made in them is private)
 """Directories with short names in which every user can make one."""
 SOCKET_PATH_MOST = 103 if sys.platform == "darwin" else 107
@@ -86,8 +88,8 @@ class Surroundings:
     ray_directory: Path
     """Where Ray by its own rules looks for what `ray start` has left, and puts its sessions."""
     sessions: Path | None
-    """Where a local Ray is told to put its sessions: there too, or, where that can't be, in a directory of our own; None if there
-    is none."""
+    """Where a local Ray is told to put its sessions: there too, or, where that can't be or others could exchange its sockets, in
+    a directory of our own; None if there is none."""
     address: str | None
     """RAY_ADDRESS, or what `ray start` has left here; None where a local Ray would be started."""
     address_from: str
@@ -97,6 +99,11 @@ class Surroundings:
     token: str
     """Where the token for a cluster that asks for one comes from: "in RAY_AUTH_TOKEN", "in" a file, or "" where there is none. A
     local Ray gets one of its own."""
+
+    @property
+    def why_elsewhere(self) -> str:
+        """Why a local Ray can't have its sessions in Ray's own directory."""
+        return unfit_for_sessions(self.ray_directory) or f"others can write to {self.ray_directory}"
 
 
 def look(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Surroundings:
@@ -118,10 +125,10 @@ def look(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Sur
         home=home,
         home_writable=home is not None and can_write(home),
         ray_directory=directory,
-        sessions=tried(lambda: sessions_of(directory), own),
+        sessions=tried(lambda: sessions_of(directory, environ), own),
         address=address,
         address_from=source,
-        answers=tried(lambda: answers(address), None) if address else None,
+        answers=tried(lambda: answers(address, LOOK_S), None) if address else None,
         token=tried(lambda: ray_token(environ, home), ""),
     )
 
@@ -191,8 +198,12 @@ def is_own(directory: Path) -> bool:
 
 def short_directory() -> Path | None:
     """A private directory with a short name, which may not be there yet; None where no place for it can be written to."""
-    own = (own_directory(Path(above)) for above in SHORT)
-    return next((path for path in own if can_write(path) and (is_own(path) or not os.path.lexists(path))), None)
+    return next((own for above in SHORT if can_be_own(own := own_directory(Path(above)))), None)
+
+
+def can_be_own(directory: Path) -> bool:
+    """Whether a directory is this user's alone, or can be made so."""
+    return directory.parent.is_dir() and can_write(directory) and (is_own(directory) or not os.path.lexists(directory))
 
 
 def ray_directory(environ: Mapping[str, str] = os.environ) -> Path:
@@ -209,12 +220,17 @@ def unfit_for_sessions(directory: Path) -> str:
     return "" if can_write(directory) else f"{directory} can't be written to"
 
 
-def sessions_of(directory: Path) -> Path | None:
-    """Ray's directory, or what takes its place; None where there is nothing."""
-    if not unfit_for_sessions(directory):
+def sessions_of(directory: Path, environ: Mapping[str, str]) -> Path | None:
+    """Ray's directory, or what takes its place; None where there is nothing.
+
+    Ray lets everybody write to its directory, so that another user could put sockets of his own there. It is taken only where the
+    user has chosen it by RAY_TMPDIR, or where nobody else comes to it; else one is made beside it, on the same disk.
+    """
+    if not unfit_for_sessions(directory) and (environ.get("RAY_TMPDIR") or is_own(directory.parent)):
         return directory
-    short = short_directory()
-    return short and short / "ray"
+    beside = own_directory(directory.parent)
+    own = beside if can_be_own(beside) and not unfit_for_sessions(beside / "ray") else short_directory()
+    return own and own / "ray"
 
 
 def ray_address(environ: Mapping[str, str], directory: Path) -> tuple[str | None, str]:
@@ -226,15 +242,19 @@ def ray_address(environ: Mapping[str, str], directory: Path) -> tuple[str | None
     return (address, str(noted)) if address else (None, "")
 
 
-def answers(address: str) -> bool | None:
+def answers(address: str, within_s: float) -> bool | None:
     """Whether a Ray listens at `host:port`, or at least what speaks its protocol; None for an address of another form that Ray
     takes.
+
+    Args:
+        address: to look at.
+        within_s: seconds to wait for each part of the answer. Where a connection is refused, none passes.
     """
     match = re.fullmatch(r"\[?([^\[\]/]+)\]?:(\d{1,5})", address)
     if match is None:
         return None if address in ("auto", "local") or "://" in address else False
     try:
-        with socket.create_connection((match[1], int(match[2])), timeout=LOOK_S) as connection:
+        with socket.create_connection((match[1], int(match[2])), timeout=within_s) as connection:
             if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
                 return True
             connection.sendall(HELLO)

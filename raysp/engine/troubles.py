@@ -7,7 +7,7 @@ Owns the conclusions. Refuses to look at a machine (`raysp.engine.surroundings`)
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from raysp.engine.surroundings import Cpus, Surroundings, unfit_for_sessions
+from raysp.engine.surroundings import Cpus, Surroundings
 
 ROOM_BYTES = 2 << 30
 """What a local Ray with one stage of a small network takes, rounded up."""
@@ -41,7 +41,7 @@ def _of_ray(found: Surroundings) -> Iterator[Trouble]:
     if found.sessions is None:
         yield Trouble(
             what="a local Ray (sweeps with --inline will)",
-            because=f"{unfit_for_sessions(found.ray_directory)}, and no other place for its files was found",
+            because=f"{found.why_elsewhere}, and no other place for its files was found",
             remedy="set RAY_TMPDIR to a short directory of your own",
         )
     if found.home is None:

@@ -37,6 +37,8 @@ DEAD_AFTER_S = 30.0
 """A lease that isn't renewed for this many seconds is a dead holder's."""
 ENDED = ", which has ended"
 """Behind a holder's name, where its lease could not be removed."""
+UNTOLD = "/?"
+"""In the place of a process' start, where the system doesn't say it."""
 RENEWED = re.compile(r"^renewed \d+ times by ")
 
 Tell = Callable[[str], None]
@@ -223,7 +225,8 @@ def _is_dead_here(description: str) -> bool:
     match = re.search(r"process (\d+) \(start (\S+)/\d+\) on (\S+), run \w+$", description)
     if not match or match[3] != socket.gethostname() or match[2] != _here():
         return False
-    return f"(start {_start(int(match[1]))})" not in description
+    start = _start(int(match[1]))
+    return not start.endswith(UNTOLD) and f"(start {start})" not in description
 
 
 def _here() -> str:
@@ -236,10 +239,23 @@ def _here() -> str:
 
 
 def _start(pid: int) -> str:
-    """What tells a process from all others that ever were: where it is, and when it started (0 if it has ended)."""
+    """What tells a process from all others that ever were: where it is, and when it started (0 if it has ended, UNTOLD if it is
+    there, or may be, and the system doesn't say when it started).
+    """
     try:
         # The name in brackets may hold blanks; the start time is the twentieth field behind it, the first is the state.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return f"{_here()}/0"
+    except OSError:  # it has ended, or is another user's, and /proc is mounted with hidepid=2
+        return f"{_here()}/0" if _is_nobodys(pid) else f"{_here()}{UNTOLD}"
     return f"{_here()}/{0 if fields[0] in 'ZX' else fields[19]}"
+
+
+def _is_nobodys(pid: int) -> bool:
+    """Whether there is no process of that number, also where other users' are hidden."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:  # there is one, which is another user's
+        pass
+    return False

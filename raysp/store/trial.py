@@ -2,8 +2,8 @@
 listing, removing, locking.
 
 Owns the steps and what is said of them. Refuses to judge what a run can do without: `Trial` says what is done in another way.
-Contract: nothing stays behind, where these credentials may delete; a running sweep is not disturbed; a root that isn't there yet
-is not made, its nearest directory is tried.
+Contract: nothing stays behind, where these credentials may delete and the trial isn't killed; a running sweep is not disturbed;
+a root that isn't there yet is not made, its nearest directory is tried; a store that can't be reached is waited for once.
 """
 
 import fcntl
@@ -53,16 +53,19 @@ def try_out(root: Location) -> Trial:
         StorageLacks: something that a run needs doesn't work there.
     """
     place = _nearest(root) if isinstance(root, Path) else root
-    path = place / f".tmp-trial-{uuid.uuid4().hex[:8]}"  # a killed trial's is removed like other unfinished files
+    path = place / f".tmp-trial-{uuid.uuid4().hex[:8]}"
     once, moved = path.with_name(f".tmp-once-{path.name[-8:]}"), path.with_name(f".tmp-moved-{path.name[-8:]}")
+    made: list[Location] = []  # only that is removed: where a store can't be reached, each removal would be tried for a while
     deletes = True
     try:
         with _step(root, "a file can't be written"):
             write_atomically(path, b"one")
+            made.append(path)
             write_atomically(path, b"another")
         with _step(root, "what was written can't be read"):
             _expect(read(path) == b"another", "something else comes back")
         with _step(root, "a file that must not be there yet can't be made"):
+            made.append(once)
             _expect(create(once, b"me"), "it is said to be there already")
             _expect(
                 not create(once, b"you") and read(once) == b"me",
@@ -73,10 +76,11 @@ def try_out(root: Location) -> Trial:
             _expect(path.name in {found.name for found in entries(place)}, "a file that is there isn't listed")
         if isinstance(path, Path):
             with _step(root, "a file can't be renamed"):
+                made.append(moved)
                 rename(path, moved)
                 _expect(read(path) is None and read(moved) == b"another", "both names are there")
     finally:
-        for each in (path, once, moved):
+        for each in made:
             try:
                 remove(each)
             except OSError:

@@ -1,17 +1,25 @@
 """Which Ray a sweep runs on, and what a local one is started with, in odd surroundings."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import ray
+from ray._private.worker import _merge_runtime_env
 
 from raysp.engine import surroundings
 from raysp.engine.ray import connection
-from raysp.engine.ray.connection import MODE, TOKEN, Target, connect, find
-from raysp.engine.surroundings import Cpus, Memory
+from raysp.engine.ray.connection import MODE, TOKEN, Target, _settings, connect, find
+from raysp.engine.surroundings import Cpus, Memory, is_own, own_directory
+from raysp.store.remedies import SETTINGS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
 GONE = "127.0.0.1:1"
@@ -29,7 +37,7 @@ def noted(tmp_path, monkeypatch):
 @pytest.fixture
 def answering(monkeypatch):
     """Let every address answer but that of a cluster that is gone."""
-    monkeypatch.setattr(connection, "answers", lambda address: None if address == "auto" else address != GONE)
+    monkeypatch.setattr(connection, "answers", lambda address, within_s: None if address == "auto" else address != GONE)
 
 
 def test_a_local_ray_is_the_last_choice(noted, answering, monkeypatch):
@@ -55,10 +63,26 @@ def test_a_cluster_file_that_is_left_over_is_named_and_passed_over(noted, answer
         "remove that file if the cluster is gone"
     )
     for given, named_by in (("auto", str(noted)), (GONE, "--address"), ("nonsense", "HOST:PORT")):
-        monkeypatch.setattr(connection, "answers", lambda address: False)
+        monkeypatch.setattr(connection, "answers", lambda address, within_s: False)
         with pytest.raises(ConnectionError, match="give --address local") as error:
             find(given)
         assert named_by in str(error.value)
+
+
+def test_a_busy_head_is_not_passed_over(noted):
+    late_s = surroundings.LOOK_S + 0.5
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool:
+
+        def serve():
+            connection, _ = server.accept()
+            with connection:
+                time.sleep(late_s)
+                connection.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+
+        served = pool.submit(serve)
+        noted.write_text(f"127.0.0.1:{server.getsockname()[1]}")
+        assert find(None).address == noted.read_text()
+        served.result()
 
 
 @contextmanager
@@ -68,11 +92,9 @@ def pretended(monkeypatch):
     monkeypatch.setattr(connection, "_init", lambda options, verbose: begun.update(options, environment=dict(os.environ)))
     monkeypatch.setattr(connection, "ray", type("Pretended", (), {"shutdown": staticmethod(lambda: None)}))
     before = dict(os.environ)
-    with connect(find("local"), verbose=True, tell=told.append):
+    with connect(find("local"), verbose=False, tell=told.append):
         yield begun, told
-    assert {name: os.environ.get(name) for name in (MODE, TOKEN, "HOME")} == {
-        name: before.get(name) for name in (MODE, TOKEN, "HOME")
-    }
+    assert dict(os.environ) == before
 
 
 def test_it_gets_the_cpus_that_this_process_has(monkeypatch):
@@ -98,9 +120,9 @@ def test_it_has_a_token_of_its_own_that_nobody_keeps(tmp_path, monkeypatch):
             tokens.add(begun["environment"][TOKEN])
     assert len(tokens) == 2 and {len(token) for token in tokens} == {64}
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setenv(TOKEN, "mine")
+    monkeypatch.setenv(TOKEN, "a cluster's")
     with pretended(monkeypatch) as (begun, _):
-        assert begun["environment"][TOKEN] == "mine"
+        assert len(begun["environment"][TOKEN]) == 64
     monkeypatch.setenv(MODE, "disabled")
     monkeypatch.delenv(TOKEN)
     with pretended(monkeypatch) as (begun, _):
@@ -115,6 +137,26 @@ def test_its_files_are_elsewhere_where_the_path_is_too_long(tmp_path, monkeypatc
     monkeypatch.setattr(surroundings, "SHORT", ())
     with pytest.raises(ConnectionError, match=r"no local Ray can be started: .* set RAY_TMPDIR"), pretended(monkeypatch):
         pass
+
+
+def test_its_files_are_where_nobody_else_can_exchange_them(monkeypatch):
+    with tempfile.TemporaryDirectory(prefix="rs", dir="/tmp") as short:
+        above = Path(short, "t")
+        above.mkdir()
+        own = own_directory(above)
+        for chosen, mode, below in (("", 0o755, own), ("", 0o700, above), (str(above), 0o755, above)):
+            monkeypatch.setenv("TMPDIR", str(above))
+            monkeypatch.setenv("RAY_TMPDIR", chosen)
+            above.chmod(mode)
+            with pretended(monkeypatch) as (begun, told):
+                assert begun["_temp_dir"] == str(below / "ray")
+                assert not any("files" in line for line in told), "that is nothing to be told of"
+        assert is_own(own)
+        monkeypatch.setenv("RAY_TMPDIR", "")
+        above.chmod(0o755)
+        own.chmod(0o755)  # as if another had made it
+        monkeypatch.setattr(surroundings, "SHORT", ())
+        refused(find("local"), f"no local Ray can be started: others can write to {above}/ray; set RAY_TMPDIR")
 
 
 def test_too_little_memory_is_said_before_anything_starts(monkeypatch):
@@ -135,6 +177,22 @@ def test_a_cluster_that_wants_a_token_and_none_is_there(tmp_path, answering, mon
     monkeypatch.setenv(MODE, "token")
     monkeypatch.delenv(TOKEN, raising=False)
     refused(find("there:1"), f"{MODE} is token, and there is none for there:1; set {TOKEN}_PATH")
+
+
+def test_workers_are_told_how_a_store_is_reached_but_not_what_their_job_has_told_them(monkeypatch):
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert _settings() == {}
+    told = {"AWS_ENDPOINT_URL": "http://there:1"}
+    for name, value in {**told, "AWS_REGION": "here"}.items():
+        monkeypatch.setenv(name, value)
+    assert _settings() == {"runtime_env": {"env_vars": {**told, "AWS_REGION": "here"}}}
+    for job in ({}, {"runtime_env": None}, {"runtime_env": {"env_vars": told}}):
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+        ours, theirs = _settings()["runtime_env"], job.get("runtime_env")
+        assert _merge_runtime_env(theirs, ours) is not None, "Ray refuses"
+    assert ours == {"env_vars": {"AWS_REGION": "here"}}
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 from raysp.engine import surroundings
 from raysp.engine.standins import make_own
 from raysp.engine.surroundings import (
+    BUSY_S,
     SOCKET_PATH_MOST,
     answers,
     can_write,
@@ -212,20 +213,19 @@ def serving(*answer):
 
 
 def test_whether_a_ray_listens_at_an_address(monkeypatch):
-    monkeypatch.setattr(surroundings, "LOOK_S", 0.2)
     with serving(b"\0\0", b"\0\4\0\0\0\0\0") as address:
-        assert answers(address) is True
-    assert answers(address) is False, "nobody is there any more"
+        assert answers(address, BUSY_S) is True
+    assert answers(address, BUSY_S) is False, "nobody is there any more"
     with serving(b"HTTP/1.0 400 Bad request\r\n") as address:
-        assert answers(address) is False
+        assert answers(address, BUSY_S) is False
         monkeypatch.setenv("RAY_USE_TLS", "1")
-        assert answers(address) is True, "it can't be told"
+        assert answers(address, BUSY_S) is True, "it can't be told"
         monkeypatch.delenv("RAY_USE_TLS")
     with serving() as address:
-        assert answers(address) is False, "it says nothing"
-    assert answers("127.0.0.1:99999") is False
-    assert answers("auto") is None and answers("local") is None and answers("ray://host:1") is None
-    assert answers("host") is False
+        assert answers(address, 0.2) is False, "it says nothing"
+    assert answers("127.0.0.1:99999", BUSY_S) is False
+    assert answers("auto", BUSY_S) is None and answers("local", BUSY_S) is None and answers("ray://host:1", BUSY_S) is None
+    assert answers("host", BUSY_S) is False
 
 
 def test_the_token_of_a_cluster_is_never_told(tmp_path):

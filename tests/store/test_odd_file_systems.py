@@ -67,7 +67,7 @@ def test_no_two_processes_hold_a_root_where_there_are_no_locks(lacks, tmp_path):
     running = [start(lacks, root, HELPERS / "contender.py", root, seed) for seed in range(4)]
     said = [process.communicate(timeout=120)[0] for process in running]
     assert [process.returncode for process in running] == [0] * 4, said
-    assert "".join(said).count("held") > 10
+    assert "".join(said).count("held") > 3
 
 
 @pytest.mark.slow

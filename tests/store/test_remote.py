@@ -211,6 +211,20 @@ def test_only_a_holder_of_this_boot_and_namespace_is_known_to_be_dead(start):
     assert not lock._is_dead_here(lock._describe("0123").replace(socket.gethostname(), "elsewhere"))
 
 
+@pytest.mark.parametrize(("answer", "is_dead"), [(None, False), (PermissionError, False), (ProcessLookupError, True)])
+def test_a_living_holder_that_proc_hides_is_not_taken_for_dead(answer, is_dead, monkeypatch):
+    def kill(pid, number):
+        assert (pid, number) == (os.getpid(), 0)
+        if answer:
+            raise answer
+
+    description = lock._describe("0123")
+    hidden = f"/proc/{os.getpid()}/stat"  # as with hidepid=2, where the holder is another user's
+    monkeypatch.setattr(Path, "read_text", lambda path: (path.with_name("none") if str(path) == hidden else path).open().read())
+    monkeypatch.setattr(os, "kill", kill)
+    assert lock._is_dead_here(description) == is_dead
+
+
 def test_the_lease_serves_where_a_file_system_has_no_locks(tmp_path, impatient, monkeypatch):
     monkeypatch.setattr(lock.fcntl, "flock", lambda file, how: (_ for _ in ()).throw(OSError(lock.errno.ENOLCK, "No locks")))
     with Store(root=tmp_path).lock() as store:

@@ -131,6 +131,17 @@ def test_the_doctor_tries_a_place_on_request(store, tmp_path, monkeypatch):
     assert not any("--storage" in line for line in said if line.startswith("will not work: --storage /"))
 
 
+def test_a_store_that_is_not_there_is_waited_for_once(store, monkeypatch):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        pauses = []
+        monkeypatch.setattr(location.time, "sleep", pauses.append)
+        with pytest.raises(StorageLacks, match="a file can't be written"):
+            try_out(locate("s3://bucket/nobody"))
+        assert pauses.count(location.TRY_AGAIN_AFTER_S[0]) == 1
+
+
 def test_a_directory_that_cannot_be_written_is_named():
     with pytest.raises(StorageLacks, match=r"^storage /proc/results: a file can't be written: .*/proc/.*give another --storage$"):
         try_out(locate("/proc/results"))

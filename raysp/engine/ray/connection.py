@@ -2,10 +2,11 @@
 
 Owns the choice between a running cluster and a local Ray, and the start and end of that one. Refuses to look at the machine
 (`raysp.engine.surroundings`) and to count places (`raysp.engine.ray.cluster`). Contract: what answers, and whether it takes our
-token, is known within seconds; a local Ray starts whatever lies around it, is private to this user, and leaves the environment as
-it was.
+token, is known within seconds; a local Ray starts whatever lies around it, is private to this user (where RAY_TMPDIR says where
+its files are: as private as that), and takes back what it sets in the environment.
 """
 
+import json
 import logging
 import os
 import secrets
@@ -20,11 +21,11 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 
 from raysp.engine.standins import make_own
-from raysp.engine.surroundings import Surroundings, answers, look, ray_address, ray_directory, ray_token, short_directory
-from raysp.engine.surroundings import unfit_for_sessions as unfit
+from raysp.engine.surroundings import BUSY_S, answers, look, ray_address, ray_directory, ray_token, unfit_for_sessions
 from raysp.engine.termination import Terminated
 from raysp.engine.troubles import gigabytes
 from raysp.store.home import home_of
@@ -72,14 +73,14 @@ def find(address: str | None) -> Target:
         return Target(address=None)
     named_by = "--address" if address else "RAY_ADDRESS"
     if given and not (given == "auto" and noted):  # "auto" without a file is Ray's to find
-        if answers(given) is False:
+        if answers(given, BUSY_S) is False:
             found = f"no Ray cluster answers at {given}"
             if not given.rpartition(":")[2].isdigit():
                 found = f"address {given!r}; expected HOST:PORT of a Ray cluster"
             raise ConnectionError(f"{found} ({named_by}); start one there, or give --address local")
         return Target(address=given, named_by=named_by)
     assert noted is not None
-    if answers(noted) is not False:
+    if answers(noted, BUSY_S) is not False:
         return Target(address=noted, named_by=file)
     gone = f"{file} names a Ray cluster at {noted}, where none answers"
     if given:
@@ -100,15 +101,19 @@ def connect(target: Target, *, verbose: bool, tell: Tell = lambda note: None) ->
         ConnectionError: the cluster doesn't answer, or refuses our token; or no local Ray can be started here.
     """
     with ExitStack() as stack:
-        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours: checkpoints are on disk, there is nothing to save
-        os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a notice about a changed default
+        unless_set = {
+            "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a notice about a changed default
+        }
+        changed = {name: os.environ.get(name, value) for name, value in unless_set.items()}
+        changed["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours: checkpoints are on disk, there is nothing to save
         if not verbose:
-            os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints a table of settings even at verbosity 0
+            changed["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints a table of settings even at verbosity 0
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
             logging.getLogger("ray").setLevel(logging.ERROR)
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a dead worker's traceback; we say what it means
+        stack.enter_context(_environment(**changed))
         if target.note:
             tell(target.note)
         if target.address is None:
@@ -131,7 +136,7 @@ def _local(tell: Tell) -> Iterator[Mapping[str, Any]]:
     """
     here = look()
     if here.sessions is None:
-        raise ConnectionError(f"no local Ray can be started: {unfit(here.ray_directory)}; {REMEDY}")
+        raise ConnectionError(f"no local Ray can be started: {here.why_elsewhere}; {REMEDY}")
     free = here.memory.free
     if free is not None and free < LEAST_BYTES:
         has = f"{gigabytes(free)} of memory can be had, and it takes {gigabytes(LEAST_BYTES)}"
@@ -140,10 +145,13 @@ def _local(tell: Tell) -> Iterator[Mapping[str, Any]]:
     if here.cpus.usable < 1:
         tell(f"this process may use {here.cpus.usable:.2g} of a CPU: one stage runs at a time, and as much slower")
     if here.sessions != here.ray_directory:
-        _move(here, tell)
+        if not make_own(here.sessions.parent):
+            raise ConnectionError(f"no local Ray can be started: {here.sessions.parent} can't be made; {REMEDY}")
+        if why := unfit_for_sessions(here.ray_directory):
+            tell(f"Ray has its files in {here.sessions}: {why}")
     changed = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # as Ray itself has it where clusters aren't supported
     if os.environ.get(MODE, "token").lower() == "token":
-        changed |= {MODE: "token", TOKEN: os.environ.get(TOKEN, "").strip() or secrets.token_hex(32)}
+        changed |= {MODE: "token", TOKEN: secrets.token_hex(32)}
     enabled = ray_constants.ENABLE_RAY_CLUSTER
     with _environment(**changed):
         ray_constants.ENABLE_RAY_CLUSTER = False
@@ -151,14 +159,6 @@ def _local(tell: Tell) -> Iterator[Mapping[str, Any]]:
             yield options
         finally:
             ray_constants.ENABLE_RAY_CLUSTER = enabled
-
-
-def _move(here: Surroundings, tell: Tell) -> None:
-    """Make the directory that takes the place of Ray's own."""
-    short = short_directory()
-    if short is None or not make_own(short):
-        raise ConnectionError(f"{short or here.sessions} can't be made; {REMEDY}")
-    tell(f"Ray has its files in {here.sessions}: {unfit(here.ray_directory)}")
 
 
 @contextmanager
@@ -175,7 +175,7 @@ def _token_for(target: Target) -> Iterator[None]:
         if is_sent and not ours:
             missing = f"{MODE} is token, and there is none for {target.address}"
             raise ConnectionError(f"{missing}; set {TOKEN}_PATH to a file that holds it")
-        if answers(target.address or ""):  # not of another form
+        if answers(target.address or "", BUSY_S):  # not of another form
             try:
                 GcsClient(address=target.address)
             except ray.exceptions.AuthenticationError:
@@ -191,9 +191,12 @@ def _token_for(target: Target) -> Iterator[None]:
 
 def _settings() -> Mapping[str, Any]:
     """What `ray.init` is told of this process' environment, so that workers reach the results as it does. A local Ray inherits
-    all of it; nodes that others have started have their own.
+    all of it; nodes that others have started have their own. What a Ray job was submitted with they are told already, and Ray
+    refuses to be told a second time.
     """
-    found = {name: os.environ[name] for name in SETTINGS if name in os.environ}
+    job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
+    told = (job.get("runtime_env") or {}).get("env_vars", {})
+    found = {name: os.environ[name] for name in SETTINGS if name in os.environ and name not in told}
     return {"runtime_env": {"env_vars": found}} if found else {}
 
 

@@ -31,6 +31,11 @@ class Shelf:
         self._pieces: OrderedDict[tuple[Path, int], Any] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def column(self) -> str:
+        """Which is read."""
+        return self._column
+
     def value(self, file: Path, piece: int, row: int) -> Any:
         """The column's value in a row of a piece of a file."""
         with self._lock:
@@ -59,8 +64,7 @@ class Row:
 
     def read_bytes(self) -> bytes:
         """The picture as it is encoded. Raises OSError."""
-        value = self.shelf.value(self.file, *self.place)
-        content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+        content, path = self._held()
         if content is None and path:
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
                 raise OSError(errno.EACCES, f"the row names {path}, which lies outside the data set")
@@ -74,8 +78,21 @@ class Row:
         return PurePosixPath(self.part, self.class_name.replace("/", "_"), str(self.number))
 
     def stat(self) -> os.stat_result:
-        """The table's: a row is as old as its file."""
+        """The table's: a row that holds its picture is as old as its file."""
         return self.file.stat()
+
+    def source_in(self, root: Path) -> PurePath:
+        """What it is read from: the table below the root, the place in that, and the column."""
+        return PurePosixPath(self.file.relative_to(root).as_posix(), *map(str, self.place), self.shelf.column)
+
+    def holds_picture(self) -> bool:
+        """Whether the picture lies in the table; else in a file, whose age the table's doesn't tell. Raises OSError."""
+        return self._held()[0] is not None
+
+    def _held(self) -> tuple[Any, str | None]:
+        """The picture's bytes, and the name of a file."""
+        value = self.shelf.value(self.file, *self.place)
+        return (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
 
     def __str__(self) -> str:
         return f"row {self.number} of {self.part} ({self.class_name}; in {self.file})"

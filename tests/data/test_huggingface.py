@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pyarrow as pa
 import pytest
-from parquet import opened, pictures, png, save_to_disk, table, usual, write
+from parquet import opened, pictures, png, save_to_disk, table, usual, write, write_beside
 from PIL import Image
 
 from raysp.data.huggingface import Columns
@@ -143,19 +143,10 @@ def test_all_broken_pictures_are_named_at_once(tmp_path):
 
 
 def test_pictures_may_lie_beside_the_table_but_not_elsewhere(tmp_path):
-    root = tmp_path / "beside"
-    root.mkdir()
-    for split, rows in usual_rows().items():
-        made = table(rows)
-        paths = [f"{split}-{row}.png" for row in range(len(rows))]
-        for path, (content, _) in zip(paths, rows, strict=True):
-            (root / path).write_bytes(content)
-        images = pa.array([{"bytes": None, "path": path} for path in paths], made.schema.field("image").type)
-        pa.parquet.write_table(made.set_column(0, made.schema.field("image"), images), root / f"{split}.parquet")
-    beside = opened(root)
-    assert beside.config == opened(usual(tmp_path / "usual")).config
-    images = pa.array([{"bytes": None, "path": "../../x.png"}] * len(rows), made.schema.field("image").type)
-    pa.parquet.write_table(made.set_column(0, made.schema.field("image"), images), root / "test.parquet")
+    root = write_beside(tmp_path / "beside", usual_rows())
+    assert opened(root).config == opened(usual(tmp_path / "usual")).config
+    write_beside(root / "data", {"test": pictures(3, 1)}, name="../../x.png")
+    (root / "data" / "test.parquet").replace(root / "test.parquet")
     with pytest.raises(DataError, match="outside the data set"):
         opened(root)
 
@@ -206,19 +197,52 @@ def test_what_is_no_data_set_is_refused_with_the_culprit_named(tmp_path, how, sa
     assert said in str(refused.value) and str(tmp_path) in str(refused.value)
 
 
-def test_facts_are_remembered_until_a_table_changes(tmp_path, monkeypatch):
+@pytest.fixture
+def remembering(tmp_path, monkeypatch):
+    """All facts are kept, of files however new."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("raysp.data.remembered.WORTH_S", 0.0)
-    root = usual(tmp_path / "data")
-    for file in root.rglob("*.parquet"):
-        os.utime(file, (1e9, 1e9))
     monkeypatch.setattr("raysp.data.remembered.SETTLED_S", -1e9)
+
+
+@pytest.mark.usefixtures("remembering")
+def test_facts_are_remembered_until_a_table_changes(tmp_path, monkeypatch):
+    root = usual(tmp_path / "data")
     first = opened(root).config
     read = []
-    monkeypatch.setattr("raysp.data.tables.Row.read_bytes", lambda row: read.append(row) or b"")
-    assert opened(root).config == first and not read
-    monkeypatch.undo()
-    assert opened(write(root, {"test": pictures(4, 2)})).config != first
+    with monkeypatch.context() as patch:
+        patch.setattr("raysp.data.tables.Row.read_bytes", lambda row: read.append(row) or b"")
+        assert opened(root).config == first and not read
+    changed = opened(write(root, {"test": pictures(3, 2)})).config
+    assert changed != first and changed == opened(write(usual(tmp_path / "new"), {"test": pictures(3, 2)})).config
+
+
+@pytest.mark.usefixtures("remembering")
+def test_facts_are_of_a_column_and_a_place_in_a_table(tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    for split, rows in usual_rows().items():
+        others = table([(png(7, 7, row), label) for row, (_, label) in enumerate(rows)])
+        made = table(rows, image="left").append_column("right", others.column("image"))
+        pa.parquet.write_table(made, root / f"{split}.parquet")
+    left, right, again = (opened(root, image=image).config for image in ("left", "right", "left"))
+    assert left == again and left != right
+    root = write(tmp_path / "more", {"train": pictures(12, 0), "test": pictures(3, 1)}, form="{split}/1.parquet")
+    opened(root)
+    both = {
+        split: opened(write(path, {"train": pictures(2, 3)}, form="{split}/0.parquet")).config
+        for split, path in (("seen before", root), ("new", usual(tmp_path / "unseen", form="{split}/1.parquet")))
+    }
+    assert both["seen before"] == both["new"], "the rows of a table have moved in the part"
+
+
+@pytest.mark.usefixtures("remembering")
+def test_a_picture_beside_a_table_is_read_anew(tmp_path):
+    root = write_beside(tmp_path / "data", usual_rows())
+    first = opened(root).config
+    assert opened(root).config == first
+    (root / "test-0.png").write_bytes(png(9, 9, 9))
+    assert opened(root).config != first
 
 
 OPEN = """

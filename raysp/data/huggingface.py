@@ -64,19 +64,26 @@ def list_huggingface(place: str, columns: Columns) -> Listing:
     try:
         return _listing(files, columns)
     except OSError as error:
-        raise FolderError(f"{files.root}: a file of it can't be read: {error.strerror}") from None
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: OSError) -> FolderError:
+    return FolderError(f"{error.filename} can't be read: {error.strerror}")
 
 
 def _listing(files: _Files, columns: Columns) -> Listing:
-    first = next(iter(files.splits.values()))[0]
-    schema = schema_of(first)
-    image, label = _choose(schema, files.features, columns, files.root)
-    columns_of = {split: [read_column(path, label).to_pylist() for path in paths] for split, paths in files.splits.items()}
+    image, label = _choose(schema_of(_first(files.splits)), files.features, columns, files.root)
+    columns_of = {
+        split: [read_column(path, label).to_pylist() for path in paths]
+        for split, paths in files.splits.items()
+        if split == "train" or (paths and label in schema_of(paths[0]).names)
+    }
     values = {split: list(chain.from_iterable(each)) for split, each in columns_of.items()}
     notes = list(files.notes)
-    for split in [split for split, each in values.items() if split != "train" and all(v in (None, NO_LABEL) for v in each)]:
-        notes.append(f"{split} has no labels: not read")
-        del values[split]
+    for split in files.splits:
+        if split != "train" and all(value in (None, NO_LABEL) for value in values.get(split, ())):
+            notes.append(f"{split} has no labels: not read")
+            values.pop(split, None)
     tested = next((split for split in ("test", "validation") if split in values), None)
     if tested is None or "train" not in values:
         raise FolderError(
@@ -107,6 +114,11 @@ def _listing(files: _Files, columns: Columns) -> Listing:
     if len(present) < 2:
         raise FolderError(f"train in {files.root} has images of {len(present)} class; expected at least 2")
     return Listing(root=files.root, classes=classes, parts=listed, notes=tuple(notes))
+
+
+def _first(splits: Mapping[str, Sequence[Path]]) -> Path:
+    """The file that says what the columns are: a part without labels may lack some that train has."""
+    return next(paths[0] for paths in (splits.get("train"), *splits.values()) if paths)
 
 
 def _entries(part: str, files: Iterable[tuple[Path, Sequence[int]]], classes: Sequence[str], shelf: Shelf) -> Iterator[Entry]:
@@ -144,11 +156,10 @@ def _files_of(root: Path) -> _Files:
             f"{root} holds no .parquet file whose name, or directory, says train, test or validation; expected a data set of the "
             "Hub's layout, such as data/train-00000-of-00001.parquet, or one saved by DatasetDict.save_to_disk"
         )
-    found = next(iter(splits.values()))[0]
     try:
-        described = json.loads((schema_of(found).metadata or {}).get(b"huggingface", b"{}"))
+        described = json.loads((schema_of(_first(splits)).metadata or {}).get(b"huggingface", b"{}"))
     except OSError as error:
-        raise FolderError(f"{found}: {error.strerror}") from None
+        raise _unreadable(error) from None
     notes = [f"{', '.join(unnamed[:NAMED])} in {root}: not read; its name says no part"] if unnamed else []
     return _Files(root=root, splits=splits, features=described.get("info", {}).get("features", {}), notes=notes)
 
@@ -165,7 +176,8 @@ def _saved(root: Path) -> _Files:
                 continue
             state = json.loads((root / name / "state.json").read_text())
             splits[split] = [root / name / file["filename"] for file in state["_data_files"]]
-            features = json.loads((root / name / "dataset_info.json").read_text())["features"]
+            if split == "train" or not features:
+                features = json.loads((root / name / "dataset_info.json").read_text())["features"]
             if state.get("_indices_files"):
                 raise FolderError(f"{root / name} is a selection of rows; expected one that was written with flatten_indices()")
     except (OSError, KeyError, ValueError, TypeError) as error:

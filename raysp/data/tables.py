@@ -8,15 +8,21 @@ import errno
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from raysp.data.facts import in_its_place
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PIECES_HELD = 4
-"""Row groups in memory, of a hundred or a thousand images each."""
+PIECES_HELD = 16
+"""Row groups in memory, of a hundred or a thousand images each: as many as threads read at once on most machines."""
+START = 256
+"""Bytes of a file that is no table, which may tell what it is."""
 
 
 class Shelf:
@@ -99,17 +105,15 @@ class Row:
 
 
 def schema_of(file: Path) -> "pa.Schema":
-    """Names and types of a table's columns. Raises OSError, also for what is no table."""
+    """Names and types of a table's columns. Raises OSError with the file's name, also for what is no table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with _told_of(file):
         if file.suffix == ".parquet":
             return pq.read_schema(file)
         with pa.memory_map(str(file)) as content:
             return pa.ipc.open_stream(content).schema
-    except pa.ArrowException as error:
-        raise OSError(errno.EINVAL, f"it is no table ({error})") from error
 
 
 def read_column(file: Path, column: str, piece: int | None = None) -> "pa.ChunkedArray":
@@ -117,21 +121,40 @@ def read_column(file: Path, column: str, piece: int | None = None) -> "pa.Chunke
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with _told_of(file):
         if file.suffix != ".parquet":
-            return pa.ipc.open_stream(pa.memory_map(str(file))).read_all().column(column)
-        if piece is None:
-            return pq.ParquetFile(file).read(columns=[column]).column(column)
-        return pq.ParquetFile(file).read_row_group(piece, columns=[column]).column(column)
-    except pa.ArrowException as error:
-        raise OSError(errno.EINVAL, f"it can't be read as a table ({error})") from error
+            table = pa.ipc.open_stream(pa.memory_map(str(file))).read_all()
+        elif piece is None:
+            table = pq.ParquetFile(file).read(columns=[column])
+        else:
+            table = pq.ParquetFile(file).read_row_group(piece, columns=[column])
+    if column not in table.column_names:
+        raise OSError(errno.ENODATA, f"it has no column {column}", str(file))
+    return table.column(column)
 
 
 def pieces_of(file: Path, rows: int) -> list[int]:
-    """Rows in each piece of a table that has so many."""
+    """Rows in each piece of a table that has so many. Raises OSError."""
     import pyarrow.parquet as pq
 
     if file.suffix != ".parquet":
         return [rows]
-    found = pq.ParquetFile(file).metadata
-    return [found.row_group(number).num_rows for number in range(found.num_row_groups)]
+    with _told_of(file):
+        found = pq.ParquetFile(file).metadata
+        return [found.row_group(number).num_rows for number in range(found.num_row_groups)]
+
+
+@contextmanager
+def _told_of(file: Path) -> Iterator[None]:
+    """Raise what goes wrong with a table as an OSError that says what and where."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        try:
+            with file.open("rb") as content:
+                why = in_its_place(content.read(START))
+        except OSError as unread:
+            raise OSError(unread.errno, unread.strerror, str(file)) from error
+        raise OSError(errno.EINVAL, why or f"it is no table, or a damaged one ({error})", str(file)) from error

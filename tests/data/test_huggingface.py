@@ -67,6 +67,20 @@ def test_a_test_part_without_labels_is_told_and_validation_takes_its_place(tmp_p
     assert len(load_splits(source).test) == 4
 
 
+@pytest.mark.parametrize("with_validation", [True, False])
+def test_a_test_part_without_the_column_of_labels_is_as_one_without_labels(tmp_path, with_validation):
+    rows = {"train": pictures(12, 0)} | ({"validation": pictures(2, 1)} if with_validation else {})
+    write(tmp_path, rows, form="{split}.parquet")
+    pa.parquet.write_table(table(pictures(3, 2)).drop_columns("label"), tmp_path / "test.parquet")
+    if with_validation:
+        source = opened(tmp_path)
+        assert source.notes == ("test has no labels: not read",)
+        assert len(load_splits(source).test) == 4 and load_splits(source).classes == ("cat", "dog")
+    else:
+        with pytest.raises(DataError, match="has train with labels; expected train, and test or validation"):
+            opened(tmp_path)
+
+
 def test_classes_by_name_or_number_need_no_features(tmp_path):
     named = {split: [(content, "cd"[label]) for content, label in rows] for split, rows in usual_rows().items()}
     assert load_splits(opened(write(tmp_path / "a", named, names=()))).classes == ("c", "d")
@@ -161,7 +175,11 @@ def test_pictures_may_lie_beside_the_table_but_not_elsewhere(tmp_path):
         ("one class", "images of 1 class; expected at least 2"),
         ("a class too many", "is of class 5, which has no name"),
         ("a name too many", "is of class 'f', which train lacks"),
-        ("garbage", "it is no table"),
+        ("garbage", "{root}/train.parquet can't be read: it is no table"),
+        ("garbage to test with", "{root}/test.parquet can't be read: it is no table"),
+        ("a pointer", "{root}/train.parquet can't be read: a Git LFS pointer; git lfs pull"),
+        ("no file", "{root}/test/data-00001-of-00002.arrow can't be read: No such file"),
+        ("labels in some files", "{root}/test-1.parquet can't be read: it has no column label"),
         ("one part saved", "expected what a DatasetDict"),
         ("a part saved is gone", "is not whole"),
     ],
@@ -187,6 +205,18 @@ def test_what_is_no_data_set_is_refused_with_the_culprit_named(tmp_path, how, sa
             write(tmp_path, named | {"test": [(png(9, 9, 9), "f")]}, names=())
         case "garbage":
             (tmp_path / "train.parquet").write_bytes(b"no table")
+        case "garbage to test with":
+            usual(tmp_path, form="{split}.parquet")
+            (tmp_path / "test.parquet").write_bytes(b"no table")
+        case "a pointer":
+            usual(tmp_path, form="{split}.parquet")
+            (tmp_path / "train.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+        case "no file":
+            tmp_path = save_to_disk(tmp_path / "saved", rows)
+            (tmp_path / "test" / "data-00001-of-00002.arrow").unlink()
+        case "labels in some files":
+            usual(tmp_path, shards=2, form="{split}-{shard}.parquet")
+            pa.parquet.write_table(table(rows["test"]).drop_columns("label"), tmp_path / "test-1.parquet")
         case "one part saved":
             (tmp_path / "state.json").write_text("{}")
         case "a part saved is gone":
@@ -194,7 +224,7 @@ def test_what_is_no_data_set_is_refused_with_the_culprit_named(tmp_path, how, sa
             tmp_path /= "saved"
     with pytest.raises(DataError) as refused:
         opened(tmp_path)
-    assert said in str(refused.value) and str(tmp_path) in str(refused.value)
+    assert said.format(root=tmp_path) in str(refused.value) and str(tmp_path) in str(refused.value)
 
 
 @pytest.fixture

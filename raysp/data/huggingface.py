@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,6 +31,8 @@ NO_LABEL = -1
 """What a row holds whose class isn't told."""
 NAMED = 5
 """Columns, files and classes that a message names."""
+_SHARD = re.compile(r"(.*)-([0-9]{1,9})-of-([0-9]{1,9})(?:-[0-9a-f]+)?")
+"""The name of one of several files: what stands before, its number, how many there are, and a digest in older data sets."""
 
 
 class Columns(NamedTuple):
@@ -90,6 +92,7 @@ def _listing(files: _Files, columns: Columns) -> Listing:
             f"{files.root} has {', '.join(values) or 'nothing'} with labels; expected train, and test or validation"
         )
     classes, numbers = _classes(files.features.get(label, {}), values["train"], files.root)
+    is_named = bool(files.features.get(label, {}).get("names"))
     parts = {"train": "train", "test": tested}
     if tested == "test" and "validation" in values:
         parts["val"] = "validation"
@@ -98,10 +101,10 @@ def _listing(files: _Files, columns: Columns) -> Listing:
     for part, split in parts.items():
         bad = next((row for row, value in enumerate(values[split]) if value not in numbers), None)
         if bad is not None:
-            raise FolderError(
-                f"row {bad} of {split} in {files.root} is of class {values[split][bad]!r}, which "
-                f"{'has no name' if files.features.get(label, {}).get('names') else 'train lacks'}; remove such rows"
-            )
+            why = f"is of class {values[split][bad]!r}, which {'has no name' if is_named else 'train lacks'}"
+            if values[split][bad] is None or (is_named and values[split][bad] == NO_LABEL):
+                why = "has no label"
+            raise FolderError(f"row {bad} of {split} in {files.root} {why}; remove such rows")
         rows = (
             (path, [numbers[value] for value in of_file])
             for path, of_file in zip(files.splits[split], columns_of[split], strict=True)
@@ -137,7 +140,7 @@ def _files_of(root: Path) -> _Files:
     if (root / "state.json").is_file():
         raise FolderError(f"{root} holds one part; expected what a DatasetDict with train, and test or validation, saves")
     splits: dict[str, list[Path]] = {}
-    configurations, unnamed = set(), []
+    configurations, unnamed, partial = set(), [], set()
     for path in sorted(root.rglob("*.parquet")):
         inside = path.relative_to(root)
         if any(name.startswith(".") for name in inside.parts):
@@ -148,6 +151,8 @@ def _files_of(root: Path) -> _Files:
             continue
         splits.setdefault(split, []).append(path)
         configurations.add("/".join(name for name in inside.parts[:-1] if _split_in(name) is None))
+        if "partial" in _words(inside.as_posix()):
+            partial.add(split)
     if len(configurations) > 1:
         names = ", ".join(name or "." for name in sorted(configurations)[:NAMED])
         raise FolderError(f"{root} holds several data sets: {names}; name one of them: huggingface:.../NAME")
@@ -160,7 +165,15 @@ def _files_of(root: Path) -> _Files:
         described = json.loads((schema_of(_first(splits)).metadata or {}).get(b"huggingface", b"{}"))
     except OSError as error:
         raise _unreadable(error) from None
+    if lacking := _lacking(chain.from_iterable(splits.values())):
+        more = ", ..." if len(lacking) > NAMED else ""
+        raise FolderError(
+            f"{root} lacks {', '.join(path.relative_to(root).as_posix() for path in lacking[:NAMED])}{more}, as the files beside "
+            "say by their names; download them again, or rename the others if this is all"
+        )
     notes = [f"{', '.join(unnamed[:NAMED])} in {root}: not read; its name says no part"] if unnamed else []
+    if partial:
+        notes.append(f"{', '.join(sorted(partial))} is partial by its name: the Hub has converted the first rows of it alone")
     return _Files(root=root, splits=splits, features=described.get("info", {}).get("features", {}), notes=notes)
 
 
@@ -191,7 +204,26 @@ def _saved(root: Path) -> _Files:
 
 def _split_in(name: str) -> str | None:
     """The part that a name speaks of."""
-    return next((SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLITS), None)
+    return next((SPLITS[word] for word in _words(name) if word in SPLITS), None)
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[^a-z]+", name.lower())
+
+
+def _lacking(files: Iterable[Path]) -> list[Path]:
+    """The files that others speak of: `train-00000-of-00002.parquet` of a second one."""
+    numbers: dict[tuple[Path, str, int, int], set[int]] = {}
+    for path in files:
+        if match := _SHARD.fullmatch(path.stem):
+            before, number, count = match.groups()
+            numbers.setdefault((path.parent, before, len(number), int(count)), set()).add(int(number))
+    return [
+        directory / f"{before}-{number:0{digits}}-of-{count:0{digits}}.parquet"
+        for (directory, before, digits, count), present in numbers.items()
+        if len(present) < count
+        for number in islice((number for number in range(count) if number not in present), NAMED + 1)
+    ]
 
 
 def _choose(schema: "pa.Schema", features: Mapping[str, Any], columns: Columns, root: Path) -> tuple[str, str]:
@@ -202,7 +234,8 @@ def _choose(schema: "pa.Schema", features: Mapping[str, Any], columns: Columns, 
         if name is not None and name not in schema.names:
             raise FolderError(f"{root} has no column {name!r}; expected one of {', '.join(schema.names)} for {flag}")
     of_images, of_labels = [], []
-    for name, kind in zip(schema.names, schema.types, strict=True):
+    for name, of_column in zip(schema.names, schema.types, strict=True):
+        kind = of_column.value_type if pa.types.is_dictionary(of_column) else of_column  # such as pandas' categories
         if (
             (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
             or pa.types.is_binary(kind)

@@ -93,6 +93,29 @@ def usual_rows():
     return {"train": pictures(12, 0), "test": pictures(3, 1)}
 
 
+def test_categories_are_labels(tmp_path):
+    for split, rows in usual_rows().items():
+        made = table(rows, names=())
+        labels = pa.array(["dc"[label] for _, label in rows]).dictionary_encode()
+        pa.parquet.write_table(made.set_column(1, "label", labels), tmp_path / f"{split}.parquet")
+    source = opened(tmp_path)
+    assert load_splits(source).classes == ("c", "d") and source.config.num_classes == 2
+
+
+def test_parts_that_the_hub_has_converted_partially_are_told(tmp_path):
+    rows = usual_rows()
+    write(tmp_path, {"train": rows["train"]}, form="default/partial-{split}/{shard:04}.parquet")
+    write(tmp_path, {"test": rows["test"]}, form="default/{split}/{shard:04}.parquet")
+    assert opened(tmp_path).notes == ("train is partial by its name: the Hub has converted the first rows of it alone",)
+
+
+def test_files_may_be_numbered_from_one(tmp_path):
+    root = usual(tmp_path / "a", shards=3)
+    for shard in reversed(range(3)):
+        (root / f"data/train-{shard:05}-of-00003.parquet").rename(root / f"data/train-{shard + 1:05}-of-00003.parquet")
+    assert opened(root).config == opened(usual(tmp_path / "b")).config
+
+
 def test_a_class_without_images_is_told(tmp_path):
     source = opened(usual(tmp_path, names=("cat", "dog", "emu")))
     assert source.notes == ("1 of 3 classes have no training image: emu",) and source.config.num_classes == 3
@@ -175,6 +198,10 @@ def test_pictures_may_lie_beside_the_table_but_not_elsewhere(tmp_path):
         ("one class", "images of 1 class; expected at least 2"),
         ("a class too many", "is of class 5, which has no name"),
         ("a name too many", "is of class 'f', which train lacks"),
+        ("no label", "row 24 of train in {root} has no label; remove"),
+        ("a label of nothing", "row 6 of test in {root} has no label; remove"),
+        ("a file too few", "{root} lacks data/train-00001-of-00003.parquet, as the files beside say"),
+        ("files of older names too few", "{root} lacks train-00000-of-00004.parquet, train-00001-of-00004.parquet, as"),
         ("garbage", "{root}/train.parquet can't be read: it is no table"),
         ("garbage to test with", "{root}/test.parquet can't be read: it is no table"),
         ("a pointer", "{root}/train.parquet can't be read: a Git LFS pointer; git lfs pull"),
@@ -203,6 +230,16 @@ def test_what_is_no_data_set_is_refused_with_the_culprit_named(tmp_path, how, sa
         case "a name too many":
             named = {split: [(content, "cd"[label]) for content, label in each] for split, each in rows.items()}
             write(tmp_path, named | {"test": [(png(9, 9, 9), "f")]}, names=())
+        case "no label":
+            write(tmp_path, {"train": [*rows["train"], (png(9, 9, 9), None)], "test": rows["test"]})
+        case "a label of nothing":
+            write(tmp_path, rows | {"test": [*rows["test"], (png(9, 9, 9), -1)]})
+        case "a file too few":
+            (usual(tmp_path, shards=3) / "data" / "train-00001-of-00003.parquet").unlink()
+        case "files of older names too few":
+            usual(tmp_path, shards=4, form="{split}-{shard:05}-of-{shards:05}-0a1b2c3d4e5f6789.parquet")
+            for shard in range(2):
+                (tmp_path / f"train-{shard:05}-of-00004-0a1b2c3d4e5f6789.parquet").unlink()
         case "garbage":
             (tmp_path / "train.parquet").write_bytes(b"no table")
         case "garbage to test with":

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raysp.data.hub import fetch
@@ -62,7 +62,7 @@ def list_huggingface(place: str, columns: Columns) -> Listing:
         FolderError: it isn't there, can't be reached, has no part to train on or to test with, or its columns can't be told.
     """
     root = from_home(place)
-    files = _files_of(root if root.is_dir() else fetch(place))
+    files = _files_of(root if root.is_dir() else fetch(place, lambda names: _by_split(names, f"{place} on the Hub")))
     try:
         return _listing(files, columns)
     except OSError as error:
@@ -139,23 +139,8 @@ def _files_of(root: Path) -> _Files:
         return _saved(root)
     if (root / "state.json").is_file():
         raise FolderError(f"{root} holds one part; expected what a DatasetDict with train, and test or validation, saves")
-    splits: dict[str, list[Path]] = {}
-    configurations, unnamed, partial = set(), [], set()
-    for path in sorted(root.rglob("*.parquet")):
-        inside = path.relative_to(root)
-        if any(name.startswith(".") for name in inside.parts):
-            continue
-        split = next(filter(None, map(_split_in, (inside.stem, *reversed(inside.parts[:-1])))), None)
-        if split is None:
-            unnamed.append(inside.as_posix())
-            continue
-        splits.setdefault(split, []).append(path)
-        configurations.add("/".join(name for name in inside.parts[:-1] if _split_in(name) is None))
-        if "partial" in _words(inside.as_posix()):
-            partial.add(split)
-    if len(configurations) > 1:
-        names = ", ".join(name or "." for name in sorted(configurations)[:NAMED])
-        raise FolderError(f"{root} holds several data sets: {names}; name one of them: huggingface:.../NAME")
+    named, unnamed = _by_split((PurePosixPath(path.relative_to(root)) for path in sorted(root.rglob("*.parquet"))), root)
+    splits = {split: [root / inside for inside in each] for split, each in named.items()}
     if not splits:
         raise FolderError(
             f"{root} holds no .parquet file whose name, or directory, says train, test or validation; expected a data set of the "
@@ -172,9 +157,29 @@ def _files_of(root: Path) -> _Files:
             "say by their names; download them again, or rename the others if this is all"
         )
     notes = [f"{', '.join(unnamed[:NAMED])} in {root}: not read; its name says no part"] if unnamed else []
+    partial = [split for split, each in named.items() if any("partial" in _words(inside.as_posix()) for inside in each)]
     if partial:
         notes.append(f"{', '.join(sorted(partial))} is partial by its name: the Hub has converted the first rows of it alone")
     return _Files(root=root, splits=splits, features=described.get("info", {}).get("features", {}), notes=notes)
+
+
+def _by_split(names: Iterable[PurePosixPath], where: object) -> tuple[dict[str, list[PurePosixPath]], list[str]]:
+    """Files' names by the parts that they speak of, and those that speak of none. Raises FolderError for several data sets."""
+    splits: dict[str, list[PurePosixPath]] = {}
+    configurations, unnamed = set(), []
+    for inside in names:
+        if any(name.startswith(".") for name in inside.parts):
+            continue
+        split = next(filter(None, map(_split_in, (inside.stem, *reversed(inside.parts[:-1])))), None)
+        if split is None:
+            unnamed.append(inside.as_posix())
+            continue
+        splits.setdefault(split, []).append(inside)
+        configurations.add("/".join(name for name in inside.parts[:-1] if _split_in(name) is None))
+    if len(configurations) > 1:
+        some = ", ".join(name or "." for name in sorted(configurations)[:NAMED])
+        raise FolderError(f"{where} holds several data sets: {some}; name one of them: huggingface:.../NAME")
+    return splits, unnamed
 
 
 def _saved(root: Path) -> _Files:

@@ -327,7 +327,8 @@ except ValueError as error:
 
 
 def open_by_name(tmp_path, **environment):
-    known = os.environ | {"HF_HOME": str(tmp_path / "hf"), "XDG_CACHE_HOME": str(tmp_path)} | environment
+    known = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    known |= {"HF_HOME": str(tmp_path / "hf"), "XDG_CACHE_HOME": str(tmp_path)} | environment
     begun = time.monotonic()
     ended = subprocess.run([sys.executable, "-c", OPEN], capture_output=True, text=True, env=known, timeout=120)
     return ended, time.monotonic() - begun
@@ -338,6 +339,7 @@ def open_by_name(tmp_path, **environment):
     [
         ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "http://127.0.0.1:9 can't be reached"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9/no address"}, "no address can't be reached"),
     ],
 )
 def test_a_name_on_a_hub_that_can_not_be_reached_is_refused_within_seconds(tmp_path, environment, said):
@@ -346,6 +348,39 @@ def test_a_name_on_a_hub_that_can_not_be_reached_is_refused_within_seconds(tmp_p
     assert ended.returncode == 1 and took < 30
     assert said in ended.stderr and "HF_HOME" in ended.stderr and "me/pictures" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_download_that_ends_in_the_middle_is_refused_without_a_traceback(monkeypatch):
+    hub = pytest.importorskip("huggingface_hub", reason="the extra huggingface isn't installed")
+
+    class ReadError(Exception):
+        """As httpx's, which is neither an OSError nor a ValueError."""
+
+    def end(*args, **options):
+        raise ReadError("the peer closed the connection")
+
+    monkeypatch.setattr("raysp.data.hub._is_reached", lambda endpoint: True)
+    monkeypatch.setattr(hub, "list_repo_files", lambda *args, **options: ["train.parquet"])
+    monkeypatch.setattr(hub, "snapshot_download", end)
+    with pytest.raises(
+        DataError, match=r"me/pictures can't be downloaded from \S+ \(the peer closed the connection\); the same command"
+    ):
+        opened("me/pictures")
+
+
+def test_of_several_data_sets_on_the_hub_none_is_downloaded_before_one_is_named(tmp_path, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub", reason="the extra huggingface isn't installed")
+    usual(tmp_path / "fine", form="{split}.parquet")
+    files = ["README.md", *(f"{name}/{split}.parquet" for name in ("fine", "plain") for split in ("train", "test"))]
+    asked = []
+    monkeypatch.setattr("raysp.data.hub._is_reached", lambda endpoint: True)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "list_repo_files", lambda *args, **options: files)
+    monkeypatch.setattr(hub, "snapshot_download", lambda *args, **options: asked.append(options["allow_patterns"]) or tmp_path)
+    with pytest.raises(DataError, match="me/pictures on the Hub holds several data sets: fine, plain; name one"):
+        opened("me/pictures")
+    assert not asked
+    assert load_splits(opened("me/pictures/fine")).classes == ("cat", "dog") and asked == [["fine/*.parquet"]]
 
 
 def test_a_hub_that_never_answers_is_refused_within_seconds(tmp_path):

@@ -78,7 +78,7 @@ def look(file: ImageFile) -> Facts:
     except OSError as error:
         return Facts("", f"can't be read: {error.strerror}")
     digest = hashlib.sha256(content).hexdigest()
-    if why := _in_its_place(content):
+    if why := in_its_place(content):
         return Facts(digest, why)
     if _is_plain(content):
         return Facts(digest)
@@ -102,7 +102,8 @@ def told(error: Exception) -> str:
     return "cut short" if "truncated" in text.lower() or "unexpected end" in text.lower() else text
 
 
-def _in_its_place(content: bytes) -> str:
+def in_its_place(content: bytes) -> str:
+    """What a file holds that should hold something else, by its start; empty where that tells nothing."""
     if not content:
         return "empty"
     start = content[:256].lstrip().lower()

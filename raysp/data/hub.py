@@ -4,11 +4,13 @@ Owns the download. Contract: nothing that is downloaded is run; a Hub that can't
 unless the data set is in the cache (HF_HOME, else ~/.cache/huggingface).
 """
 
+import http.client
 import importlib.util
 import re
 import urllib.error
 import urllib.request
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
 
 from raysp.data.listing import FolderError
 from raysp.store.extras import remedy_for
@@ -20,11 +22,12 @@ CONVERTED = "refs/convert/parquet"
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+){0,2}")
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, check: Callable[[Iterable[PurePosixPath]], object]) -> Path:
     """The directory of a data set's files; those that the cache lacks are downloaded.
 
     Args:
         name: `OWNER/NAME`, or `OWNER/NAME/CONFIG` for one of several configurations.
+        check: given the names of the files before they are downloaded; raises FolderError where they aren't one data set.
 
     Raises:
         FolderError: there is none of this name, or it can be neither reached nor found in the cache.
@@ -42,6 +45,10 @@ def fetch(name: str) -> Path:
     away = constants.HF_HUB_OFFLINE or not _is_reached(constants.ENDPOINT)
     for revision in (None, CONVERTED):
         try:
+            if not away:
+                listed = map(PurePosixPath, huggingface_hub.list_repo_files(repository, repo_type="dataset", revision=revision))
+                inside = [path for path in listed if path.suffix == ".parquet" and path.is_relative_to(configuration)]
+                check(path.relative_to(configuration) for path in inside)
             found = huggingface_hub.snapshot_download(
                 repository,
                 repo_type="dataset",
@@ -49,6 +56,8 @@ def fetch(name: str) -> Path:
                 allow_patterns=[f"{configuration}/*.parquet" if configuration else "*.parquet"],
                 local_files_only=away,
             )
+        except FolderError:
+            raise
         except errors.RevisionNotFoundError:
             continue
         except errors.LocalEntryNotFoundError:
@@ -59,8 +68,10 @@ def fetch(name: str) -> Path:
                 f"the Hub doesn't give {repository} ({_line(error)}); expected a data set's name, or a directory; one that "
                 "is private or asks for consent needs `hf auth login` or HF_TOKEN"
             ) from None
-        except (OSError, ValueError) as error:
-            raise FolderError(f"{repository} can't be downloaded ({_line(error)}); the same command goes on with it") from None
+        except Exception as error:  # what the libraries below raise, such as httpx's errors, has no base of its own
+            raise FolderError(
+                f"{repository} can't be downloaded from {constants.ENDPOINT} ({_line(error)}); the same command goes on with it"
+            ) from None
         directory = Path(found) / configuration
         if any(directory.rglob("*.parquet")):
             return directory
@@ -85,7 +96,7 @@ def _is_reached(endpoint: str) -> bool:
             return True
     except urllib.error.HTTPError:
         return True
-    except OSError:
+    except (OSError, http.client.HTTPException, ValueError):  # the last two for what is no address, or no HTTP
         return False
 
 

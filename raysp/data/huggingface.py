@@ -11,8 +11,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path
+from itertools import chain, islice
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raysp.data.hub import fetch
@@ -31,6 +31,8 @@ NO_LABEL = -1
 """What a row holds whose class isn't told."""
 NAMED = 5
 """Columns, files and classes that a message names."""
+_SHARD = re.compile(r"(.*)-([0-9]{1,9})-of-([0-9]{1,9})(?:-[0-9a-f]+)?")
+"""The name of one of several files: what stands before, its number, how many there are, and a digest in older data sets."""
 
 
 class Columns(NamedTuple):
@@ -60,29 +62,37 @@ def list_huggingface(place: str, columns: Columns) -> Listing:
         FolderError: it isn't there, can't be reached, has no part to train on or to test with, or its columns can't be told.
     """
     root = from_home(place)
-    files = _files_of(root if root.is_dir() else fetch(place))
+    files = _files_of(root if root.is_dir() else fetch(place, lambda names: _by_split(names, f"{place} on the Hub")))
     try:
         return _listing(files, columns)
     except OSError as error:
-        raise FolderError(f"{files.root}: a file of it can't be read: {error.strerror}") from None
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: OSError) -> FolderError:
+    return FolderError(f"{error.filename} can't be read: {error.strerror}")
 
 
 def _listing(files: _Files, columns: Columns) -> Listing:
-    first = next(iter(files.splits.values()))[0]
-    schema = schema_of(first)
-    image, label = _choose(schema, files.features, columns, files.root)
-    columns_of = {split: [read_column(path, label).to_pylist() for path in paths] for split, paths in files.splits.items()}
+    image, label = _choose(schema_of(_first(files.splits)), files.features, columns, files.root)
+    columns_of = {
+        split: [read_column(path, label).to_pylist() for path in paths]
+        for split, paths in files.splits.items()
+        if split == "train" or (paths and label in schema_of(paths[0]).names)
+    }
     values = {split: list(chain.from_iterable(each)) for split, each in columns_of.items()}
     notes = list(files.notes)
-    for split in [split for split, each in values.items() if split != "train" and all(v in (None, NO_LABEL) for v in each)]:
-        notes.append(f"{split} has no labels: not read")
-        del values[split]
+    for split in files.splits:
+        if split != "train" and all(value in (None, NO_LABEL) for value in values.get(split, ())):
+            notes.append(f"{split} has no labels: not read")
+            values.pop(split, None)
     tested = next((split for split in ("test", "validation") if split in values), None)
     if tested is None or "train" not in values:
         raise FolderError(
             f"{files.root} has {', '.join(values) or 'nothing'} with labels; expected train, and test or validation"
         )
     classes, numbers = _classes(files.features.get(label, {}), values["train"], files.root)
+    is_named = bool(files.features.get(label, {}).get("names"))
     parts = {"train": "train", "test": tested}
     if tested == "test" and "validation" in values:
         parts["val"] = "validation"
@@ -91,10 +101,10 @@ def _listing(files: _Files, columns: Columns) -> Listing:
     for part, split in parts.items():
         bad = next((row for row, value in enumerate(values[split]) if value not in numbers), None)
         if bad is not None:
-            raise FolderError(
-                f"row {bad} of {split} in {files.root} is of class {values[split][bad]!r}, which "
-                f"{'has no name' if files.features.get(label, {}).get('names') else 'train lacks'}; remove such rows"
-            )
+            why = f"is of class {values[split][bad]!r}, which {'has no name' if is_named else 'train lacks'}"
+            if values[split][bad] is None or (is_named and values[split][bad] == NO_LABEL):
+                why = "has no label"
+            raise FolderError(f"row {bad} of {split} in {files.root} {why}; remove such rows")
         rows = (
             (path, [numbers[value] for value in of_file])
             for path, of_file in zip(files.splits[split], columns_of[split], strict=True)
@@ -107,6 +117,11 @@ def _listing(files: _Files, columns: Columns) -> Listing:
     if len(present) < 2:
         raise FolderError(f"train in {files.root} has images of {len(present)} class; expected at least 2")
     return Listing(root=files.root, classes=classes, parts=listed, notes=tuple(notes))
+
+
+def _first(splits: Mapping[str, Sequence[Path]]) -> Path:
+    """The file that says what the columns are: a part without labels may lack some that train has."""
+    return next(paths[0] for paths in (splits.get("train"), *splits.values()) if paths)
 
 
 def _entries(part: str, files: Iterable[tuple[Path, Sequence[int]]], classes: Sequence[str], shelf: Shelf) -> Iterator[Entry]:
@@ -124,33 +139,47 @@ def _files_of(root: Path) -> _Files:
         return _saved(root)
     if (root / "state.json").is_file():
         raise FolderError(f"{root} holds one part; expected what a DatasetDict with train, and test or validation, saves")
-    splits: dict[str, list[Path]] = {}
+    named, unnamed = _by_split((PurePosixPath(path.relative_to(root)) for path in sorted(root.rglob("*.parquet"))), root)
+    splits = {split: [root / inside for inside in each] for split, each in named.items()}
+    if not splits:
+        raise FolderError(
+            f"{root} holds no .parquet file whose name, or directory, says train, test or validation; expected a data set of the "
+            "Hub's layout, such as data/train-00000-of-00001.parquet, or one saved by DatasetDict.save_to_disk"
+        )
+    try:
+        described = json.loads((schema_of(_first(splits)).metadata or {}).get(b"huggingface", b"{}"))
+    except OSError as error:
+        raise _unreadable(error) from None
+    if lacking := _lacking(chain.from_iterable(splits.values())):
+        more = ", ..." if len(lacking) > NAMED else ""
+        raise FolderError(
+            f"{root} lacks {', '.join(path.relative_to(root).as_posix() for path in lacking[:NAMED])}{more}, as the files beside "
+            "say by their names; download them again, or rename the others if this is all"
+        )
+    notes = [f"{', '.join(unnamed[:NAMED])} in {root}: not read; its name says no part"] if unnamed else []
+    partial = [split for split, each in named.items() if any("partial" in _words(inside.as_posix()) for inside in each)]
+    if partial:
+        notes.append(f"{', '.join(sorted(partial))} is partial by its name: the Hub has converted the first rows of it alone")
+    return _Files(root=root, splits=splits, features=described.get("info", {}).get("features", {}), notes=notes)
+
+
+def _by_split(names: Iterable[PurePosixPath], where: object) -> tuple[dict[str, list[PurePosixPath]], list[str]]:
+    """Files' names by the parts that they speak of, and those that speak of none. Raises FolderError for several data sets."""
+    splits: dict[str, list[PurePosixPath]] = {}
     configurations, unnamed = set(), []
-    for path in sorted(root.rglob("*.parquet")):
-        inside = path.relative_to(root)
+    for inside in names:
         if any(name.startswith(".") for name in inside.parts):
             continue
         split = next(filter(None, map(_split_in, (inside.stem, *reversed(inside.parts[:-1])))), None)
         if split is None:
             unnamed.append(inside.as_posix())
             continue
-        splits.setdefault(split, []).append(path)
+        splits.setdefault(split, []).append(inside)
         configurations.add("/".join(name for name in inside.parts[:-1] if _split_in(name) is None))
     if len(configurations) > 1:
-        names = ", ".join(name or "." for name in sorted(configurations)[:NAMED])
-        raise FolderError(f"{root} holds several data sets: {names}; name one of them: huggingface:.../NAME")
-    if not splits:
-        raise FolderError(
-            f"{root} holds no .parquet file whose name, or directory, says train, test or validation; expected a data set of the "
-            "Hub's layout, such as data/train-00000-of-00001.parquet, or one saved by DatasetDict.save_to_disk"
-        )
-    found = next(iter(splits.values()))[0]
-    try:
-        described = json.loads((schema_of(found).metadata or {}).get(b"huggingface", b"{}"))
-    except OSError as error:
-        raise FolderError(f"{found}: {error.strerror}") from None
-    notes = [f"{', '.join(unnamed[:NAMED])} in {root}: not read; its name says no part"] if unnamed else []
-    return _Files(root=root, splits=splits, features=described.get("info", {}).get("features", {}), notes=notes)
+        some = ", ".join(name or "." for name in sorted(configurations)[:NAMED])
+        raise FolderError(f"{where} holds several data sets: {some}; name one of them: huggingface:.../NAME")
+    return splits, unnamed
 
 
 def _saved(root: Path) -> _Files:
@@ -165,7 +194,8 @@ def _saved(root: Path) -> _Files:
                 continue
             state = json.loads((root / name / "state.json").read_text())
             splits[split] = [root / name / file["filename"] for file in state["_data_files"]]
-            features = json.loads((root / name / "dataset_info.json").read_text())["features"]
+            if split == "train" or not features:
+                features = json.loads((root / name / "dataset_info.json").read_text())["features"]
             if state.get("_indices_files"):
                 raise FolderError(f"{root / name} is a selection of rows; expected one that was written with flatten_indices()")
     except (OSError, KeyError, ValueError, TypeError) as error:
@@ -179,7 +209,26 @@ def _saved(root: Path) -> _Files:
 
 def _split_in(name: str) -> str | None:
     """The part that a name speaks of."""
-    return next((SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLITS), None)
+    return next((SPLITS[word] for word in _words(name) if word in SPLITS), None)
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[^a-z]+", name.lower())
+
+
+def _lacking(files: Iterable[Path]) -> list[Path]:
+    """The files that others speak of: `train-00000-of-00002.parquet` of a second one."""
+    numbers: dict[tuple[Path, str, int, int], set[int]] = {}
+    for path in files:
+        if match := _SHARD.fullmatch(path.stem):
+            before, number, count = match.groups()
+            numbers.setdefault((path.parent, before, len(number), int(count)), set()).add(int(number))
+    return [
+        directory / f"{before}-{number:0{digits}}-of-{count:0{digits}}.parquet"
+        for (directory, before, digits, count), present in numbers.items()
+        if len(present) < count
+        for number in islice((number for number in range(count) if number not in present), NAMED + 1)
+    ]
 
 
 def _choose(schema: "pa.Schema", features: Mapping[str, Any], columns: Columns, root: Path) -> tuple[str, str]:
@@ -190,7 +239,8 @@ def _choose(schema: "pa.Schema", features: Mapping[str, Any], columns: Columns, 
         if name is not None and name not in schema.names:
             raise FolderError(f"{root} has no column {name!r}; expected one of {', '.join(schema.names)} for {flag}")
     of_images, of_labels = [], []
-    for name, kind in zip(schema.names, schema.types, strict=True):
+    for name, of_column in zip(schema.names, schema.types, strict=True):
+        kind = of_column.value_type if pa.types.is_dictionary(of_column) else of_column  # such as pandas' categories
         if (
             (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
             or pa.types.is_binary(kind)

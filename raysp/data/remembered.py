@@ -1,7 +1,8 @@
 """Facts about files from earlier starts, so that not every start reads every byte.
 
 Owns one small file per image folder in the user's cache directory (XDG_CACHE_HOME, else ~/.cache). Contract: facts are taken for
-a file of the same path, size, times and inode alone; without the cache, or with a damaged one, everything works and takes longer.
+a file of the same path, size, times and inode alone, and for a row at the same place in such a table; without the cache, or with
+a damaged one, everything works and takes longer.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import PIL
 
 from raysp.data.facts import Facts
 from raysp.data.listing import ImageFile
+from raysp.data.tables import Row
 
 FORMAT = 3
 """Raised when facts mean something else, or are told by other rules."""
@@ -48,7 +50,7 @@ class Remembered:
 
     def __call__(self, file: ImageFile) -> Facts:
         """Facts about a file, from the cache or by reading it. Safe in threads."""
-        name = file.relative_to(self._given).as_posix()
+        name = (file.source_in(self._given) if isinstance(file, Row) else file.relative_to(self._given)).as_posix()
         try:
             status = file.stat()
         except OSError:
@@ -59,9 +61,11 @@ class Remembered:
             self._now[name] = row
             return Facts(*row[len(stamp) :])
         facts = self._look(file)
-        if facts.digest and max(status.st_mtime, status.st_ctime) < self._began - SETTLED_S:
-            self._now[name] = [*stamp, *facts]
-            self._is_new = True
+        is_settled = max(status.st_mtime, status.st_ctime) < self._began - SETTLED_S
+        with contextlib.suppress(OSError):
+            if facts.digest and is_settled and (not isinstance(file, Row) or file.holds_picture()):
+                self._now[name] = [*stamp, *facts]
+                self._is_new = True
         return facts
 
     def keep(self) -> None:

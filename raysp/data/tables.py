@@ -8,15 +8,21 @@ import errno
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from raysp.data.facts import in_its_place
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PIECES_HELD = 4
-"""Row groups in memory, of a hundred or a thousand images each."""
+PIECES_HELD = 16
+"""Row groups in memory, of a hundred or a thousand images each: as many as threads read at once on most machines."""
+START = 256
+"""Bytes of a file that is no table, which may tell what it is."""
 
 
 class Shelf:
@@ -30,6 +36,11 @@ class Shelf:
         self._column = column
         self._pieces: OrderedDict[tuple[Path, int], Any] = OrderedDict()
         self._lock = threading.Lock()
+
+    @property
+    def column(self) -> str:
+        """Which is read."""
+        return self._column
 
     def value(self, file: Path, piece: int, row: int) -> Any:
         """The column's value in a row of a piece of a file."""
@@ -59,8 +70,7 @@ class Row:
 
     def read_bytes(self) -> bytes:
         """The picture as it is encoded. Raises OSError."""
-        value = self.shelf.value(self.file, *self.place)
-        content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+        content, path = self._held()
         if content is None and path:
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
                 raise OSError(errno.EACCES, f"the row names {path}, which lies outside the data set")
@@ -74,25 +84,36 @@ class Row:
         return PurePosixPath(self.part, self.class_name.replace("/", "_"), str(self.number))
 
     def stat(self) -> os.stat_result:
-        """The table's: a row is as old as its file."""
+        """The table's: a row that holds its picture is as old as its file."""
         return self.file.stat()
+
+    def source_in(self, root: Path) -> PurePath:
+        """What it is read from: the table below the root, the place in that, and the column."""
+        return PurePosixPath(self.file.relative_to(root).as_posix(), *map(str, self.place), self.shelf.column)
+
+    def holds_picture(self) -> bool:
+        """Whether the picture lies in the table; else in a file, whose age the table's doesn't tell. Raises OSError."""
+        return self._held()[0] is not None
+
+    def _held(self) -> tuple[Any, str | None]:
+        """The picture's bytes, and the name of a file."""
+        value = self.shelf.value(self.file, *self.place)
+        return (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
 
     def __str__(self) -> str:
         return f"row {self.number} of {self.part} ({self.class_name}; in {self.file})"
 
 
 def schema_of(file: Path) -> "pa.Schema":
-    """Names and types of a table's columns. Raises OSError, also for what is no table."""
+    """Names and types of a table's columns. Raises OSError with the file's name, also for what is no table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with _told_of(file):
         if file.suffix == ".parquet":
             return pq.read_schema(file)
         with pa.memory_map(str(file)) as content:
             return pa.ipc.open_stream(content).schema
-    except pa.ArrowException as error:
-        raise OSError(errno.EINVAL, f"it is no table ({error})") from error
 
 
 def read_column(file: Path, column: str, piece: int | None = None) -> "pa.ChunkedArray":
@@ -100,21 +121,40 @@ def read_column(file: Path, column: str, piece: int | None = None) -> "pa.Chunke
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with _told_of(file):
         if file.suffix != ".parquet":
-            return pa.ipc.open_stream(pa.memory_map(str(file))).read_all().column(column)
-        if piece is None:
-            return pq.ParquetFile(file).read(columns=[column]).column(column)
-        return pq.ParquetFile(file).read_row_group(piece, columns=[column]).column(column)
-    except pa.ArrowException as error:
-        raise OSError(errno.EINVAL, f"it can't be read as a table ({error})") from error
+            table = pa.ipc.open_stream(pa.memory_map(str(file))).read_all()
+        elif piece is None:
+            table = pq.ParquetFile(file).read(columns=[column])
+        else:
+            table = pq.ParquetFile(file).read_row_group(piece, columns=[column])
+    if column not in table.column_names:
+        raise OSError(errno.ENODATA, f"it has no column {column}", str(file))
+    return table.column(column)
 
 
 def pieces_of(file: Path, rows: int) -> list[int]:
-    """Rows in each piece of a table that has so many."""
+    """Rows in each piece of a table that has so many. Raises OSError."""
     import pyarrow.parquet as pq
 
     if file.suffix != ".parquet":
         return [rows]
-    found = pq.ParquetFile(file).metadata
-    return [found.row_group(number).num_rows for number in range(found.num_row_groups)]
+    with _told_of(file):
+        found = pq.ParquetFile(file).metadata
+        return [found.row_group(number).num_rows for number in range(found.num_row_groups)]
+
+
+@contextmanager
+def _told_of(file: Path) -> Iterator[None]:
+    """Raise what goes wrong with a table as an OSError that says what and where."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        try:
+            with file.open("rb") as content:
+                why = in_its_place(content.read(START))
+        except OSError as unread:
+            raise OSError(unread.errno, unread.strerror, str(file)) from error
+        raise OSError(errno.EINVAL, why or f"it is no table, or a damaged one ({error})", str(file)) from error

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pyarrow as pa
 import pytest
-from parquet import opened, pictures, png, save_to_disk, table, usual, write
+from parquet import opened, pictures, png, save_to_disk, table, usual, write, write_beside
 from PIL import Image
 
 from raysp.data.huggingface import Columns
@@ -67,6 +67,20 @@ def test_a_test_part_without_labels_is_told_and_validation_takes_its_place(tmp_p
     assert len(load_splits(source).test) == 4
 
 
+@pytest.mark.parametrize("with_validation", [True, False])
+def test_a_test_part_without_the_column_of_labels_is_as_one_without_labels(tmp_path, with_validation):
+    rows = {"train": pictures(12, 0)} | ({"validation": pictures(2, 1)} if with_validation else {})
+    write(tmp_path, rows, form="{split}.parquet")
+    pa.parquet.write_table(table(pictures(3, 2)).drop_columns("label"), tmp_path / "test.parquet")
+    if with_validation:
+        source = opened(tmp_path)
+        assert source.notes == ("test has no labels: not read",)
+        assert len(load_splits(source).test) == 4 and load_splits(source).classes == ("cat", "dog")
+    else:
+        with pytest.raises(DataError, match="has train with labels; expected train, and test or validation"):
+            opened(tmp_path)
+
+
 def test_classes_by_name_or_number_need_no_features(tmp_path):
     named = {split: [(content, "cd"[label]) for content, label in rows] for split, rows in usual_rows().items()}
     assert load_splits(opened(write(tmp_path / "a", named, names=()))).classes == ("c", "d")
@@ -77,6 +91,29 @@ def test_classes_by_name_or_number_need_no_features(tmp_path):
 
 def usual_rows():
     return {"train": pictures(12, 0), "test": pictures(3, 1)}
+
+
+def test_categories_are_labels(tmp_path):
+    for split, rows in usual_rows().items():
+        made = table(rows, names=())
+        labels = pa.array(["dc"[label] for _, label in rows]).dictionary_encode()
+        pa.parquet.write_table(made.set_column(1, "label", labels), tmp_path / f"{split}.parquet")
+    source = opened(tmp_path)
+    assert load_splits(source).classes == ("c", "d") and source.config.num_classes == 2
+
+
+def test_parts_that_the_hub_has_converted_partially_are_told(tmp_path):
+    rows = usual_rows()
+    write(tmp_path, {"train": rows["train"]}, form="default/partial-{split}/{shard:04}.parquet")
+    write(tmp_path, {"test": rows["test"]}, form="default/{split}/{shard:04}.parquet")
+    assert opened(tmp_path).notes == ("train is partial by its name: the Hub has converted the first rows of it alone",)
+
+
+def test_files_may_be_numbered_from_one(tmp_path):
+    root = usual(tmp_path / "a", shards=3)
+    for shard in reversed(range(3)):
+        (root / f"data/train-{shard:05}-of-00003.parquet").rename(root / f"data/train-{shard + 1:05}-of-00003.parquet")
+    assert opened(root).config == opened(usual(tmp_path / "b")).config
 
 
 def test_a_class_without_images_is_told(tmp_path):
@@ -143,19 +180,10 @@ def test_all_broken_pictures_are_named_at_once(tmp_path):
 
 
 def test_pictures_may_lie_beside_the_table_but_not_elsewhere(tmp_path):
-    root = tmp_path / "beside"
-    root.mkdir()
-    for split, rows in usual_rows().items():
-        made = table(rows)
-        paths = [f"{split}-{row}.png" for row in range(len(rows))]
-        for path, (content, _) in zip(paths, rows, strict=True):
-            (root / path).write_bytes(content)
-        images = pa.array([{"bytes": None, "path": path} for path in paths], made.schema.field("image").type)
-        pa.parquet.write_table(made.set_column(0, made.schema.field("image"), images), root / f"{split}.parquet")
-    beside = opened(root)
-    assert beside.config == opened(usual(tmp_path / "usual")).config
-    images = pa.array([{"bytes": None, "path": "../../x.png"}] * len(rows), made.schema.field("image").type)
-    pa.parquet.write_table(made.set_column(0, made.schema.field("image"), images), root / "test.parquet")
+    root = write_beside(tmp_path / "beside", usual_rows())
+    assert opened(root).config == opened(usual(tmp_path / "usual")).config
+    write_beside(root / "data", {"test": pictures(3, 1)}, name="../../x.png")
+    (root / "data" / "test.parquet").replace(root / "test.parquet")
     with pytest.raises(DataError, match="outside the data set"):
         opened(root)
 
@@ -170,7 +198,15 @@ def test_pictures_may_lie_beside_the_table_but_not_elsewhere(tmp_path):
         ("one class", "images of 1 class; expected at least 2"),
         ("a class too many", "is of class 5, which has no name"),
         ("a name too many", "is of class 'f', which train lacks"),
-        ("garbage", "it is no table"),
+        ("no label", "row 24 of train in {root} has no label; remove"),
+        ("a label of nothing", "row 6 of test in {root} has no label; remove"),
+        ("a file too few", "{root} lacks data/train-00001-of-00003.parquet, as the files beside say"),
+        ("files of older names too few", "{root} lacks train-00000-of-00004.parquet, train-00001-of-00004.parquet, as"),
+        ("garbage", "{root}/train.parquet can't be read: it is no table"),
+        ("garbage to test with", "{root}/test.parquet can't be read: it is no table"),
+        ("a pointer", "{root}/train.parquet can't be read: a Git LFS pointer; git lfs pull"),
+        ("no file", "{root}/test/data-00001-of-00002.arrow can't be read: No such file"),
+        ("labels in some files", "{root}/test-1.parquet can't be read: it has no column label"),
         ("one part saved", "expected what a DatasetDict"),
         ("a part saved is gone", "is not whole"),
     ],
@@ -194,8 +230,30 @@ def test_what_is_no_data_set_is_refused_with_the_culprit_named(tmp_path, how, sa
         case "a name too many":
             named = {split: [(content, "cd"[label]) for content, label in each] for split, each in rows.items()}
             write(tmp_path, named | {"test": [(png(9, 9, 9), "f")]}, names=())
+        case "no label":
+            write(tmp_path, {"train": [*rows["train"], (png(9, 9, 9), None)], "test": rows["test"]})
+        case "a label of nothing":
+            write(tmp_path, rows | {"test": [*rows["test"], (png(9, 9, 9), -1)]})
+        case "a file too few":
+            (usual(tmp_path, shards=3) / "data" / "train-00001-of-00003.parquet").unlink()
+        case "files of older names too few":
+            usual(tmp_path, shards=4, form="{split}-{shard:05}-of-{shards:05}-0a1b2c3d4e5f6789.parquet")
+            for shard in range(2):
+                (tmp_path / f"train-{shard:05}-of-00004-0a1b2c3d4e5f6789.parquet").unlink()
         case "garbage":
             (tmp_path / "train.parquet").write_bytes(b"no table")
+        case "garbage to test with":
+            usual(tmp_path, form="{split}.parquet")
+            (tmp_path / "test.parquet").write_bytes(b"no table")
+        case "a pointer":
+            usual(tmp_path, form="{split}.parquet")
+            (tmp_path / "train.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+        case "no file":
+            tmp_path = save_to_disk(tmp_path / "saved", rows)
+            (tmp_path / "test" / "data-00001-of-00002.arrow").unlink()
+        case "labels in some files":
+            usual(tmp_path, shards=2, form="{split}-{shard}.parquet")
+            pa.parquet.write_table(table(rows["test"]).drop_columns("label"), tmp_path / "test-1.parquet")
         case "one part saved":
             (tmp_path / "state.json").write_text("{}")
         case "a part saved is gone":
@@ -203,22 +261,55 @@ def test_what_is_no_data_set_is_refused_with_the_culprit_named(tmp_path, how, sa
             tmp_path /= "saved"
     with pytest.raises(DataError) as refused:
         opened(tmp_path)
-    assert said in str(refused.value) and str(tmp_path) in str(refused.value)
+    assert said.format(root=tmp_path) in str(refused.value) and str(tmp_path) in str(refused.value)
 
 
-def test_facts_are_remembered_until_a_table_changes(tmp_path, monkeypatch):
+@pytest.fixture
+def remembering(tmp_path, monkeypatch):
+    """All facts are kept, of files however new."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("raysp.data.remembered.WORTH_S", 0.0)
-    root = usual(tmp_path / "data")
-    for file in root.rglob("*.parquet"):
-        os.utime(file, (1e9, 1e9))
     monkeypatch.setattr("raysp.data.remembered.SETTLED_S", -1e9)
+
+
+@pytest.mark.usefixtures("remembering")
+def test_facts_are_remembered_until_a_table_changes(tmp_path, monkeypatch):
+    root = usual(tmp_path / "data")
     first = opened(root).config
     read = []
-    monkeypatch.setattr("raysp.data.tables.Row.read_bytes", lambda row: read.append(row) or b"")
-    assert opened(root).config == first and not read
-    monkeypatch.undo()
-    assert opened(write(root, {"test": pictures(4, 2)})).config != first
+    with monkeypatch.context() as patch:
+        patch.setattr("raysp.data.tables.Row.read_bytes", lambda row: read.append(row) or b"")
+        assert opened(root).config == first and not read
+    changed = opened(write(root, {"test": pictures(3, 2)})).config
+    assert changed != first and changed == opened(write(usual(tmp_path / "new"), {"test": pictures(3, 2)})).config
+
+
+@pytest.mark.usefixtures("remembering")
+def test_facts_are_of_a_column_and_a_place_in_a_table(tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    for split, rows in usual_rows().items():
+        others = table([(png(7, 7, row), label) for row, (_, label) in enumerate(rows)])
+        made = table(rows, image="left").append_column("right", others.column("image"))
+        pa.parquet.write_table(made, root / f"{split}.parquet")
+    left, right, again = (opened(root, image=image).config for image in ("left", "right", "left"))
+    assert left == again and left != right
+    root = write(tmp_path / "more", {"train": pictures(12, 0), "test": pictures(3, 1)}, form="{split}/1.parquet")
+    opened(root)
+    both = {
+        split: opened(write(path, {"train": pictures(2, 3)}, form="{split}/0.parquet")).config
+        for split, path in (("seen before", root), ("new", usual(tmp_path / "unseen", form="{split}/1.parquet")))
+    }
+    assert both["seen before"] == both["new"], "the rows of a table have moved in the part"
+
+
+@pytest.mark.usefixtures("remembering")
+def test_a_picture_beside_a_table_is_read_anew(tmp_path):
+    root = write_beside(tmp_path / "data", usual_rows())
+    first = opened(root).config
+    assert opened(root).config == first
+    (root / "test-0.png").write_bytes(png(9, 9, 9))
+    assert opened(root).config != first
 
 
 OPEN = """
@@ -236,7 +327,8 @@ except ValueError as error:
 
 
 def open_by_name(tmp_path, **environment):
-    known = os.environ | {"HF_HOME": str(tmp_path / "hf"), "XDG_CACHE_HOME": str(tmp_path)} | environment
+    known = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    known |= {"HF_HOME": str(tmp_path / "hf"), "XDG_CACHE_HOME": str(tmp_path)} | environment
     begun = time.monotonic()
     ended = subprocess.run([sys.executable, "-c", OPEN], capture_output=True, text=True, env=known, timeout=120)
     return ended, time.monotonic() - begun
@@ -247,6 +339,7 @@ def open_by_name(tmp_path, **environment):
     [
         ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "http://127.0.0.1:9 can't be reached"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9/no address"}, "no address can't be reached"),
     ],
 )
 def test_a_name_on_a_hub_that_can_not_be_reached_is_refused_within_seconds(tmp_path, environment, said):
@@ -255,6 +348,39 @@ def test_a_name_on_a_hub_that_can_not_be_reached_is_refused_within_seconds(tmp_p
     assert ended.returncode == 1 and took < 30
     assert said in ended.stderr and "HF_HOME" in ended.stderr and "me/pictures" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_download_that_ends_in_the_middle_is_refused_without_a_traceback(monkeypatch):
+    hub = pytest.importorskip("huggingface_hub", reason="the extra huggingface isn't installed")
+
+    class ReadError(Exception):
+        """As httpx's, which is neither an OSError nor a ValueError."""
+
+    def end(*args, **options):
+        raise ReadError("the peer closed the connection")
+
+    monkeypatch.setattr("raysp.data.hub._is_reached", lambda endpoint: True)
+    monkeypatch.setattr(hub, "list_repo_files", lambda *args, **options: ["train.parquet"])
+    monkeypatch.setattr(hub, "snapshot_download", end)
+    with pytest.raises(
+        DataError, match=r"me/pictures can't be downloaded from \S+ \(the peer closed the connection\); the same command"
+    ):
+        opened("me/pictures")
+
+
+def test_of_several_data_sets_on_the_hub_none_is_downloaded_before_one_is_named(tmp_path, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub", reason="the extra huggingface isn't installed")
+    usual(tmp_path / "fine", form="{split}.parquet")
+    files = ["README.md", *(f"{name}/{split}.parquet" for name in ("fine", "plain") for split in ("train", "test"))]
+    asked = []
+    monkeypatch.setattr("raysp.data.hub._is_reached", lambda endpoint: True)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "list_repo_files", lambda *args, **options: files)
+    monkeypatch.setattr(hub, "snapshot_download", lambda *args, **options: asked.append(options["allow_patterns"]) or tmp_path)
+    with pytest.raises(DataError, match="me/pictures on the Hub holds several data sets: fine, plain; name one"):
+        opened("me/pictures")
+    assert not asked
+    assert load_splits(opened("me/pictures/fine")).classes == ("cat", "dog") and asked == [["fine/*.parquet"]]
 
 
 def test_a_hub_that_never_answers_is_refused_within_seconds(tmp_path):

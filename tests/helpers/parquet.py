@@ -51,6 +51,19 @@ def usual(root, **options):
     return write(root, {"train": pictures(12, 0), "test": pictures(3, 1)}, **options)
 
 
+def write_beside(root, splits, name="{split}-{row}.png"):
+    """Write splits as Parquet files whose rows name a picture's file, below the same directory."""
+    root.mkdir()
+    for split, rows in splits.items():
+        made = table(rows)
+        paths = [name.format(split=split, row=row) for row in range(len(rows))]
+        for path, (content, _) in zip(paths, rows, strict=True):
+            (root / path).write_bytes(content)
+        images = pa.array([{"bytes": None, "path": path} for path in paths], made.schema.field("image").type)
+        pq.write_table(made.set_column(0, made.schema.field("image"), images), root / f"{split}.parquet")
+    return root
+
+
 def save_to_disk(root, splits, names=CLASSES):
     """Write splits as `DatasetDict.save_to_disk` does, two Arrow files for each."""
     root.mkdir()

@@ -62,11 +62,18 @@ def list_huggingface(place: str, columns: Columns) -> Listing:
         FolderError: it isn't there, can't be reached, has no part to train on or to test with, or its columns can't be told.
     """
     root = from_home(place)
-    files = _files_of(root if root.is_dir() else fetch(place, lambda names: _by_split(names, f"{place} on the Hub")))
     try:
-        return _listing(files, columns)
+        found = root if root.is_dir() else fetch(place, lambda names: _by_split(names, f"{place} on the Hub"))
+        return _listing(_files_of(found), columns)
+    except FolderError:
+        raise
     except OSError as error:
         raise _unreadable(error) from None
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+        raise FolderError(
+            f"{place}: its description, or a table's, is damaged ({error!r:.160}); expected what the package `datasets` writes, "
+            "such as by to_parquet"
+        ) from None
 
 
 def _unreadable(error: OSError) -> FolderError:

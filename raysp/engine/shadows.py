@@ -12,8 +12,8 @@ from pathlib import Path
 
 PACKAGES = (
     "filelock", "fsspec", "itables", "jinja2", "markupsafe", "matplotlib", "moocore", "numpy", "optuna", "pandas",
-    "PIL", "plotly", "pyarrow", "ray", "rich", "safetensors", "scipy", "sklearn", "tabulate", "torch", "torchvision",
-    "tyro", "upath", "yaml",
+    "PIL", "plotly", "pyarrow", "ray", "rich", "safetensors", "scipy", "sklearn", "tabulate", "tensorboardX", "torch",
+    "torchvision", "tyro", "upath", "yaml",
 )  # fmt: skip
 """What raysp imports, by the names of their modules."""
 

@@ -6,14 +6,17 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from parquet import opened, pictures, png, save_to_disk, table, usual, write, write_beside
 from PIL import Image
 
-from raysp.data.huggingface import Columns
+from raysp.data.huggingface import Columns, list_huggingface
+from raysp.data.listing import FolderError
 from raysp.data.sources import DataError, load_splits, open_source, part_sizes
 
 
@@ -408,3 +411,14 @@ def test_a_name_without_the_package_says_what_to_install(tmp_path, monkeypatch):
         opened("me/pictures")
     with pytest.raises(DataError, match="no directory /nowhere/at/all"):
         opened("/nowhere/at/all")
+
+
+@pytest.mark.parametrize(
+    "told", ["[]", "null", '{"info": null}', '{"info": {"features": []}}', "{", '{"info": {"features": null}}']
+)
+def test_a_damaged_description_is_told_in_a_line_or_done_without(tmp_path, told):
+    usual(tmp_path / "set")
+    for path in (tmp_path / "set").rglob("*.parquet"):
+        pq.write_table(pq.read_table(path).replace_schema_metadata({"huggingface": told}), path)
+    with suppress(FolderError):
+        list_huggingface(str(tmp_path / "set"), Columns())

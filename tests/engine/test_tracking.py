@@ -298,7 +298,7 @@ def test_an_interrupted_sweep_does_not_wait_for_a_tracker_that_hangs(tmp_path, m
     (tmp_path / "hangs").mkdir()
     os.mkfifo(tmp_path / "hangs" / "tensorboardX.py")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'hangs'}:{os.environ.get('PYTHONPATH', '')}")
-    monkeypatch.setenv("TOY_EPOCH_S", "0.5")
+    monkeypatch.setenv("TOY_EPOCH_S", "3")
     going = subprocess.Popen(sweep("--inline", "--track", "tensorboard:tb"), stdout=subprocess.PIPE, text=True)
     wait_for(lambda: list(tmp_path.glob("run/stages/*/checkpoint*")))
     going.send_signal(signal.SIGINT)

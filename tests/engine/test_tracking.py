@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -299,11 +300,13 @@ def test_an_interrupted_sweep_does_not_wait_for_a_tracker_that_hangs(tmp_path, m
     os.mkfifo(tmp_path / "hangs" / "tensorboardX.py")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'hangs'}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("TOY_EPOCH_S", "3")
-    going = subprocess.Popen(sweep("--inline", "--track", "tensorboard:tb"), stdout=subprocess.PIPE, text=True)
-    wait_for(lambda: list(tmp_path.glob("run/stages/*/checkpoint*")))
-    going.send_signal(signal.SIGINT)
-    begun = time.monotonic()
-    going.communicate(timeout=60)
+    take_notice = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # where this runs in the background
+    command = sweep("--inline", "--track", "tensorboard:tb")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=take_notice) as going:
+        wait_for(lambda: list(tmp_path.glob("run/stages/*/checkpoint*")))
+        going.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        going.communicate(timeout=60)
     assert going.returncode == 130 and time.monotonic() - begun < 14
 
 

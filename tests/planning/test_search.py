@@ -13,7 +13,7 @@ from raysp.data.sources import open_source
 from raysp.engine.crowd import Trial
 from raysp.engine.options import RunOptions
 from raysp.engine.progress import Progress
-from raysp.engine.ray import cluster
+from raysp.engine.ray import cluster, connection
 from raysp.engine.sweep import BrokenOff, _runner, run_sweep
 from raysp.planning.proposals import Search, SearchQueue, objectives_of, proposed, read_proposals, write_proposals
 from raysp.planning.tune_searchers import TuneAlgorithm
@@ -234,7 +234,7 @@ def test_a_disk_that_fills_up_under_the_proposals_breaks_off_what_is_running(tmp
 
 
 def test_a_search_asks_a_cluster_that_can_grow_for_more_than_it_has(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "connect", lambda *arguments, **options: nullcontext())
+    monkeypatch.setattr(connection, "connect", lambda *arguments, **options: nullcontext())
     monkeypatch.setattr(cluster, "LOOK_EVERY_S", 0.0)
     there, possible = [{"CPU": 1.0}], [{"CPU": 1.0}] * 3
     monkeypatch.setattr(cluster, "alive_nodes", lambda: there)

@@ -14,7 +14,8 @@ import importlib, json, pkgutil, runpy, sys
 
 for package in ("raysp", "analysis", "sweeps"):
     for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
-        if not module.name.endswith("__main__"):
+        # A tracker's own module is imported in that tracker's process alone.
+        if not module.name.endswith("__main__") and ".tracking.to_" not in module.name:
             importlib.import_module(module.name)
 for sys.argv in json.loads(sys.argv[1]):
     status = 0
@@ -24,7 +25,7 @@ for sys.argv in json.loads(sys.argv[1]):
         status = end.code
     print("status", status, flush=True)
 """
-"""Imports all modules, then runs several command lines: a process for each would import torch and Ray anew."""
+"""Imports all modules but trackers', then runs several command lines: a process for each would import torch and Ray anew."""
 NEEDS = {
     (
         "--measure-pi",

@@ -269,7 +269,7 @@ def test_a_server_that_never_answers_costs_seconds_at_the_end(tmp_path, console,
 
 def test_a_tracker_that_hangs_is_left_behind(tmp_path, console, monkeypatch):
     monkeypatch.setattr("raysp.engine.tracking.feed.QUIET_S", 2.0)
-    os.mkfifo(tmp_path / "tensorboardX.py")  # importing it never ends
+    (tmp_path / "tensorboardX.py").write_text("import time\ntime.sleep(600)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     begun = time.monotonic()
     outcome = run([toy()], tmp_path / "run", console, "tensorboard:tb")
@@ -297,7 +297,7 @@ def test_a_tracker_whose_process_can_not_begin_is_a_note(tmp_path, console, monk
 
 def test_an_interrupted_sweep_does_not_wait_for_a_tracker_that_hangs(tmp_path, monkeypatch):
     (tmp_path / "hangs").mkdir()
-    os.mkfifo(tmp_path / "hangs" / "tensorboardX.py")
+    (tmp_path / "hangs" / "tensorboardX.py").write_text("import time\ntime.sleep(600)\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'hangs'}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("TOY_EPOCH_S", "3")
     take_notice = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # where this runs in the background
@@ -327,7 +327,7 @@ def test_a_tracker_that_is_told_to_end_rolls_back(tmp_path):
 
 def test_a_tracker_that_hangs_does_not_outlive_its_sweep_for_long(tmp_path):
     (tmp_path / "hangs").mkdir()
-    os.mkfifo(tmp_path / "hangs" / "tensorboardX.py")
+    (tmp_path / "hangs" / "tensorboardX.py").write_text("import time\ntime.sleep(600)\n")
     program = "from raysp.engine.tracking import process; process.END_S = 0.5; process.main()"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "hangs"), *sys.path])}
     command = [sys.executable, "-P", "-c", program, "tensorboard"]

@@ -1,11 +1,6 @@
 """Data sets of Hugging Face's layouts."""
 
 import io
-import os
-import socket
-import subprocess
-import sys
-import time
 from contextlib import suppress
 
 import numpy as np
@@ -313,104 +308,6 @@ def test_a_picture_beside_a_table_is_read_anew(tmp_path):
     assert opened(root).config == first
     (root / "test-0.png").write_bytes(png(9, 9, 9))
     assert opened(root).config != first
-
-
-OPEN = """
-import sys
-from pathlib import Path
-
-from raysp.data.sources import open_source
-
-try:
-    print(open_source("huggingface:me/pictures", 8, Path()).config.fingerprint)
-except ValueError as error:
-    sys.exit(str(error))
-"""
-"""A program of its own, since the Hub's package reads the environment once."""
-
-
-def open_by_name(tmp_path, **environment):
-    known = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    known |= {"HF_HOME": str(tmp_path / "hf"), "XDG_CACHE_HOME": str(tmp_path)} | environment
-    begun = time.monotonic()
-    ended = subprocess.run([sys.executable, "-c", OPEN], capture_output=True, text=True, env=known, timeout=120)
-    return ended, time.monotonic() - begun
-
-
-@pytest.mark.parametrize(
-    ("environment", "said"),
-    [
-        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
-        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "http://127.0.0.1:9 can't be reached"),
-        ({"HF_ENDPOINT": "http://127.0.0.1:9/no address"}, "no address can't be reached"),
-    ],
-)
-def test_a_name_on_a_hub_that_can_not_be_reached_is_refused_within_seconds(tmp_path, environment, said):
-    pytest.importorskip("huggingface_hub", reason="the extra huggingface isn't installed")
-    ended, took = open_by_name(tmp_path, **environment)
-    assert ended.returncode == 1 and took < 30
-    assert said in ended.stderr and "HF_HOME" in ended.stderr and "me/pictures" in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
-def test_a_download_that_ends_in_the_middle_is_refused_without_a_traceback(monkeypatch):
-    hub = pytest.importorskip("huggingface_hub", reason="the extra huggingface isn't installed")
-
-    class ReadError(Exception):
-        """As httpx's, which is neither an OSError nor a ValueError."""
-
-    def end(*args, **options):
-        raise ReadError("the peer closed the connection")
-
-    monkeypatch.setattr("raysp.data.hub._is_reached", lambda endpoint: True)
-    monkeypatch.setattr(hub, "list_repo_files", lambda *args, **options: ["train.parquet"])
-    monkeypatch.setattr(hub, "snapshot_download", end)
-    with pytest.raises(
-        DataError, match=r"me/pictures can't be downloaded from \S+ \(the peer closed the connection\); the same command"
-    ):
-        opened("me/pictures")
-
-
-def test_of_several_data_sets_on_the_hub_none_is_downloaded_before_one_is_named(tmp_path, monkeypatch):
-    hub = pytest.importorskip("huggingface_hub", reason="the extra huggingface isn't installed")
-    usual(tmp_path / "fine", form="{split}.parquet")
-    files = ["README.md", *(f"{name}/{split}.parquet" for name in ("fine", "plain") for split in ("train", "test"))]
-    asked = []
-    monkeypatch.setattr("raysp.data.hub._is_reached", lambda endpoint: True)
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "list_repo_files", lambda *args, **options: files)
-    monkeypatch.setattr(hub, "snapshot_download", lambda *args, **options: asked.append(options["allow_patterns"]) or tmp_path)
-    with pytest.raises(DataError, match="me/pictures on the Hub holds several data sets: fine, plain; name one"):
-        opened("me/pictures")
-    assert not asked
-    assert load_splits(opened("me/pictures/fine")).classes == ("cat", "dog") and asked == [["fine/*.parquet"]]
-
-
-def test_a_hub_that_never_answers_is_refused_within_seconds(tmp_path):
-    pytest.importorskip("huggingface_hub", reason="the extra huggingface isn't installed")
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        ended, took = open_by_name(tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
-    assert "can't be reached" in ended.stderr and took < 30
-
-
-def test_a_name_that_is_in_the_cache_needs_no_network(tmp_path):
-    pytest.importorskip("huggingface_hub", reason="the extra huggingface isn't installed")
-    kept = tmp_path / "hf" / "hub" / "datasets--me--pictures"
-    usual(kept / "snapshots" / ("0" * 40))
-    (kept / "refs").mkdir()
-    (kept / "refs" / "main").write_text("0" * 40)
-    ended, _ = open_by_name(tmp_path, HF_HUB_OFFLINE="1")
-    assert ended.stdout.strip() == opened(usual(tmp_path / "here")).config.fingerprint, ended.stderr
-
-
-def test_a_name_without_the_package_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr("raysp.data.hub.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"no directory me/pictures; .* pip install -e '\.\[huggingface\]'"):
-        opened("me/pictures")
-    with pytest.raises(DataError, match="no directory /nowhere/at/all"):
-        opened("/nowhere/at/all")
 
 
 @pytest.mark.parametrize(

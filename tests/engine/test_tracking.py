@@ -2,7 +2,6 @@
 
 import json
 import os
-import queue
 import signal
 import socket
 import struct
@@ -13,7 +12,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
-from mlflow_server import Kept, serving
+from mlflow_server import OPEN, Kept, serving
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 from toy import HELPERS, diamond, toy, twins
@@ -22,7 +21,6 @@ from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
 from raysp.engine.tracking.feed import flat, numbers_of
 from raysp.engine.tracking.interface import Ending, Refused, Run
-from raysp.engine.tracking.process import Sender
 from raysp.planning.plan import Plan
 from raysp.store.records import Store
 
@@ -404,68 +402,6 @@ for _ in range(2):
         said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True).stdout
     assert said.count("refused") == 2 and "in use" not in said
     assert not list(tmp_path.glob("wandb/run-*"))
-
-
-class Fake:
-    """A tracker that fails as it is told, and keeps what it takes."""
-
-    def __init__(self, *failures):
-        self.failures, self.taken = list(failures), []
-
-    def _take(self, what):
-        if self.failures and (failure := self.failures.pop(0)):
-            raise failure
-        self.taken.append(what)
-
-    def open(self, run):
-        self._take("open")
-        return 1
-
-    def epoch(self, run, epoch, figures):
-        self._take(epoch)
-
-    def close(self, run, ending):
-        self._take(ending.status)
-
-
-def send(fake, *lines):
-    told, waiting = [], queue.SimpleQueue()
-    for line in (*lines, None):
-        waiting.put(line)
-    Sender(lambda: fake, told.append).run(waiting)
-    return told
-
-
-OPEN = {"do": "open", "run": {"id": "1", "name": "n", "kind": "k", "label": "l", "sweep": "s"}}
-CLOSE = {"do": "close", "id": "1", "ending": {"status": "done"}}
-EPOCHS = [{"do": "epoch", "id": "1", "epoch": epoch, "figures": {}} for epoch in (1, 2, 3)]
-
-
-def test_epochs_that_a_run_holds_are_not_sent_again():
-    fake = Fake()
-    assert send(fake, OPEN, *EPOCHS, CLOSE)[-1] == {"left": 0, "ended": True}
-    assert fake.taken == ["open", 2, 3, "done"]
-
-
-def test_what_is_open_in_the_end_was_interrupted():
-    fake = Fake()
-    send(fake, OPEN, EPOCHS[1])
-    assert fake.taken == ["open", 2, "interrupted"]
-
-
-def test_what_is_refused_is_left_out_and_what_can_not_be_sent_is_sent_again():
-    fake = Fake(None, Refused("no"))
-    assert [each for each in send(fake, OPEN, *EPOCHS, CLOSE) if "trouble" in each] == [{"trouble": "no", "refused": True}]
-    assert fake.taken == ["open", 3, "done"]
-    fake = Fake(None, OSError("away"))
-    send(fake, OPEN, *EPOCHS, CLOSE)
-    assert fake.taken == ["open", 2, 3, "done"]
-
-
-def test_a_secret_of_the_environment_is_not_told(monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", "hunter22")
-    told = send(Fake(OSError("http://me:pw@host: hunter22 is no key")), OPEN)
-    assert "hunter22" not in json.dumps(told) and "pw" not in json.dumps(told)
 
 
 def test_a_console_that_is_closed_does_no_harm(tmp_path):

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+OPEN = {"do": "open", "run": {"id": "1", "name": "n", "kind": "k", "label": "l", "sweep": "s"}}
+"""What a tracker's process is told when a stage begins."""
+
 
 class Kept:
     """What a server was told, which another of the same place may go on with."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from networks import gated
 from rich.console import Console
+from servers import wait_until_it_listens
 from toy import HELPERS, diamond, toy
 
 import raysp
@@ -50,14 +51,7 @@ def server():
         patch.setattr(location, "TRY_AGAIN_AFTER_S", (0.2, 0.5))
         for name, value in settings.items():
             patch.setenv(name, value)
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < deadline
-                time.sleep(0.1)
+        wait_until_it_listens(port, process)
         locate("s3://runs").fs.mkdir("runs")
         yield
     process.terminate()

@@ -3,10 +3,10 @@
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 
 import pytest
+from servers import wait_until_it_listens
 from toy import HELPERS
 
 from raysp.command.doctor import page
@@ -30,14 +30,7 @@ def server():
         port = probe.getsockname()[1]
     command = [sys.executable, str(HELPERS / "s3_habits.py"), str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            break
-        except OSError:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
+    wait_until_it_listens(port, process)
     yield f"http://127.0.0.1:{port}"
     process.terminate()
     process.wait()

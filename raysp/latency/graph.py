@@ -98,7 +98,7 @@ def _unusual(module: nn.Module | None, size: tuple[int, ...]) -> bool:
     if isinstance(module, nn.AvgPool2d):
         kernel, stride, padding = map(_pair, (module.kernel_size, module.stride, module.padding))
         whole = kernel[0] == kernel[1] and all(length % kernel[0] == 0 for length in size)
-        return not whole or kernel != stride or padding != (0, 0)
+        return not whole or (kernel != stride and kernel != size) or padding != (0, 0)  # one cell has no next one
     if isinstance(module, nn.AdaptiveAvgPool2d):
         return _pair(module.output_size) != (1, 1)
     return isinstance(module, nn.MaxPool2d) and _pair(module.dilation) != (1, 1)

@@ -10,6 +10,7 @@ import json
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,19 @@ def _own(spec: str, sizes: dict[str, int]) -> Any:
     except ValueError as error:
         raise ValueError(f"--model {spec}: {name} doesn't say what it takes; expected a function of yours") from error
     anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
-    return _called(spec, lambda: function(**{key: value for key, value in sizes.items() if anything or key in taken}))
+    given = {key: value for key, value in sizes.items() if anything or key in taken}
+    return _called(spec, lambda: _with_what_it_takes(function, given, set(taken)))
+
+
+def _with_what_it_takes(function: Callable[..., Any], given: dict[str, int], named: set[str]) -> Any:
+    """Call a function. Where its `**kwargs` lead, no signature says: what is refused there is left out."""
+    try:
+        return function(**given)
+    except TypeError as error:
+        refused = {key for key in given if key not in named and f"unexpected keyword argument '{key}'" in str(error)}
+        if not refused:
+            raise
+    return _with_what_it_takes(function, {key: value for key, value in given.items() if key not in refused}, named)
 
 
 def _called(spec: str, call: Any) -> Any:
@@ -157,5 +170,5 @@ def _called(spec: str, call: Any) -> Any:
 
 def _told(error: BaseException) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    text = str(error).splitlines()[0] if str(error) else ""
+    text = str(error).splitlines()[0] if str(error) else frame.line or ""  # a bare assertion says nothing
     return f"{type(error).__name__}: {text:.300} ({frame.filename}:{frame.lineno})"

@@ -27,6 +27,10 @@ def test_a_function_gets_what_it_takes_and_its_network_is_known_by_what_it_does(
     assert [layer.name for layer in one.relu_layers()] == ["relu", "relu_1", "relu_2", "relu_3", "relu_4"]
 
 
+def test_a_function_that_passes_on_whatever_it_gets_gets_what_is_taken_there(here):
+    assert text_of(open_network("ownnet:passes_on", **SIZES)) == text_of(open_network("ownnet:build", **SIZES))
+
+
 def test_what_a_constructor_draws_counts_for_nothing(here):
     torch.manual_seed(0)
     before = torch.get_rng_state()
@@ -57,6 +61,7 @@ def test_a_network_is_built_from_its_text_where_its_source_is_not(here, tmp_path
     [
         ("nowhere:build", "there is no module nowhere in"),
         ("nowhere.deep:build", "there is no module nowhere.deep in"),
+        ("ownnet:asserts", "AssertionError: assert num_classes == 100"),
         ("ownnet:nothing", r"ownnet \(.*ownnet.py\) has no function nothing"),
         ("ownnet:number", r"ownnet \(.*ownnet.py\) has no function number"),
         ("ownnet:network", "network is a network; expected a function that builds one"),

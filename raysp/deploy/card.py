@@ -5,11 +5,13 @@ what was measured is told apart.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from raysp.data.pictures import PREPARATION
+from raysp.latency.known import packaged
+from raysp.latency.prediction import predict
 from raysp.models.costs import count_costs, estimate_delphi
 from raysp.models.exits import FINAL
 from raysp.models.files import checked_weights
@@ -53,6 +55,7 @@ def card_of(
             "width": model.width,
             "exit": exit,
             "classes": model.num_classes,
+            "class_names": _class_names(record, directory, model.num_classes),
             "input": {
                 "shape": ["images", model.in_channels, model.image_size, model.image_size],
                 "normalisation": "images in [0, 1], minus mean, divided by std, per channel",
@@ -71,6 +74,7 @@ def card_of(
         "costs_per_image": {
             "counted": costs.totals(),
             "estimated": estimate_delphi(costs.relus, costs.macs, layers),
+            "predicted": _predicted(model, exit),
             "measured": [
                 {"protocol": f"{m.protocol}: {MEANING[m.protocol]}", "time_s": m.time_s, "bytes": m.bytes}
                 for m in measured
@@ -98,16 +102,43 @@ def _preparation(channels: int) -> dict[str, str]:
     return {**PREPARATION, **grey}
 
 
+def _predicted(model: Network, exit_name: str) -> dict[str, Any] | str:
+    """What the package's calibrations tell of it: see `raysp.latency.prediction`."""
+    try:
+        told = predict(model, exit_name, packaged())
+    except ValueError as error:  # a layer that can't be told, or that no engine runs
+        return f"{NOT_KNOWN}: {error}"
+    return {
+        "warm_s": told.time_s,
+        "bytes": round(told.bytes),
+        "round_trips": round(told.round_trips),
+        **{f"{link}_s": seconds for link, seconds in told.modelled_s.items()},
+        "calibration": told.calibration,
+        "fitted_layers": list(told.fitted),
+    }
+
+
+def _baseline_of(record: Mapping[str, Any], directory: Location) -> Mapping[str, Any]:
+    """The record of the all-ReLU network that a stage stands on; empty if it isn't there."""
+    if not (parent := record.get("parents", {}).get("baseline")):
+        return record
+    path = directory.parent / label_of(parent) / RECORD
+    return (read_record(path) if exists(path) else None) or {}
+
+
+def _class_names(record: Mapping[str, Any], directory: Location, num_classes: int) -> list[str] | str:
+    """In the order of the network's outputs."""
+    names: list[str] = _baseline_of(record, directory).get("metrics", {}).get(NAMES, [])
+    return names if len(names) == num_classes else NOT_KNOWN
+
+
 def _worst_class(record: Mapping[str, Any], exit_name: str, directory: Location) -> dict[str, Any] | str:
     """The class with the lowest test accuracy, and what it has lost against the all-ReLU network, as far as that is known."""
     percent = percent_of(record.get("metrics", {}), exit_name)
     worst = worst_class(percent)
     if worst is None:
         return NOT_KNOWN
-    baseline: Mapping[str, Any] = record
-    if parent := record.get("parents", {}).get("baseline"):
-        path = directory.parent / label_of(parent) / RECORD
-        baseline = (read_record(path) if exists(path) else None) or {}
+    baseline = _baseline_of(record, directory)
     names = baseline.get("metrics", {}).get(NAMES, [])
     before = percent_of(baseline.get("metrics", {}), FINAL)
     had = before[worst] if len(before) == len(percent) else None
@@ -134,25 +165,35 @@ def markdown(card: Mapping[str, Any]) -> str:
     """The card for people."""
     model, accuracy = card["model"], card["accuracy_percent"]
     flattered = " These flatter: the test part chose the model." if accuracy["selected_on"] == "test" else ""
-    relus = card["costs_per_image"]["counted"]["relus"]
+    relus, predicted = card["costs_per_image"]["counted"]["relus"], card["costs_per_image"]["predicted"]
+    width = "" if model["width"] is None else f", width {model['width']}"
     lines = [
-        f"# {model['architecture']}, width {model['width']}, {relus:,} ReLUs, exit {model['exit']}",
+        f"# {model['architecture']}{width}, {relus:,} ReLUs, exit {model['exit']}",
         "",
         "Trained for private inference with raysp.",
         "",
-        *_section("Input", {**_without(model["input"], "preparation"), "classes": model["classes"]}),
+        *_section("Input", _without(model["input"], "preparation")),
+        *_section("Output", {"classes": model["classes"], "in this order": _listed(model["class_names"])}),
         *_section("From a picture to the input, in this order", model["input"]["preparation"]),
         *_section("Data", card["data"]),
         *_section("Accuracy in percent", {**accuracy, "worst_class": _worst_line(accuracy["worst_class"])}),
         *([flattered.strip(), ""] if flattered else []),
         *_section("Costs per image, counted", card["costs_per_image"]["counted"]),
         *_section("Costs per image, estimated from DELPHI's published constants", card["costs_per_image"]["estimated"]),
+        *_section(
+            "Costs per image, predicted under CHEETAH from measured layers; over links modelled",
+            {"all": predicted}
+            if isinstance(predicted, str)
+            else _without(predicted, "fitted_layers")
+            | {"layers that were not measured, but fitted": len(predicted["fitted_layers"])},
+        ),
     ]
     for measured in card["costs_per_image"]["measured"]:
         lines += _section("Costs per image, measured", measured)
     lines += _section("What loads it", {"file": card["file"]["name"], **card["file"]["needs"]})
     lines += _section("Check", card["check"])
-    lines += _section("Recipe", {**card["recipe"]["choices"], "preset": card["recipe"]["preset"]})
+    chosen = {name: value for name, value in card["recipe"]["choices"].items() if value is not None}
+    lines += _section("Recipe", {**chosen, "preset": card["recipe"]["preset"]})
     for stage, config in card["recipe"]["stages"].items():
         lines += [f"### Stage {_plain(stage)}", "", "```json", json.dumps(config, indent=1), "```", ""]
     lines += _section("Origin", card["origin"])
@@ -161,6 +202,10 @@ def markdown(card: Mapping[str, Any]) -> str:
 
 def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {each: value for each, value in values.items() if each != name}
+
+
+def _listed(names: Sequence[str] | str) -> str:
+    return names if isinstance(names, str) else ", ".join(names)
 
 
 def _worst_line(worst: Mapping[str, Any] | str) -> str:

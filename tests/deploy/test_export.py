@@ -18,6 +18,8 @@ from toy import toy
 
 from raysp.data.pictures import PREPARATION
 from raysp.deploy.export import export
+from raysp.latency.known import packaged
+from raysp.latency.prediction import predict
 from raysp.models.collapse import collapse
 from raysp.models.costs import count_costs
 from raysp.models.files import checked_weights, metadata_of, save_model
@@ -168,6 +170,32 @@ def test_a_card_says_what_the_worst_class_has_lost(of_baseline, said, tmp_path):
         store.commit(stage, record_of(stage, [row()], parents=parents, metrics=metrics), files)
     export(store.directory(stage), tmp_path / "out", format="torch")
     assert f"- worst class: {said}\n" in (tmp_path / "out" / "card.md").read_text()
+
+
+def test_a_card_names_the_classes_and_says_what_private_inference_will_take(tmp_path):
+    model = networks.gated("resnet18", in_channels=3)
+    baseline, stage = toy(name="baseline", number=1), toy(name="finetune", number=2)
+    names = [f"class {number}" for number in range(model.num_classes)]
+    with Store(root=tmp_path / "run").lock() as store:
+        store.commit(baseline, record_of(baseline, metrics={"classes": names}), {})
+        files = {"weights.safetensors": store.save_weights(stage, model.state_dict(), metadata_of(model))}
+        parents = {"baseline": {"stage": "baseline", "key": baseline.key}}
+        store.commit(stage, record_of(stage, [row()], parents=parents), files)
+    card = export(store.directory(stage), tmp_path / "out", format="torch")
+    assert card["model"]["class_names"] == names
+    told = predict(model, "final", packaged())
+    assert card["costs_per_image"]["predicted"] == {
+        "warm_s": told.time_s,
+        "bytes": round(told.bytes),
+        "round_trips": round(told.round_trips),
+        "lan_s": told.modelled_s["lan"],
+        "wan_s": told.modelled_s["wan"],
+        "calibration": told.calibration,
+        "fitted_layers": list(told.fitted),
+    }
+    text = (tmp_path / "out" / "card.md").read_text()
+    assert "- in this order: class 0, class 1, " in text
+    assert f"- layers that were not measured, but fitted: {len(told.fitted)}\n" in text
 
 
 @pytest.mark.parametrize("there", ["directory", "file", "link"])

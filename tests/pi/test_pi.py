@@ -121,7 +121,7 @@ def test_a_network_cut_at_a_grid_head_is_computed(request, protocol, exit_name):
 
 
 class Unlike(torch.nn.Module):
-    """What the built-in networks don't have: a maximum, a concatenation, groups, a gap in a kernel, biases, one cell with a stride."""
+    """What built-in networks lack: a maximum, a concatenation, groups, a gap in a kernel, biases, one cell with a stride."""
 
     def __init__(self):
         super().__init__()

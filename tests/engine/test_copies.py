@@ -146,7 +146,7 @@ def test_a_disk_that_is_full_ends_the_run_and_blames_no_stage(tmp_path, monkeypa
 
 
 def test_on_ray_too(tmp_path, monkeypatch):
-    from raysp.engine.ray.tune import GraphSearcher
+    from raysp.engine.ray.searcher import GraphSearcher
 
     first, second = stages = twins("", "b")
     run([first], tmp_path)

@@ -41,7 +41,8 @@ from raysp.store.keys import key_of
 from raysp.store.location import Location, Unreachable
 from raysp.store.lock import StoreBusy
 from raysp.store.manifest import manifest_of, write_manifest
-from raysp.store.records import CHECKPOINT, READERS, RECORD, SAME_AS, Store, label_of, read_record
+from raysp.store.record_files import read_record
+from raysp.store.records import CHECKPOINT, READERS, RECORD, SAME_AS, Store, label_of
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import DamagedFile
 from raysp.store.trial import try_out

@@ -14,6 +14,7 @@ import raysp
 from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
 from raysp.planning.plan import inspect
+from raysp.store.record_files import sealed
 from raysp.store.records import Store
 from raysp.store.tensor_files import DamagedFile
 
@@ -88,9 +89,7 @@ def test_a_record_that_names_other_files_is_not_believed(name, tmp_path):
     path = Store(root=tmp_path).directory(stage) / "record.json"
     record = json.loads(path.read_text())
     record["files"] = {name: next(iter(record["files"].values()))}
-    from raysp.store.records import _record_digest
-
-    path.write_text(json.dumps(record | {"sha256": _record_digest({k: v for k, v in record.items() if k != "sha256"})}))
+    path.write_bytes(sealed({name: value for name, value in record.items() if name != "sha256"}))
     with pytest.raises(DamagedFile, match="not the name of a weights file"):
         Store(root=tmp_path).read(stage)
 

@@ -21,7 +21,8 @@ from raysp.engine.ray.causes import last_error, low_memory
 from raysp.engine.ray.cluster import Slots
 from raysp.engine.ray.trial import Job
 from raysp.planning.plan import JobQueue
-from raysp.store.records import RECORD, NoLongerOwner, read_record
+from raysp.store.record_files import read_record
+from raysp.store.records import RECORD, NoLongerOwner
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import DamagedFile
 

@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from raysp.engine import mps
 
@@ -68,10 +68,8 @@ def lives(program):
 
 
 def wait_until_ended(program):
-    deadline = time.monotonic() + 20
-    while lives(program) or Path((program / "directory").read_text().strip()).exists():
-        assert time.monotonic() < deadline, "the daemon, or its directory, is still there"
-        time.sleep(0.05)
+    """Until neither the daemon nor its directory is left."""
+    wait_for(lambda: not lives(program) and not Path((program / "directory").read_text().strip()).exists(), 20)
 
 
 def test_it_is_there_for_the_block(program, monkeypatch):

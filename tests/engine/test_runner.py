@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 from toy import HELPERS, diamond, toy
+from waiting import wait_for
 
 from analysis.report import write_report
 from raysp.engine import sweep
@@ -211,10 +212,7 @@ def test_ctrl_c_ends_quickly_and_leaves_no_process(tmp_path):
     take_notice = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     devnull = subprocess.DEVNULL
     driver = subprocess.Popen(command, env=environment, stdout=devnull, stderr=devnull, preexec_fn=take_notice)
-    deadline = time.monotonic() + 90
-    while not log.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(log.exists, 90, driver)
     driver.send_signal(signal.SIGINT)
     assert driver.wait(timeout=30) != 0
     epochs = log.read_text()

@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import own
 import pandas as pd
 import pytest
 import torch
 from commands import SWEEPS, sweep, sweep_here
+from waiting import wait_for
 
 from raysp import load_model
 from raysp.models.costs import count_costs
@@ -57,10 +57,7 @@ def test_killed_on_ray_and_started_again_it_ends_the_same(here):
     command = [sys.executable, str(SWEEPS / "budget_sweep.py"), *FLAGS, "--address", "local", "--storage", "r"]
     # Only the driver reads the source: no worker is told where it lies.
     process = subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ)
-    deadline = time.monotonic() + 120
-    while not list((here / "r").glob("stages/baseline-*/record.json")):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
+    wait_for(lambda: list((here / "r").glob("stages/baseline-*/record.json")), 120, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = sweep(*FLAGS, "--address", "local", "--storage", "r", cwd=here)

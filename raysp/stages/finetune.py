@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from raysp.engine.context import Context, Parent
 from raysp.methods.choices import AcEnd, AcHead, AcStart, GateStart, Pram, Weights
+from raysp.methods.distillation import TaughtTask
 from raysp.methods.losses import PRAM_LOSSES, distillation_kl
 from raysp.models.collapse import drop_main_branches
 from raysp.models.costs import count_costs
@@ -37,7 +38,6 @@ from raysp.store.stage import Stage, StageResult
 from raysp.training.batches import Batches
 from raysp.training.loop import accuracy, seed_torch, tally, train
 from raysp.training.recipes import GammaSchedule, Recipe, gamma_at
-from raysp.training.task import Task
 
 MAX_BETA = 1e9
 """More is taken for a slip."""
@@ -277,7 +277,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     return StageResult(metrics=metrics, history=trained.history, rows=rows)
 
 
-class FinetuneTask(Task):
+class FinetuneTask(TaughtTask):
     """Equation 2, plus the same KL and CE for every auxiliary classifier (AKD).
 
     Args:
@@ -288,14 +288,8 @@ class FinetuneTask(Task):
     """
 
     def __init__(self, student: Network, teacher: Network, config: FinetuneConfig, *, any_gated: bool) -> None:
-        super().__init__(student)
-        self._config = config
-        self._teacher = teacher.eval().requires_grad_(False)
-        self._any_gated = any_gated
-
-    def networks(self) -> list[Network]:
-        """The student and its teacher."""
-        return [self.model, self._teacher]
+        super().__init__(student, teacher, config.rho)
+        self._config, self._any_gated = config, any_gated
 
     def begin_epoch(self, epoch: int) -> None:
         """Set γ for the epoch."""
@@ -322,7 +316,7 @@ class FinetuneTask(Task):
         output = self.model(images)
         total = output.logits[FINAL].new_zeros(())
         for logits_nk in output.logits.values():
-            distilled = distillation_kl(logits_nk, target.logits[FINAL], config.rho)
+            distilled = distillation_kl(logits_nk, target.logits[FINAL], self._rho)
             total = total + config.kl_weight * distilled + (1.0 - config.kl_weight) * F.cross_entropy(logits_nk, labels)
         if config.beta:
             total = total + config.beta * PRAM_LOSSES[config.pram](output.features, target.features)

@@ -13,8 +13,9 @@ import torch
 from raysp.engine.context import Context
 from raysp.methods.budget import allocate_budget, whole_channels
 from raysp.methods.choices import Granularity, MaskStart, OwnMaskMethod, SnlConfig
+from raysp.methods.distillation import StudentTask
 from raysp.methods.positions import layer_mask
-from raysp.methods.scores import ScoreTask, StudentTask
+from raysp.methods.scores import ScoreTask
 from raysp.methods.snl import SnlTask
 from raysp.models.exits import FINAL
 from raysp.models.network import Network

@@ -1,5 +1,5 @@
-"""Training a student by its frozen all-ReLU (AR) teacher: what the tasks of all mask methods share, and the control that learns no
-mask.
+"""Students of a frozen all-ReLU (AR) teacher: what the tasks of mask methods and fine-tuning share, and the control that learns
+no mask.
 """
 
 from typing import Any

@@ -92,8 +92,7 @@ class FinetuneConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.d_th is not None and not 0 <= self.d_th <= 1:
-            raise ValueError(f"d_th is {self.d_th:g}; expected a share from 0 to 1, or none")
+        self.expect(d_th=(self.d_th is None or 0 <= self.d_th <= 1, "a share from 0 to 1, or none"))
         if self.gate_blocks is not None and (self.d_th is not None or self.gate_blocks < 1):
             raise ValueError(f"gate_blocks is {self.gate_blocks} with d_th {self.d_th}; expected at least 1, and no d_th")
         if self.time_limit is not None and (self.d_th is not None or self.gate_blocks is not None):
@@ -102,16 +101,13 @@ class FinetuneConfig(Config):
                 "which blocks are gated"
             )
         check_gate_epochs(self.gate_epochs, self.recipe.epochs)
-        if list(self.ac_after) != sorted(set(self.ac_after)):
-            raise ValueError(f"ac_after is {self.ac_after}; expected rising stages, each once")
-        if not 0 <= self.kl_weight <= 1:
-            raise ValueError(f"kl_weight is {self.kl_weight:g}; expected a share from 0 to 1")
-        if not 0 <= self.beta <= MAX_BETA:
-            raise ValueError(f"beta is {self.beta:g}; expected 0 to {MAX_BETA:g}")
-        if self.rho <= 0:
-            raise ValueError(f"rho is {self.rho:g}; expected a temperature above 0")
-        if self.budget is not None and self.budget < 1:
-            raise ValueError(f"budget is {self.budget}; expected at least 1 ReLU")
+        self.expect(
+            ac_after=(list(self.ac_after) == sorted(set(self.ac_after)), "rising stages, each once"),
+            kl_weight=(0 <= self.kl_weight <= 1, "a share from 0 to 1"),
+            beta=(0 <= self.beta <= MAX_BETA, f"0 to {MAX_BETA:g}"),
+            rho=(self.rho > 0, "a temperature above 0"),
+            budget=(self.budget is None or self.budget >= 1, "at least 1 ReLU"),
+        )
 
 
 def check_gate_epochs(gate_epochs: int, epochs: int) -> None:

@@ -48,11 +48,11 @@ class SensitivityConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("density", "prune_rate"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name):g}; expected a share above 0 and below 1")
-        if not self.density <= self.max_density < 1:
-            raise ValueError(f"max_density is {self.max_density:g}; expected at least the density, {self.density:g}, and below 1")
+        self.expect(
+            density=(0 < self.density < 1, "a share above 0 and below 1"),
+            prune_rate=(0 < self.prune_rate < 1, "a share above 0 and below 1"),
+            max_density=(self.density <= self.max_density < 1, f"at least the density, {self.density:g}, and below 1"),
+        )
         if self.recipe.optimizer != "sgd" or self.recipe.momentum == 0:
             raise ValueError(
                 f"{self.recipe.optimizer} with momentum {self.recipe.momentum:g}; expected sgd with some, because momentum "

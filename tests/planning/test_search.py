@@ -10,8 +10,8 @@ from rich.console import Console
 from toy import toy
 
 from raysp.data.sources import open_source
-from raysp.engine.crowd import Trial
 from raysp.engine.options import RunOptions
+from raysp.engine.packing.crowd import Trial
 from raysp.engine.progress import Progress
 from raysp.engine.ray import cluster, connection
 from raysp.engine.sweep import BrokenOff, _runner, run_sweep

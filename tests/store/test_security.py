@@ -59,7 +59,7 @@ def _with_weights(directory, marker):
     return directory
 
 
-HANDED_OVER = {ROOT / "raysp" / "engine" / name for name in ("crowd.py", "crowd_member.py")}
+HANDED_OVER = {ROOT / "raysp" / "engine" / "packing" / name for name in ("crowd.py", "member.py")}
 """What a process writes for one that it starts itself, into a directory that is this user's alone."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from waiting import wait_for
 
-from raysp.engine import mps
+from raysp.engine.packing import mps
 
 STAND_IN = r"""#!/bin/sh
 here=$(dirname "$0")
@@ -31,7 +31,8 @@ esac
 """
 DRIVER = """
 import signal, sys, time
-from raysp.engine import mps, termination
+from raysp.engine import termination
+from raysp.engine.packing import mps
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with these two ignored
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 termination.install()

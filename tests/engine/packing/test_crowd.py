@@ -9,7 +9,7 @@ from quick import builder
 from toy import toy
 
 from raysp.data.sources import open_source, part_sizes
-from raysp.engine.packing import crowd
+from raysp.engine.packing import crowd, member
 from raysp.engine.packing.crowd import Trial, measure
 from raysp.engine.packing.rule import Measured
 from raysp.methods.choices import Choice

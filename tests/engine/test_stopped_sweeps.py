@@ -203,18 +203,18 @@ def first_of(twin):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_on_ray_the_same_are_stopped(stopped_root, tmp_path):
+def test_on_ray_the_same_are_stopped(on_ray, stopped_root, tmp_path):
     root, outcome = stopped_root
-    on_ray = swept(tmp_path, inline=False, address="local", max_concurrent=2, gpus_per_stage=0)
-    assert sorted(on_ray.stopped) == sorted(outcome.stopped) and on_ray.ok
+    found = swept(tmp_path, inline=False, address=on_ray.address, max_concurrent=2, gpus_per_stage=0)
+    assert sorted(found.stopped) == sorted(outcome.stopped) and found.ok
     assert accuracies(tmp_path) == accuracies(root)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_on_ray_with_more_slots_than_configurations_all_is_trained(tmp_path):
+def test_on_ray_with_more_slots_than_configurations_all_is_trained(on_ray, tmp_path):
     leaves = grid()[:1]
-    outcome = swept(tmp_path, leaves=leaves, inline=False, address="local", max_concurrent=2, gpus_per_stage=0)
+    outcome = swept(tmp_path, leaves=leaves, inline=False, address=on_ray.address, max_concurrent=2, gpus_per_stage=0)
     assert outcome.ok and not outcome.stopped and Store(root=tmp_path).read(leaves[0])
 
 

@@ -192,7 +192,7 @@ def side_by_side(points: pd.DataFrame, front: pd.DataFrame, estimated: Estimated
         told = {name: order_of(alike, rows, name, costs, accuracy) for name, costs in estimated.costs.items()}
         orders = {name: order for name, order in told.items() if order}
         notes = _notes_of(estimated, rows, orders.values())
-        found.append(SideBySide(dataset=group[0], front=rows, costs=estimated.costs, orders=orders, notes=notes))
+        found.append(SideBySide(dataset=str(group[0]), front=rows, costs=estimated.costs, orders=orders, notes=notes))
     return found
 
 

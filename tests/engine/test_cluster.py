@@ -1,13 +1,12 @@
 """What a stage can have of a cluster, and clusters that can't serve it."""
 
-import os
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
-from toy import HELPERS, toy
+from toy import toy, with_helpers
 
 from raysp.data.sources import load_splits, open_source
 from raysp.engine.options import RunOptions
@@ -139,7 +138,7 @@ def two_nodes():
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])]))
+        patch.setenv("PYTHONPATH", with_helpers())
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         yield made
     made.shutdown()

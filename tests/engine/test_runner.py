@@ -10,7 +10,7 @@ from functools import partial
 import pandas as pd
 import pytest
 from rich.console import Console
-from toy import HELPERS, diamond, toy
+from toy import HELPERS, diamond, toy, with_helpers
 from waiting import wait_for
 
 from analysis.report import write_report
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
 
 @pytest.fixture(autouse=True)
 def _workers_find_the_toys(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(HELPERS))
+    monkeypatch.setenv("PYTHONPATH", with_helpers())
 
 
 def run(leaves, root, options, console=None):

@@ -1,11 +1,10 @@
 """Ray for several tests: a start takes seconds, a connection does not."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from toy import HELPERS
+from toy import with_helpers
 
 from raysp.engine.options import RunOptions
 
@@ -16,7 +15,7 @@ def two_cpus() -> Iterator[RunOptions]:
     from ray.cluster_utils import Cluster  # takes seconds to import
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])]))
+        patch.setenv("PYTHONPATH", with_helpers())
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     try:
         yield RunOptions(address=made.address, gpus_per_stage=0, max_concurrent=2)

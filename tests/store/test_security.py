@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from toy import HELPERS, diamond, toy
+from toy import diamond, toy, with_helpers
 
 import raysp
 from raysp.engine.options import RunOptions
@@ -150,7 +150,7 @@ def test_a_local_ray_asks_for_a_token_and_listens_on_loopback_alone(monkeypatch)
 
     monkeypatch.setenv("LISTENING", str(os.getpid()))
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    monkeypatch.setenv("PYTHONPATH", str(HELPERS))
+    monkeypatch.setenv("PYTHONPATH", with_helpers())
     with connection.connect(connection.find(None), verbose=False):
         ray.get(ray.remote(num_cpus=0)(_nothing).remote())
         addresses = _listening(f"LISTENING={os.getpid()}".encode())

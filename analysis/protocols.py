@@ -6,13 +6,14 @@ the results; a model that can't be estimated is left open, and why is said once.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.pareto import GROUP
 from analysis.predictions import NAMED
 from raysp.latency.estimates.interface import MARK, Counts, Estimate, read_counts
 from raysp.latency.estimates.known import ESTIMATORS
@@ -160,7 +161,42 @@ def _model(front: pd.DataFrame, places: "pd.Series[int]", place: int) -> str:
     return f"{str(there['key'].iloc[0])[:12]} ({there['exit'].iloc[0]}){others}"
 
 
-def notes_of(estimated: Estimated, front: pd.DataFrame, orders: Sequence[Order]) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class SideBySide:
+    """A front's models under several protocols: all that a table of them shows."""
+
+    dataset: str
+    """What they were trained on."""
+    front: pd.DataFrame
+    """The models, of one group of `GROUP`."""
+    costs: Mapping[str, pd.DataFrame]
+    """What each takes, by protocol: `Estimated.costs`."""
+    orders: Mapping[str, Order]
+    """By protocol, where there is one."""
+    notes: Sequence[str]
+    """Paragraphs."""
+
+
+def side_by_side(points: pd.DataFrame, front: pd.DataFrame, estimated: Estimated, accuracy: str) -> list[SideBySide]:
+    """The front's models under several protocols, by group of `GROUP`.
+
+    Args:
+        points: all models.
+        front: those of them that nothing dominates.
+        estimated: what all of them would take.
+        accuracy: by which models are chosen.
+    """
+    found = []
+    for group, rows in front.groupby(list(GROUP), sort=True):
+        alike = points[(points[list(GROUP)] == list(group)).all(axis=1)]
+        told = {name: order_of(alike, rows, name, costs, accuracy) for name, costs in estimated.costs.items()}
+        orders = {name: order for name, order in told.items() if order}
+        notes = _notes_of(estimated, rows, orders.values())
+        found.append(SideBySide(dataset=str(group[0]), front=rows, costs=estimated.costs, orders=orders, notes=notes))
+    return found
+
+
+def _notes_of(estimated: Estimated, front: pd.DataFrame, orders: Iterable[Order]) -> list[str]:
     """What must stand beside estimates: that they are some, what each protocol does to the front's order, where the constants are
     from, and what is missing.
     """

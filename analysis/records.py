@@ -20,7 +20,8 @@ from raysp.store import classes
 from raysp.store.keys import SHORT_KEY_DIGITS
 from raysp.store.location import Location, NotAFile, exists, read
 from raysp.store.manifest import Manifest, read_manifests
-from raysp.store.records import ERROR, READERS, RECORD, RUNGS, Store, label_of, read_rungs
+from raysp.store.record_files import read_rungs
+from raysp.store.records import ERROR, READERS, RECORD, RUNGS, Store, label_of
 from raysp.store.tensor_files import DamagedFile, unreadable
 
 MOST_OF_AN_ERROR = 20_000

@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from analysis.objectives import ACCURACIES, OBJECTIVES, Objective, present
 from analysis.pareto import GROUP
-from analysis.protocols import CHEETAH, Estimated, notes_of, order_of
+from analysis.protocols import CHEETAH, SideBySide
 from analysis.results import MEASURED_PI, WHICH
 from analysis.spending import STATES, Spending
 from raysp.pi import MEANING, MeasuredFile
@@ -147,37 +147,28 @@ def predicted_table(points: pd.DataFrame, notes: Sequence[str]) -> Table:
     return Table(title="Predicted private inference of the front", headings=headings, cells=cells, note=" ".join(notes))
 
 
-def protocol_tables(points: pd.DataFrame, front: pd.DataFrame, estimated: Estimated, accuracy: str) -> list[Table]:
-    """What the front's models would take under several protocols, a column each; a table per group of `GROUP`.
+def protocol_tables(compared: Iterable[SideBySide], accuracy: str) -> list[Table]:
+    """What fronts' models would take under several protocols, a column each.
 
     Args:
-        points: all models.
-        front: those of them that nothing dominates.
-        estimated: what all of them would take.
+        compared: a front each.
         accuracy: by which models are chosen.
     """
     tables = []
     shown = [OBJECTIVES[name] for name in (accuracy, *COSTS)]
-    for group, rows in front.groupby(list(GROUP), sort=True):
-        alike = points[(points[list(GROUP)] == list(group)).all(axis=1)]
-        orders = {name: order_of(alike, rows, name, costs, accuracy) for name, costs in estimated.costs.items()}
+    for one in compared:
         cells = []
-        for index, row in zip(rows.index, _records(rows), strict=True):
+        for index, row in zip(one.front.index, _records(one.front), strict=True):
             line = [str(row["exit"]), *(number(o, row[o.column]) for o in shown)]
-            for name, costs in estimated.costs.items():
-                order = orders[name]
+            for name, costs in one.costs.items():
+                order = one.orders.get(name)
                 place = f" ({order.places[index]})" if order and index in order.places else ""
                 line.append(_taken(costs.loc[index]) + place)
             cells.append([*line, str(row["key"])[:12]])
-        names = [f"{'pred.' if name == CHEETAH else 'est.'} {name}" for name in estimated.costs]
-        tables.append(
-            Table(
-                title=f"Estimates by protocol, front on {group[0]}",
-                headings=["exit", *(o.short for o in shown), *names, "key"],
-                cells=cells,
-                note="\n\n".join(notes_of(estimated, rows, [order for order in orders.values() if order])),
-            )
-        )
+        names = [f"{'pred.' if name == CHEETAH else 'est.'} {name}" for name in one.costs]
+        headings = ["exit", *(o.short for o in shown), *names, "key"]
+        title = f"Estimates by protocol, front on {one.dataset}"
+        tables.append(Table(title=title, headings=headings, cells=cells, note="\n\n".join(one.notes)))
     return tables
 
 

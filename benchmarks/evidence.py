@@ -24,8 +24,8 @@ from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
 from raysp.engine.workers import ALONE
 from raysp.methods.choices import Choice, MaskMethod
+from raysp.methods.distillation import StudentTask
 from raysp.methods.ranking import ranked_masks
-from raysp.methods.scores import StudentTask
 from raysp.methods.walk import WalkTask
 from raysp.stages.chain import ChainBuilder
 from raysp.stages.finetune import FinetuneConfig

@@ -11,7 +11,7 @@ def the_packing(rental: Rental) -> None:
     """Several narrow trainings on one GPU, with MPS and without."""
     packing(rental, "graph", "without MPS")
     if rental.settings["device"] == "cuda":
-        from raysp.engine import mps  # of this checkout, which need not be installed
+        from raysp.engine.packing import mps  # of this checkout, which need not be installed
 
         with mps.started() as found:
             rental.log(found.said)

@@ -153,12 +153,22 @@ def _told(record: Found) -> Found:
 
 
 def train(settings: Found) -> None:
-    """Choose the scale, and train; in a process of its own."""
+    """Choose the scale, and train; in a process of its own. Being told to end is status 143, however early."""
+    from raysp.engine import termination
+
+    termination.install()
+    try:
+        sys.exit(_train(settings))
+    except termination.Terminated:
+        sys.exit(143)
+
+
+def _train(settings: Found) -> int:
+    """The exit status."""
     started = time.monotonic()
     from rich.console import Console
 
     from raysp.data.sources import open_source
-    from raysp.engine import termination
     from raysp.engine.calibration import calibrate
     from raysp.engine.options import RunOptions
     from raysp.engine.sweep import run_sweep
@@ -166,7 +176,6 @@ def train(settings: Found) -> None:
     from raysp.stages.chain import ChainBuilder
     from raysp.stages.presets import PRESETS
 
-    termination.install()
     _say(paper=_published(settings["preset"]))
     on_gpu = settings["device"] == "cuda"
     preset = PRESETS[settings["preset"]]
@@ -182,44 +191,41 @@ def train(settings: Found) -> None:
     options = RunOptions(
         inline=True, gpus_per_stage=1.0 if on_gpu else 0.0, cuda_graph="on" if on_gpu else "off", threads_per_stage=1
     )
-    try:
-        tried = calibrate(
-            Plan(leaves_of(builder(1.0), settings)),
-            [source],
-            num_threads=1,
-            gpus=float(on_gpu),
-            cuda_graph=options.cuda_graph,
-        )
-        rates = list(tried.rates.values())
-        left = settings["seconds"] - (time.monotonic() - started) - decoding_s
+    tried = calibrate(
+        Plan(leaves_of(builder(1.0), settings)),
+        [source],
+        num_threads=1,
+        gpus=float(on_gpu),
+        cuda_graph=options.cuda_graph,
+    )
+    rates = list(tried.rates.values())
+    left = settings["seconds"] - (time.monotonic() - started) - decoding_s
 
-        def forecast(scale: float) -> float:
-            stages = Plan(leaves_of(builder(scale), settings)).stages.values()
-            return sum(rate.of(stage) for rate, stage in zip(rates, stages, strict=True))
+    def forecast(scale: float) -> float:
+        stages = Plan(leaves_of(builder(scale), settings)).stages.values()
+        return sum(rate.of(stage) for rate, stage in zip(rates, stages, strict=True))
 
-        scale = settings["epochs_scale"] or largest(forecast, (1.0 - MARGIN) * left)
-        command = _command(settings, scale, name)
-        kinds = [
-            [stage.name, asdict(rate)]
-            for stage, rate in zip(Plan(leaves_of(builder(1.0), settings)).stages.values(), rates, strict=True)
-        ]
-        _say(
-            scale=scale,
-            forecast_s=forecast(scale),
-            seconds=left,
-            rates=kinds,
-            tried_s=time.monotonic() - started,
-            command=command,
-        )
-        console = Console(file=sys.stderr, width=180)
-        labels = {"preset": preset.name}
-        leaves = leaves_of(builder(scale), settings)
-        outcome = run_sweep(leaves, Path(settings["root"]), [source], options, labels=labels, console=console, command=command)
-    except termination.Terminated:
-        sys.exit(143)
+    scale = settings["epochs_scale"] or largest(forecast, (1.0 - MARGIN) * left)
+    command = _command(settings, scale, name)
+    kinds = [
+        [stage.name, asdict(rate)]
+        for stage, rate in zip(Plan(leaves_of(builder(1.0), settings)).stages.values(), rates, strict=True)
+    ]
+    _say(
+        scale=scale,
+        forecast_s=forecast(scale),
+        seconds=left,
+        rates=kinds,
+        tried_s=time.monotonic() - started,
+        command=command,
+    )
+    console = Console(file=sys.stderr, width=180)
+    labels = {"preset": preset.name}
+    leaves = leaves_of(builder(scale), settings)
+    outcome = run_sweep(leaves, Path(settings["root"]), [source], options, labels=labels, console=console, command=command)
     for message in outcome.failed.values():
         _say(failed="sweep", error=message)
-    sys.exit(0 if outcome.ok else 1)
+    return 0 if outcome.ok else 1
 
 
 def largest(forecast: Any, seconds: float) -> float:

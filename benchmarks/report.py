@@ -5,7 +5,6 @@ them.
 """
 
 import hashlib
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +22,8 @@ from analysis.report import write_report
 from raysp.latency.known import packaged
 from raysp.models import build_model
 from raysp.models.costs import count_costs
-from raysp.store.records import RECORD_FORMAT
+from raysp.store.record_files import RECORD_FORMAT, sealed
+from raysp.store.records import RECORD, label_of
 
 
 def main(
@@ -85,10 +85,9 @@ def make_records(root: Path, models: int) -> None:
             "metrics": {"costs": {"final": layers}, "gated_blocks": gated}, "history": history, "time_s": 5400.0, "labels": {},
             "host": {"workers": 1},
         }  # fmt: skip
-        digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-        directory = root / "stages" / f"finetune-{record['key'][:12]}"
+        directory = root / "stages" / label_of(record)
         directory.mkdir(parents=True)
-        (directory / "record.json").write_text(json.dumps({**record, "sha256": digest}, indent=1))
+        (directory / RECORD).write_bytes(sealed(record))
 
 
 if __name__ == "__main__":

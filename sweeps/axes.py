@@ -15,6 +15,7 @@ from raysp.methods.choices import SHARING_METHODS, Choice, MaskMethod, OwnMaskMe
 from raysp.planning.proposals import STOPPED_SEARCH
 from raysp.planning.weighing import OF_LINK
 from raysp.stages.chain import ChainBuilder
+from raysp.stages.predictable import check_predicted
 from raysp.stages.presets import PRESETS, Preset
 from raysp.stages.time_limit import time_limit
 from raysp.store.home import from_home
@@ -51,7 +52,8 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
         sensitivity=None if flags.sensitivity is None else read_sensitivity(flags.sensitivity),
         calibrations=weighing.calibrations,
     )
-    values = axis_values(flags, defaults, preset, builder.stages, builder.num_blocks)
+    network = builder.network
+    values = axis_values(flags, defaults, preset, network.origin.points, len(network.chains))
     notes = []
     if "max_seconds" in values:
         pairs = product(values["max_seconds"], values.get("link", (None,)))
@@ -62,7 +64,7 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
         )
     search = read_search(flags.search, flags.trials, flags.between, values, builder, weighing)
     combinations = [Choice(**dict(zip(values, combination, strict=True))) for combination in product(*values.values())]
-    builder.check_predicted(weighing, combinations)
+    check_predicted(network, weighing, combinations)
     _refuse_idle(flags, {choice.mask_method for choice in combinations})
     if search is not None:
         if flags.run.stopping != "none":

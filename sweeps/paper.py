@@ -69,6 +69,7 @@ class PaperFlags:
 def prepare(flags: PaperFlags) -> "Work":
     """The grid's stages, and the data that they read."""
     from raysp.stages.chain import ChainBuilder  # torch takes seconds to import
+    from raysp.stages.predictable import check_predicted
     from sweeps.running import Work
     from sweeps.weighing import weighing_of
 
@@ -89,7 +90,7 @@ def prepare(flags: PaperFlags) -> "Work":
         )
         seeds = flags.run.seeds or (0,)  # seed 0 where none was given
         choices = [scaled_choice(choice, PRESETS[name].model, seed) for seed in seeds]
-        builder.check_predicted(weighing, choices)
+        check_predicted(builder.network, weighing, choices)
         leaves += [_leaf(flags.grid, builder, one) for one in choices]
     return Work(leaves=leaves, sources=list(sources.values()), name=flags.preset or "paper", weighing=weighing)
 

@@ -11,8 +11,8 @@ from rich.markup import escape
 
 from raysp.data.sources import Source
 from raysp.engine.forecast import print_plan, print_seconds
+from raysp.engine.memory import check_memory
 from raysp.engine.options import RunOptions
-from raysp.engine.room import check_room
 from raysp.engine.sweep import BrokenOff, run_sweep
 from raysp.pi import require_engine
 from raysp.planning.plan import Plan, survey
@@ -86,7 +86,7 @@ def train(flags: RunFlags, options: RunOptions, work: Work, console: Console, co
         if plan.leaves:
             print_plan(plan, found, console, options.stopping)
             if found.missing:
-                check_room(work.sources)
+                check_memory(work.sources)
                 print_seconds(plan, found, work.sources, options, console)
         else:
             console.print(f"a search by {work.search and work.search.algorithm} plans as it goes: nothing is proposed yet")

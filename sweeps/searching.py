@@ -13,6 +13,7 @@ from raysp.methods.choices import Choice
 from raysp.planning.proposals import Axis, Between, Search, Values
 from raysp.planning.weighing import Weighing
 from raysp.stages.chain import ChainBuilder
+from raysp.stages.predictable import largest
 from raysp.store.stage import Stage
 
 FIELD_OF = {"budgets": "budget", "d-th": "d_th", "beta": "beta"}
@@ -83,7 +84,7 @@ def read_search(
         trials=trials,
         fixed=fixed,
         build=build,
-        largest=builder.largest(weighing),
+        largest=largest(builder.network, weighing),
         weighing=weighing,
     )
 

@@ -23,7 +23,7 @@ from analysis.page import build_page
 from analysis.paper_figures import draw_figure1, draw_figure2, draw_growth
 from analysis.pareto import GROUP, Found, best_under, front_of_each_group, knee, ranks
 from analysis.predictions import Foretold, foretell, seconds_column
-from analysis.protocols import Estimated, estimate_points
+from analysis.protocols import Estimated, estimate_points, side_by_side
 from analysis.published import published_beside
 from analysis.records import Runs, read_runs
 from analysis.results import layers_table, results_table
@@ -115,7 +115,6 @@ class Report:
     """What meets the limits, if there are any, by group of `GROUP`."""
     estimated: Estimated
     """What each of the points would take under the question's protocols."""
-
     code_note: str
     """Of records by other code than this (`analysis.origins.code_note`)."""
 
@@ -255,11 +254,12 @@ def tables_of(report: Report) -> dict[str, list[Table]]:
         note = "The front's model that is nearest to the best of everything, each objective scaled to its range on the front."
         sections[FRONT].append(models_table("Knee", rows, note, question.shown))
         if question.protocols:
-            sections[ESTIMATES] = protocol_tables(points, report.front, report.estimated, question.accuracy)
+            compared = side_by_side(points, report.front, report.estimated, question.accuracy)
+            sections[ESTIMATES] = protocol_tables(compared, question.accuracy)
     printed = [("Table 1: gated branching", paper.table1(points)), ("Table 2: auxiliary classifiers", paper.table2(points))]
-    compared = [paper_table(title, rows) for title, rows in printed if rows["accuracy"].notna().any()]
-    if compared:
-        sections["The paper's tables"] = compared
+    beside = [paper_table(title, rows) for title, rows in printed if rows["accuracy"].notna().any()]
+    if beside:
+        sections["The paper's tables"] = beside
     if "pred_time_s" in report.front and report.front["pred_time_s"].notna().any():
         sections[PREDICTION] = [predicted_table(report.front, report.foretold.notes)]
     if any(report.runs.measurements.values()):

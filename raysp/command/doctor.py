@@ -114,7 +114,7 @@ def _of_shadows() -> Iterator[Trouble]:
 def _of_storage(storage: str) -> tuple[str, list[Trouble]]:
     """What can be done at a place for results, and what will not work."""
     from raysp.store.location import locate  # with fsspec, which takes its time
-    from raysp.store.trial import try_out
+    from raysp.store.tryout import try_out
 
     try:
         found = try_out(locate(storage))

@@ -20,7 +20,8 @@ from raysp.pi import MEANING
 from raysp.pi.files import read_measurements
 from raysp.store.classes import NAMES, percent_of, worst_class
 from raysp.store.location import Location, exists
-from raysp.store.records import RECORD, WEIGHTS, label_of, read_record
+from raysp.store.record_files import read_record
+from raysp.store.records import RECORD, WEIGHTS, label_of
 
 NOT_KNOWN = "not known"
 

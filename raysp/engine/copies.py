@@ -18,7 +18,8 @@ from raysp.planning.plan import JobQueue
 from raysp.planning.proposals import set_aside
 from raysp.store.keys import SHORT_KEY_DIGITS
 from raysp.store.location import Location, Unreachable, entries
-from raysp.store.records import READERS, RECORD, RUNGS, SAME_AS, Store, read_record, read_rungs
+from raysp.store.record_files import read_record, read_rungs
+from raysp.store.records import READERS, RECORD, RUNGS, SAME_AS, Store
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import DamagedFile, fingerprint, read_listed
 

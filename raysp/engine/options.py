@@ -16,7 +16,7 @@ Compile = Literal["off", "on"]
 CudaGraph = Literal["auto", "on", "off"]
 """Whether training steps are recorded as CUDA graphs and replayed (`raysp.training.replay`); `auto`: on GPUs, by one worker."""
 Gpus = float | Literal["auto"]
-"""GPUs of a stage; `auto` is a share of one that is measured (`raysp.engine.packing`)."""
+"""GPUs of a stage; `auto` is a share of one that is measured (`raysp.engine.packing.rule`)."""
 Stopping = Literal["none", "pareto"]
 """Whether configurations are given up (`raysp.planning.halving`)."""
 

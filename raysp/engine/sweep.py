@@ -21,14 +21,14 @@ from raysp.data.sources import Source, load_splits
 from raysp.engine.compiling import check_compiler
 from raysp.engine.context import Place
 from raysp.engine.copies import copy_rungs, equals_in
-from raysp.engine.crowd import Trial
 from raysp.engine.forecast import print_plan
 from raysp.engine.inline import run_inline
+from raysp.engine.memory import check_memory
 from raysp.engine.names import ShortNames
 from raysp.engine.options import RunOptions, check_cuda_graph
-from raysp.engine.packing import at_once
+from raysp.engine.packing.crowd import Trial
+from raysp.engine.packing.rule import at_once
 from raysp.engine.progress import FrontSoFar, Progress
-from raysp.engine.room import check_room
 from raysp.engine.shadows import refuse_shadows, workers_directories
 from raysp.engine.tracking.feed import feeding
 from raysp.latency.recorded import Outline
@@ -41,10 +41,11 @@ from raysp.store.keys import key_of
 from raysp.store.location import Location, Unreachable
 from raysp.store.lock import StoreBusy
 from raysp.store.manifest import manifest_of, write_manifest
-from raysp.store.records import CHECKPOINT, READERS, RECORD, SAME_AS, Store, label_of, read_record
+from raysp.store.record_files import read_record
+from raysp.store.records import CHECKPOINT, READERS, RECORD, SAME_AS, Store, label_of
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import DamagedFile
-from raysp.store.trial import try_out
+from raysp.store.tryout import try_out
 
 
 class BrokenOff(Exception):
@@ -120,7 +121,7 @@ def run_sweep(
         return queue.outcome
     for note in try_out(root).notes:
         console.print(f"[yellow]note[/] storage {escape(str(root))}: {escape(note)}", highlight=False, soft_wrap=True)
-    check_room(sources)
+    check_memory(sources)
     splits = {}
     for source in sources:
         loaded = load_splits(source)

@@ -99,12 +99,10 @@ class SnlConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, good, expected in (
-            ("alpha_share", self.alpha_share > 0, "above 0"),
-            ("penalty", self.penalty > 0, "above 0"),
-            ("growth", self.growth >= 1, "at least 1"),
-            ("threshold", 0 < self.threshold < 1, "between 0 and 1"),
-            ("stalled", 0 <= self.stalled <= 1, "a share from 0 to 1"),
-        ):
-            if not good:
-                raise ValueError(f"SNL's {name} is {getattr(self, name):g}; expected {expected}")
+        self.expect(
+            alpha_share=(self.alpha_share > 0, "above 0"),
+            penalty=(self.penalty > 0, "above 0"),
+            growth=(self.growth >= 1, "at least 1"),
+            threshold=(0 < self.threshold < 1, "between 0 and 1"),
+            stalled=(0 <= self.stalled <= 1, "a share from 0 to 1"),
+        )

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from raysp.methods.choices import Granularity, SnlConfig
+from raysp.methods.distillation import TaughtTask
 from raysp.methods.positions import network_masks
 from raysp.methods.ranking import rank_units
-from raysp.methods.scores import TaughtTask
 from raysp.models.network import Network
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from raysp.engine.workers import Workers
 from raysp.methods.choices import Granularity
 from raysp.methods.depth import priced
+from raysp.methods.distillation import StudentTask
 from raysp.methods.positions import network_masks
 from raysp.methods.ranking import rank_units
-from raysp.methods.scores import StudentTask
 from raysp.models.network import Network
 
 

@@ -161,9 +161,7 @@ class SmallImageNetwork(nn.Module):
         owed = [nn.BatchNorm2d(channels), nn.ReLU()] if preactivated else []  # what the last block's sum still lacks
         final = nn.Sequential(*owed, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
         self.heads = nn.ModuleDict({"final": final})
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # on "meta" torch would import its compiler first
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        _draw_convolutions(self)
 
     def forward(self, x_nchw: Tensor) -> Tensor:
         """Map normalised images (n, in_channels, image_size, image_size) to logits (n, classes)."""
@@ -202,8 +200,12 @@ def draw_weights(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.BatchNorm1d):
             module.reset_parameters()
+    _draw_convolutions(network)
+
+
+def _draw_convolutions(network: nn.Module) -> None:
     for module in network.modules():
-        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # on "meta" torch would import its compiler first
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -20,7 +20,8 @@ from raysp.models.description import build, describe
 from raysp.models.named import NetworkShape
 from raysp.models.network import Network
 from raysp.store.location import Location, locate, write_atomically
-from raysp.store.records import RECORD, WEIGHTS, read_record
+from raysp.store.record_files import read_record
+from raysp.store.records import RECORD, WEIGHTS
 from raysp.store.tensor_files import DamagedFile, fingerprint, plain_tensors, read_listed, unpack
 
 METADATA = "network"

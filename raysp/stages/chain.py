@@ -18,13 +18,10 @@ import torch
 
 from raysp.data.config import DataConfig
 from raysp.latency.known import Calibrations, hand_in, packaged
-from raysp.latency.prediction import parts_of
 from raysp.methods.budget import resolve_budget
-from raysp.methods.choices import AcHead, Choice, RankingMethod, Weights
+from raysp.methods.choices import Choice, RankingMethod, Weights
 from raysp.models import architecture
-from raysp.models.exits import FINAL
 from raysp.models.specs import check_flags, is_builtin, open_network, text_of
-from raysp.planning.weighing import Weighing
 from raysp.stages.baseline import BaselineConfig, baseline_stage
 from raysp.stages.experiment import CUSTOM, CustomNetwork, Experiment
 from raysp.stages.finetune import FinetuneConfig, check_gate_epochs, finetune_stage, without_gates
@@ -33,7 +30,7 @@ from raysp.stages.given import digest, read_weights
 from raysp.stages.mask import MaskConfig, mask_stage
 from raysp.stages.presets import Preset
 from raysp.stages.ranking import RankingConfig, ranking_stage
-from raysp.stages.sensitivity import SensitivityConfig, sensitivity_stage
+from raysp.stages.sensitivity import SensitivityConfig, in_forward_order, sensitivity_stage
 from raysp.stages.time_limit import TimeLimit, gated_costs, time_limit
 from raysp.store.stage import Stage
 from raysp.training.recipes import Precision, Recipe
@@ -101,91 +98,17 @@ class ChainBuilder:
             for name in ("baseline", "sensitivity", "mask", "snl", "ranking", "frozen", "finetune", "rewind")
         }
         self._gate_epochs = round(preset.gate_epochs * epochs_scale)
-        self._network = network = self._experiment(0).outline()
-        layers = network.relu_layers()
-        self._num_relus, self.stages, self.num_blocks = network.num_relus(), network.origin.points, len(network.chains)
-        self._smallest_channel = min(layer.relu.shape[1] * layer.relu.shape[2] for layer in layers)
-        names = [layer.name for layer in layers]
-        if isinstance(sensitivity, Mapping):
-            missing = [name for name in names if name not in sensitivity]
-            unknown = [f"{name!r:.60}" for name in sensitivity if name not in names]
-            if missing or unknown:
-                wrong = [f"{what} {', '.join(some)}" for what, some in (("missing", missing), ("unknown", unknown[:5])) if some]
-                raise ValueError(
-                    f"sensitivities: {'; '.join(wrong)}; "
-                    f"expected one for each ReLU layer of {network.name}, {names[0]} to {names[-1]}"
-                )
-            sensitivity = [sensitivity[name] for name in names]
-        if sensitivity is not None and len(sensitivity) != len(names):
-            raise ValueError(
-                f"{len(sensitivity)} sensitivities; expected {len(names)}, one for each ReLU layer of {network.name}: "
-                f"{', '.join(names)}"
-            )
-        self._sensitivity = None if sensitivity is None else tuple(sensitivity)
+        self.network = network = self._experiment(0).outline()
+        """Without weights, on "meta"."""
+        self._num_relus = network.num_relus()
+        self._smallest_channel = min(layer.relu.shape[1] * layer.relu.shape[2] for layer in network.relu_layers())
+        self._sensitivity = None if sensitivity is None else in_forward_order(sensitivity, network)
         self._given = None if baseline is None else read_weights(baseline, network, self._left_out)
         # What thousands of configurations share is made once.
         self._baselines: dict[int, Stage] = {}
         self._masks: dict[tuple[object, ...], Stage] = {}
         self._gatings: dict[str, Stage] = {}
         self._placements: set[tuple[tuple[int, ...], str]] = set()
-
-    def check_predicted(self, weighing: Weighing, choices: Iterable[Choice]) -> None:
-        """Refuse what can't be predicted of this network, or of what is to be made of it.
-
-        Args:
-            weighing: what is asked for.
-            choices: the configurations.
-
-        Raises:
-            ValueError: a cost can't be told, or the user's own calibrations have no convolution of the network.
-        """
-        if own := weighing.calibrations:
-            shapes = [part.shape for part in parts_of(self._network, FINAL) if part.shape]
-            if not own.has_any(shapes):
-                families = "; ".join(", ".join(f"{k} {v}" for k, v in one.family.items()) for one in own.named.values())
-                raise ValueError(
-                    f"--calibration {' '.join(own.named)} has no layer of {self._network.name}: it is of {families}; make one of "
-                    "this network: raysp pi calibrate with its --model, --width, --image-size, --in-channels, --num-classes, "
-                    "--kernels and --heads"
-                )
-        if not weighing.predicts:
-            return
-        self.largest(weighing)
-        gated = [c for c in choices if c.d_th is not None or c.gate_blocks or c.max_seconds is not None]
-        for kernel_size in {c.kernel_size for c in gated}:
-            self._weigh(weighing, kernel_size=kernel_size)
-        for placement, head in {(c.ac_after, c.ac_head) for c in choices if c.ac_after}:
-            self._weigh(weighing, placement, head)
-
-    def _weigh(
-        self, weighing: Weighing, ac_after: tuple[int, ...] = (), ac_head: AcHead = "pool", kernel_size: int | None = None
-    ) -> None:
-        """Raise ValueError unless every exit can be told, with all blocks gated, if there is a kernel for that."""
-        with torch.device("meta"):
-            network = copy.deepcopy(self._network)
-            for stage in ac_after:
-                network.add_exit(stage, ac_head)
-            if kernel_size is not None:
-                for _, block in network.gated_blocks():
-                    block.add_shallow_branch(kernel_size)
-        try:
-            weighing.of_network(network)
-        except ValueError as error:
-            raise self._cannot(weighing, error) from error
-
-    def _cannot(self, weighing: Weighing, error: ValueError) -> ValueError:
-        return ValueError(f"{', '.join(weighing.costs)} of {self._network.name} can't be weighed: {error}")
-
-    def largest(self, weighing: Weighing) -> dict[str, float]:
-        """What the network costs with all its ReLUs, of each of the weighed costs.
-
-        Raises:
-            ValueError: one can't be predicted.
-        """
-        try:
-            return weighing.values(weighing.of_network(self._network)[FINAL])
-        except ValueError as error:
-            raise self._cannot(weighing, error) from error
 
     def baseline(self, seed: int) -> Stage:
         """The all-ReLU network of one seed."""
@@ -291,7 +214,7 @@ class ChainBuilder:
         """
         if (choice.ac_after, choice.ac_head) not in self._placements:
             with torch.device("meta"):
-                network = copy.deepcopy(self._network)
+                network = copy.deepcopy(self.network)
                 for stage in choice.ac_after:
                     network.add_exit(stage, choice.ac_head)  # refuses what doesn't fit
             self._placements.add((choice.ac_after, choice.ac_head))
@@ -335,10 +258,9 @@ class ChainBuilder:
 
     def _gating(self, config: FinetuneConfig, mask: Stage, seed: int) -> Stage:
         """What blocks would lose, for a fine-tuning that gates a number of them, or as many as it takes."""
-        if config.gate_blocks is not None and config.gate_blocks > self.num_blocks:
-            raise ValueError(
-                f"gate_blocks {config.gate_blocks}; expected 0 to {self.num_blocks}, the blocks of {self._network.name}"
-            )
+        num_blocks = len(self.network.chains)
+        if config.gate_blocks is not None and config.gate_blocks > num_blocks:
+            raise ValueError(f"gate_blocks {config.gate_blocks}; expected 0 to {num_blocks}, the blocks of {self.network.name}")
         measured = GatingConfig(
             experiment=config.experiment, weights=config.weights, budget=config.budget, kernel_size=config.kernel_size
         )
@@ -347,8 +269,8 @@ class ChainBuilder:
 
     def _limit(self, choice: Choice, max_seconds: float) -> TimeLimit:
         """The limit of seconds of a configuration. Raises ValueError where it can't be gated, or predicted."""
-        if not self.num_blocks:
-            raise ValueError(f"max_seconds with {self._network.name}, which has no block that can be gated; expected none")
+        if not self.network.chains:
+            raise ValueError(f"max_seconds with {self.network.name}, which has no block that can be gated; expected none")
         limit = time_limit(max_seconds, choice.link, self._calibrations or packaged())
         gated_costs(self._experiment(0), choice.kernel_size, limit.calibration)
         return limit

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from raysp.engine.context import Context, Parent
 from raysp.methods.choices import AcEnd, AcHead, AcStart, GateStart, Pram, Weights
+from raysp.methods.distillation import TaughtTask
 from raysp.methods.losses import PRAM_LOSSES, distillation_kl
 from raysp.models.collapse import drop_main_branches
 from raysp.models.costs import count_costs
@@ -37,7 +38,6 @@ from raysp.store.stage import Stage, StageResult
 from raysp.training.batches import Batches
 from raysp.training.loop import accuracy, seed_torch, tally, train
 from raysp.training.recipes import GammaSchedule, Recipe, gamma_at
-from raysp.training.task import Task
 
 MAX_BETA = 1e9
 """More is taken for a slip."""
@@ -92,8 +92,7 @@ class FinetuneConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.d_th is not None and not 0 <= self.d_th <= 1:
-            raise ValueError(f"d_th is {self.d_th:g}; expected a share from 0 to 1, or none")
+        self.expect(d_th=(self.d_th is None or 0 <= self.d_th <= 1, "a share from 0 to 1, or none"))
         if self.gate_blocks is not None and (self.d_th is not None or self.gate_blocks < 1):
             raise ValueError(f"gate_blocks is {self.gate_blocks} with d_th {self.d_th}; expected at least 1, and no d_th")
         if self.time_limit is not None and (self.d_th is not None or self.gate_blocks is not None):
@@ -102,16 +101,13 @@ class FinetuneConfig(Config):
                 "which blocks are gated"
             )
         check_gate_epochs(self.gate_epochs, self.recipe.epochs)
-        if list(self.ac_after) != sorted(set(self.ac_after)):
-            raise ValueError(f"ac_after is {self.ac_after}; expected rising stages, each once")
-        if not 0 <= self.kl_weight <= 1:
-            raise ValueError(f"kl_weight is {self.kl_weight:g}; expected a share from 0 to 1")
-        if not 0 <= self.beta <= MAX_BETA:
-            raise ValueError(f"beta is {self.beta:g}; expected 0 to {MAX_BETA:g}")
-        if self.rho <= 0:
-            raise ValueError(f"rho is {self.rho:g}; expected a temperature above 0")
-        if self.budget is not None and self.budget < 1:
-            raise ValueError(f"budget is {self.budget}; expected at least 1 ReLU")
+        self.expect(
+            ac_after=(list(self.ac_after) == sorted(set(self.ac_after)), "rising stages, each once"),
+            kl_weight=(0 <= self.kl_weight <= 1, "a share from 0 to 1"),
+            beta=(0 <= self.beta <= MAX_BETA, f"0 to {MAX_BETA:g}"),
+            rho=(self.rho > 0, "a temperature above 0"),
+            budget=(self.budget is None or self.budget >= 1, "at least 1 ReLU"),
+        )
 
 
 def check_gate_epochs(gate_epochs: int, epochs: int) -> None:
@@ -277,7 +273,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     return StageResult(metrics=metrics, history=trained.history, rows=rows)
 
 
-class FinetuneTask(Task):
+class FinetuneTask(TaughtTask):
     """Equation 2, plus the same KL and CE for every auxiliary classifier (AKD).
 
     Args:
@@ -288,14 +284,8 @@ class FinetuneTask(Task):
     """
 
     def __init__(self, student: Network, teacher: Network, config: FinetuneConfig, *, any_gated: bool) -> None:
-        super().__init__(student)
-        self._config = config
-        self._teacher = teacher.eval().requires_grad_(False)
-        self._any_gated = any_gated
-
-    def networks(self) -> list[Network]:
-        """The student and its teacher."""
-        return [self.model, self._teacher]
+        super().__init__(student, teacher, config.rho)
+        self._config, self._any_gated = config, any_gated
 
     def begin_epoch(self, epoch: int) -> None:
         """Set γ for the epoch."""
@@ -322,7 +312,7 @@ class FinetuneTask(Task):
         output = self.model(images)
         total = output.logits[FINAL].new_zeros(())
         for logits_nk in output.logits.values():
-            distilled = distillation_kl(logits_nk, target.logits[FINAL], config.rho)
+            distilled = distillation_kl(logits_nk, target.logits[FINAL], self._rho)
             total = total + config.kl_weight * distilled + (1.0 - config.kl_weight) * F.cross_entropy(logits_nk, labels)
         if config.beta:
             total = total + config.beta * PRAM_LOSSES[config.pram](output.features, target.features)

@@ -13,8 +13,9 @@ import torch
 from raysp.engine.context import Context
 from raysp.methods.budget import allocate_budget, whole_channels
 from raysp.methods.choices import Granularity, MaskStart, OwnMaskMethod, SnlConfig
+from raysp.methods.distillation import StudentTask
 from raysp.methods.positions import layer_mask
-from raysp.methods.scores import ScoreTask, StudentTask
+from raysp.methods.scores import ScoreTask
 from raysp.methods.snl import SnlTask
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
@@ -61,14 +62,14 @@ class MaskConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.budget < 1:
-            raise ValueError(f"budget is {self.budget}; expected at least 1 ReLU")
-        if not (0 <= self.frozen_share <= 1 and 0 <= self.kl_weight <= 1):
-            raise ValueError(f"frozen_share {self.frozen_share:g}, kl_weight {self.kl_weight:g}; expected shares from 0 to 1")
-        if self.rho <= 0:
-            raise ValueError(f"rho is {self.rho:g}; expected a temperature above 0")
-        if self.sensitivity is not None and min(self.sensitivity, default=-1.0) < 0:
-            raise ValueError(f"sensitivity {self.sensitivity}; expected a number of at least 0 for every ReLU layer")
+        positive = self.sensitivity is None or min(self.sensitivity, default=-1.0) >= 0
+        self.expect(
+            budget=(self.budget >= 1, "at least 1 ReLU"),
+            frozen_share=(0 <= self.frozen_share <= 1, "a share from 0 to 1"),
+            kl_weight=(0 <= self.kl_weight <= 1, "a share from 0 to 1"),
+            rho=(self.rho > 0, "a temperature above 0"),
+            sensitivity=(positive, "a number of at least 0 for every ReLU layer"),
+        )
         if (self.method == "snl") != (self.snl is not None):
             raise ValueError(f"method {self.method} with snl {self.snl}; expected a search for method snl, and for no other")
         if self.snl and self.recipe.epochs < 2:

@@ -24,6 +24,7 @@ class Preset:
     """A data set, a network, the stages' recipes, and the axes of a sweep."""
 
     name: PresetName
+    """As `--preset` takes it."""
     dataset: str
     """As `--dataset` takes it."""
     model: str
@@ -31,11 +32,15 @@ class Preset:
     width: int
     """Channels of the first residual stage."""
     baseline: Recipe
+    """Of the all-ReLU network."""
     sensitivity: Recipe
+    """Of the sparse twin."""
     mask: Recipe
+    """Of the mask stage."""
     snl: Recipe
     """Of the mask stage when its method is SNL."""
     finetune: Recipe
+    """Of a fine-tuning that goes on with the mask stage's weights."""
     ranking: Recipe
     """Of the walk that ranks all ReLUs."""
     frozen: Recipe
@@ -61,6 +66,7 @@ class Preset:
     """What a sweep tries where nobody says otherwise, by the field of `raysp.methods.choices.Choice`: budgets, and stages with an
     auxiliary classifier for each model, at least. The rest are `Choice`'s own defaults, which are the paper's."""
     selection: Selection = "val"
+    """Part of the data that chooses the best epoch."""
 
 
 def _short(epochs: int, lr: float = 0.05, batch_size: int = 128) -> Recipe:

@@ -61,18 +61,16 @@ class RankingConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, good, expected in (
-            ("floor", self.floor >= 1, "at least 1 ReLU"),
-            ("rounds", self.rounds >= 1, "at least 1"),
-            ("carry", 0 <= self.carry < 1, "0 to below 1"),
-            ("every", self.every >= 1, "at least 1"),
-            ("falling_share", 0 < self.falling_share <= 1, "a share above 0, up to 1"),
-            ("kl_weight", 0 <= self.kl_weight <= 1, "a share from 0 to 1"),
-            ("depth_price", self.depth_price >= 0, "at least 0"),
-            ("rho", self.rho > 0, "a temperature above 0"),
-        ):
-            if not good:
-                raise ValueError(f"{name} is {getattr(self, name):g}; expected {expected}")
+        self.expect(
+            floor=(self.floor >= 1, "at least 1 ReLU"),
+            rounds=(self.rounds >= 1, "at least 1"),
+            carry=(0 <= self.carry < 1, "0 to below 1"),
+            every=(self.every >= 1, "at least 1"),
+            falling_share=(0 < self.falling_share <= 1, "a share above 0, up to 1"),
+            kl_weight=(0 <= self.kl_weight <= 1, "a share from 0 to 1"),
+            depth_price=(self.depth_price >= 0, "at least 0"),
+            rho=(self.rho > 0, "a temperature above 0"),
+        )
         if (self.method == "snl-walk") != (self.snl is not None):
             raise ValueError(f"method {self.method} with snl {self.snl}; expected a search for snl-walk, and for no other")
         if self.snl and self.recipe.epochs < 2:

@@ -6,7 +6,7 @@ layer behind it is not: η_α = 1 − η_θ (equation 1).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,16 +48,44 @@ class SensitivityConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("density", "prune_rate"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name):g}; expected a share above 0 and below 1")
-        if not self.density <= self.max_density < 1:
-            raise ValueError(f"max_density is {self.max_density:g}; expected at least the density, {self.density:g}, and below 1")
+        self.expect(
+            density=(0 < self.density < 1, "a share above 0 and below 1"),
+            prune_rate=(0 < self.prune_rate < 1, "a share above 0 and below 1"),
+            max_density=(self.density <= self.max_density < 1, f"at least the density, {self.density:g}, and below 1"),
+        )
         if self.recipe.optimizer != "sgd" or self.recipe.momentum == 0:
             raise ValueError(
                 f"{self.recipe.optimizer} with momentum {self.recipe.momentum:g}; expected sgd with some, because momentum "
                 "decides which weights regrow"
             )
+
+
+def in_forward_order(given: Sequence[float] | Mapping[str, float], network: Network) -> tuple[float, ...]:
+    """A user's own η_α for every ReLU layer of a network, in forward order.
+
+    Args:
+        given: in that order, or by the layer's name.
+        network: on any device, "meta" too.
+
+    Raises:
+        ValueError: they don't fit the network.
+    """
+    names = [layer.name for layer in network.relu_layers()]
+    if isinstance(given, Mapping):
+        missing = [name for name in names if name not in given]
+        unknown = [f"{name!r:.60}" for name in given if name not in names]
+        if missing or unknown:
+            wrong = [f"{what} {', '.join(some)}" for what, some in (("missing", missing), ("unknown", unknown[:5])) if some]
+            raise ValueError(
+                f"sensitivities: {'; '.join(wrong)}; expected one for each ReLU layer of {network.name}, "
+                f"{names[0]} to {names[-1]}"
+            )
+        given = [given[name] for name in names]
+    if len(given) != len(names):
+        raise ValueError(
+            f"{len(given)} sensitivities; expected {len(names)}, one for each ReLU layer of {network.name}: {', '.join(names)}"
+        )
+    return tuple(given)
 
 
 def sensitivity_stage(config: SensitivityConfig) -> Stage:

@@ -44,8 +44,7 @@ class TimeLimit(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_seconds <= 0:
-            raise ValueError(f"max_seconds is {self.max_seconds:g}; expected seconds above 0")
+        self.expect(max_seconds=(self.max_seconds > 0, "seconds above 0"))
         if (self.bits_per_s is None) != (self.round_trip_s is None):
             raise ValueError(f"bits_per_s is {self.bits_per_s} with round_trip_s {self.round_trip_s}; expected both, or neither")
         self.seconds(0.0, 0.0, 0.0)  # refuses what is no link

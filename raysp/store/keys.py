@@ -48,7 +48,7 @@ class Config:
     """Base of all configurations: frozen, keyword-only, every field checked against its annotation.
 
     An int given for a float field becomes a float and a list for a tuple field a tuple, so that `lr=1` and `lr=1.0` are one
-    configuration with one key. Subclasses that add checks call `super().__post_init__()` first.
+    configuration with one key. Subclasses that add checks call `super().__post_init__()` first, then `expect`.
 
     Raises:
         ValueError: a field holds a value of another type than annotated.
@@ -65,6 +65,20 @@ class Config:
             if fitted is _MISFIT:
                 raise ValueError(f"{type(self).__name__}.{field.name} is {value!r}; expected {_describe(hints[field.name])}")
             object.__setattr__(self, field.name, fitted)
+
+    def expect(self, **ranges: tuple[bool, str]) -> None:
+        """Refuse a field that is out of its range.
+
+        Args:
+            ranges: by the field, whether its value is good, and what is expected of it.
+
+        Raises:
+            ValueError: for the first that isn't.
+        """
+        for name, (good, expected) in ranges.items():
+            if not good:
+                value = getattr(self, name)
+                raise ValueError(f"{name} is {f'{value:g}' if isinstance(value, float) else value}; expected {expected}")
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain dicts and lists, for reading in a record (the key is never computed from this). Fields that

@@ -14,7 +14,6 @@ of an interrupted write. Nothing is unpickled: records are JSON, weights and che
     <root>/.../<file>.damaged-<n>                 set aside, never read again
 """
 
-import hashlib
 import json
 import re
 import socket
@@ -30,7 +29,6 @@ import safetensors.torch
 import torch
 
 from raysp.store import lock
-from raysp.store.figures import check_rows
 from raysp.store.keys import SHORT_KEY_DIGITS
 from raysp.store.location import (
     Location,
@@ -44,6 +42,7 @@ from raysp.store.location import (
     size,
     write_atomically,
 )
+from raysp.store.record_files import RECORD_FORMAT, read_record, read_rungs, sealed
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import (
     DamagedFile,
@@ -56,7 +55,6 @@ from raysp.store.tensor_files import (
     unreadable,
 )
 
-RECORD_FORMAT = 1
 RECORD = "record.json"
 WEIGHTS = "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
@@ -131,8 +129,7 @@ class Store:
             ValueError: the record holds NaN or infinity.
         """
         content = {"format": RECORD_FORMAT, **record, "files": dict(files)}
-        text = json.dumps({**content, "sha256": _record_digest(content)}, indent=1, allow_nan=False)
-        self.write(self.directory(stage) / RECORD, text.encode())
+        self.write(self.directory(stage) / RECORD, sealed(content))
         self.drop_leftovers(stage)
 
     def drop_leftovers(self, stage: Stage) -> None:
@@ -189,8 +186,7 @@ class Store:
             rungs = {}
         rungs[epoch] = dict(rung)
         content = {"key": stage.key, "rungs": {str(at): rungs[at] for at in sorted(rungs)}}
-        text = json.dumps({**content, "sha256": _record_digest(content)}, indent=1, allow_nan=False)
-        self.write(self.directory(stage) / RUNGS, text.encode())
+        self.write(self.directory(stage) / RUNGS, sealed(content))
         with suppress(OSError):
             remove(self.directory(stage) / ERROR)
 
@@ -287,59 +283,6 @@ class Store:
         write_atomically(path, content, before_rename=self.check_owner)
 
 
-def read_record(path: Location) -> dict[str, Any] | None:
-    """Parse a record; None where there is none. Raises DamagedFile when it can't be one of ours."""
-    content = read_file(path)
-    if content is None:
-        return None
-    try:
-        record = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise DamagedFile(path, f"not readable as JSON ({error})") from error
-    if not isinstance(record, dict) or record.get("format") != RECORD_FORMAT:
-        raise DamagedFile(path, f"not a record of format {RECORD_FORMAT}")
-    for name, kind in {
-        "key": str,
-        "stage": str,
-        "config": dict,
-        "metrics": dict,
-        "history": list,
-        "rows": list,
-        "files": dict,
-    }.items():
-        if not isinstance(record.get(name), kind):
-            raise DamagedFile(path, f"its {name!r} is {type(record.get(name)).__name__}, expected {kind.__name__}")
-    try:
-        matches = record.pop("sha256", None) == _record_digest(record)
-    except ValueError as error:  # a number that JSON doesn't have
-        raise DamagedFile(path, f"no record of ours ({error})") from None
-    if not matches:
-        raise DamagedFile(path, "its content doesn't match its digest")
-    return record
-
-
-def read_rungs(path: Location, key: str) -> dict[int, dict[str, Any]]:
-    """What a stage was worth at its rungs, by epoch, as `Store.save_rung` has kept it; nothing where there is no file.
-
-    Raises:
-        DamagedFile: it is none of ours.
-    """
-    content = read_file(path)
-    if content is None:
-        return {}
-    try:
-        found = json.loads(content)
-        if found.pop("sha256") != _record_digest(found) or found["key"] != key:
-            raise ValueError("its content doesn't match its digest, or its stage")
-        rungs = {int(epoch): rung for epoch, rung in found["rungs"].items()}
-        for rung in rungs.values():
-            check_rows(rung["rows"])
-            float(rung["time_s"])
-        return rungs
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedFile(path, f"no rungs of ours ({error!r:.120})") from error
-
-
 def label_of(record: Mapping[str, Any]) -> str:
     """The name of a record's directory, which is its stage's label."""
     return f"{record['stage']}-{record['key'][:SHORT_KEY_DIGITS]}"
@@ -372,7 +315,3 @@ def _record_or_damage(directory: Location) -> dict[str, Any] | DamagedFile | Non
     if record is not None and label_of(record) != directory.name:
         return DamagedFile(path, f"belongs to {record['stage']!s:.64}-{record['key']!s:.12}, not to a directory of this name")
     return record
-
-
-def _record_digest(record: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -47,22 +47,17 @@ class Recipe(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks = {
-            "epochs": (1 <= self.epochs <= MAX_EPOCHS, f"1 to {MAX_EPOCHS}"),
-            "batch_size": (self.batch_size >= 2, "at least 2"),
-            "lr": (self.lr > 0, "above 0"),
-            "factor": (0 < self.factor <= 1, "in (0, 1]"),
-            "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
-            "weight_decay": (self.weight_decay >= 0, "at least 0"),
-            "max_gradient": (self.max_gradient is None or self.max_gradient > 0, "above 0, or none"),
-            "milestones": (
-                list(self.milestones) == sorted(self.milestones) and min(self.milestones, default=0) >= 0,
-                "rising epochs",
-            ),
-        }
-        for name, (good, expected) in checks.items():
-            if not good:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected {expected}")
+        rising = list(self.milestones) == sorted(self.milestones) and min(self.milestones, default=0) >= 0
+        self.expect(
+            epochs=(1 <= self.epochs <= MAX_EPOCHS, f"1 to {MAX_EPOCHS}"),
+            batch_size=(self.batch_size >= 2, "at least 2"),
+            lr=(self.lr > 0, "above 0"),
+            factor=(0 < self.factor <= 1, "in (0, 1]"),
+            momentum=(0 <= self.momentum < 1, "in [0, 1)"),
+            weight_decay=(self.weight_decay >= 0, "at least 0"),
+            max_gradient=(self.max_gradient is None or self.max_gradient > 0, "above 0, or none"),
+            milestones=(rising, "rising epochs"),
+        )
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""

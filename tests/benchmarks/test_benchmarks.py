@@ -9,7 +9,7 @@ import torch
 
 from raysp.data.config import DataConfig
 from raysp.data.sources import Part, Splits
-from raysp.methods.scores import StudentTask
+from raysp.methods.distillation import StudentTask
 from raysp.stages.experiment import Experiment
 from raysp.training.batches import Batches
 from raysp.training.loop import train

@@ -68,7 +68,8 @@ def test_a_sweep_out_of_time_ends_and_says_so(tmp_path, monkeypatch, gpu_sweep):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import gpu
 
-    rental = gpu.Rental(tmp_path, 2.0, gpu.MINIATURE | {"sweep_s": 25.0, "epochs_scale": 50.0})
+    monkeypatch.setattr(gpu_sweep, "LEAST_S", 5.0)
+    rental = gpu.Rental(tmp_path, 2.0, gpu.MINIATURE | {"sweep_s": 10.0, "epochs_scale": 50.0})
     gpu_sweep.the_sweep(rental)
     (ended,) = (f for f in rental.found if "sweep_ended" in f)
     assert (ended["sweep_ended"], ended["told"]) == (143, True)

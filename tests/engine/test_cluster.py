@@ -1,13 +1,12 @@
 """What a stage can have of a cluster, and clusters that can't serve it."""
 
-import os
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
-from toy import HELPERS, toy
+from toy import toy, with_helpers
 
 from raysp.data.sources import load_splits, open_source
 from raysp.engine.options import RunOptions
@@ -19,6 +18,8 @@ from raysp.store.records import Store
 from raysp.store.stage import Stage, StageResult
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
+SMALL = 80_000_000
+"""Bytes of an object store."""
 
 
 @pytest.mark.parametrize(
@@ -136,10 +137,21 @@ def test_on_kubernetes_an_autoscaler_has_time_for_its_first_report(nodes, monkey
 def two_nodes():
     from ray.cluster_utils import Cluster
 
-    os.environ["PYTHONPATH"] = str(HELPERS)
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    yield made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", with_helpers())
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        yield made
     made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def both(two_nodes):
+    """The cluster with its second node, which stays: its object store is small, and its toys are slow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOY_EPOCH_S", "0.5")
+        two_nodes.add_node(num_cpus=1, object_store_memory=SMALL)
+    two_nodes.wait_for_nodes()
+    return two_nodes
 
 
 def run(leaves, root, made, console=None, **options):
@@ -200,17 +212,12 @@ def _records(root):
 
 
 @pytest.mark.slow
-def test_a_node_that_does_not_see_the_results_is_named_before_anything_trains(two_nodes, tmp_path, monkeypatch):
-    node = two_nodes.add_node(num_cpus=1)
-    two_nodes.wait_for_nodes()
-    try:
-        # The second node shares this machine's files; a process-wide setting makes the lock file invisible to its workers.
-        monkeypatch.setattr("raysp.engine.ray.nodes._look", _see_nothing)
-        with pytest.raises(ValueError, match=r"no lock file that .* can see: expected a directory that all nodes share"):
-            run([toy()], tmp_path, two_nodes)
-        assert not list(tmp_path.glob("stages/*"))
-    finally:
-        two_nodes.remove_node(node)
+def test_a_node_that_does_not_see_the_results_is_named_before_anything_trains(both, tmp_path, monkeypatch):
+    # The second node shares this machine's files; a process-wide setting makes the lock file invisible to its workers.
+    monkeypatch.setattr("raysp.engine.ray.nodes._look", _see_nothing)
+    with pytest.raises(ValueError, match=r"no lock file that .* can see: expected a directory that all nodes share"):
+        run([toy()], tmp_path, both)
+    assert not list(tmp_path.glob("stages/*"))
 
 
 def _see_nothing(store):
@@ -218,40 +225,31 @@ def _see_nothing(store):
 
 
 @pytest.mark.slow
-def test_stages_of_two_workers_spread_over_nodes_and_wait_for_each_other(two_nodes, tmp_path, monkeypatch):
-    monkeypatch.setenv("TOY_EPOCH_S", "1")
-    node = two_nodes.add_node(num_cpus=1)
-    two_nodes.wait_for_nodes()
-    try:
-        # Both are ready at once, and there is room for one.
-        outcome = run([toy(number=1), toy(number=2, behaviour="raise")], tmp_path, two_nodes, workers_per_stage=2)
-        (message,) = outcome.failed.values()
-        assert "RuntimeError: this stage was told to fail" in message, (
-            "the code's own error, not that of the worker that it left alone"
-        )
-        (record,) = _records(tmp_path)
-        assert record["host"]["workers"] == 2
-        assert run([toy(number=1)], tmp_path / "alone", two_nodes).ok
-        assert _records(tmp_path / "alone")[0]["rows"] == record["rows"]
-    finally:
-        two_nodes.remove_node(node)
+def test_stages_of_two_workers_spread_over_nodes_and_wait_for_each_other(both, tmp_path):
+    # Both are ready at once, and there is room for one.
+    outcome = run([toy(number=1), toy(number=2, behaviour="raise")], tmp_path, both, workers_per_stage=2)
+    (message,) = outcome.failed.values()
+    assert "RuntimeError: this stage was told to fail" in message, (
+        "the code's own error, not that of the worker that it left alone"
+    )
+    (record,) = _records(tmp_path)
+    assert record["host"]["workers"] == 2
+    alone = run_sweep(
+        [toy(number=1)], tmp_path / "alone", [], RunOptions(inline=True, gpus_per_stage=0), labels={}, console=Console(quiet=True)
+    )
+    assert alone.ok and _records(tmp_path / "alone")[0]["rows"] == record["rows"]
 
 
 @pytest.mark.slow
-def test_a_stages_news_stay_on_the_node_of_who_waits_for_them(two_nodes):
+def test_a_stages_news_stay_on_the_node_of_who_waits_for_them(both):
     import ray
 
     from raysp.engine.ray.train import _queue_here
 
-    node = two_nodes.add_node(num_cpus=1)
-    two_nodes.wait_for_nodes()
-    try:
-        with connection.connect(connection.find(two_nodes.address), verbose=False):
-            queues = [_queue_here() for _ in range(4)]  # anywhere would mean both nodes
-            where = ray.get([queue.actor.__ray_call__.remote(_node_of) for queue in queues])
-            assert set(where) == {ray.get_runtime_context().get_node_id()}
-    finally:
-        two_nodes.remove_node(node)
+    with connection.connect(connection.find(both.address), verbose=False):
+        queues = [_queue_here() for _ in range(4)]  # anywhere would mean both nodes
+        where = ray.get([queue.actor.__ray_call__.remote(_node_of) for queue in queues])
+        assert set(where) == {ray.get_runtime_context().get_node_id()}
 
 
 def _node_of(actor):
@@ -261,29 +259,24 @@ def _node_of(actor):
 
 
 @pytest.mark.slow
-def test_images_are_read_from_the_nodes_object_store_without_a_copy(two_nodes, tmp_path):
+def test_images_are_read_from_the_nodes_object_store_without_a_copy(both, tmp_path):
     source = open_source("digits", None, tmp_path)
     stage = Stage(name="look", version=1, config=source.config, run=_look_at_images, epochs=1)
-    options = RunOptions(address=two_nodes.address, gpus_per_stage=0)
+    options = RunOptions(address=both.address, gpus_per_stage=0)
     assert run_sweep([stage], tmp_path / "r", [source], options, labels={}, console=Console(quiet=True)).ok
     (record,) = _records(tmp_path / "r")
     assert record["metrics"] == {"own copy": False, "writeable": False, "sum": int(load_splits(source).train.images.sum())}
 
 
 @pytest.mark.slow
-def test_images_that_a_nodes_object_store_is_too_small_for_are_read_from_its_disk(two_nodes):
+def test_images_that_a_nodes_object_store_is_too_small_for_are_read_from_its_disk(both):
     import ray
 
-    node = two_nodes.add_node(num_cpus=1, object_store_memory=80_000_000)
-    two_nodes.wait_for_nodes()
-    try:
-        with connection.connect(connection.find(two_nodes.address), verbose=False):
-            (there,) = [each["NodeID"] for each in ray.nodes() if each["Resources"].get("object_store_memory") == 80_000_000]
-            images = ray.put(np.ones(120_000_000, dtype=np.uint8))
-            (answer,) = _call(_sum_of, {there: (images,)})
-            assert ray.get(answer, timeout=60) == 120_000_000
-    finally:
-        two_nodes.remove_node(node)
+    with connection.connect(connection.find(both.address), verbose=False):
+        (there,) = [each["NodeID"] for each in ray.nodes() if each["Resources"].get("object_store_memory") == SMALL]
+        images = ray.put(np.ones(120_000_000, dtype=np.uint8))
+        (answer,) = _call(_sum_of, {there: (images,)})
+        assert ray.get(answer, timeout=60) == 120_000_000
 
 
 def _sum_of(images):

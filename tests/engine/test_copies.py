@@ -1,12 +1,12 @@
 """Sweeps in which several stages train the same: one of them trains, the others are copied."""
 
 import dataclasses
-import os
 
 import pytest
+from rays import two_cpus
 from records import record_of
 from rich.console import Console
-from toy import HELPERS, toy, twins
+from toy import toy, twins
 
 from raysp.engine import copies
 from raysp.engine.context import Place
@@ -21,18 +21,30 @@ from raysp.store.records import SAME_AS, Store
 from raysp.store.tensor_files import load_tensors
 
 INLINE = RunOptions(inline=True, gpus_per_stage=0)
-ON_RAY = RunOptions(address="local", gpus_per_stage=0, max_concurrent=2)
-BOTH = pytest.mark.parametrize("options", [INLINE, pytest.param(ON_RAY, marks=pytest.mark.slow)], ids=["inline", "ray"])
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
 
 
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    """What all toys of these tests write, wherever they train."""
+    path = tmp_path_factory.mktemp("log") / "log"
+    path.touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOY_LOG", str(path))
+        yield path
+
+
+@pytest.fixture(scope="module")
+def on_ray(log):
+    with two_cpus() as options:
+        yield options
+
+
 @pytest.fixture(autouse=True)
-def trained(monkeypatch, tmp_path_factory):
-    """Labels of the stages that trained so far, once per epoch."""
-    log = tmp_path_factory.mktemp("log") / "log"
-    monkeypatch.setenv("TOY_LOG", str(log))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), os.environ.get("PYTHONPATH", "")]))
-    return lambda: [line.split()[0] for line in log.read_text().splitlines()] if log.exists() else []
+def trained(log):
+    """Labels of the stages that trained so far in a test, once per epoch."""
+    log.write_text("")
+    return lambda: [line.split()[0] for line in log.read_text().splitlines()]
 
 
 def run(leaves, root, options=INLINE, console=None, **more):
@@ -70,11 +82,10 @@ def alone(tmp_path_factory):
     return roots
 
 
-@BOTH
-def test_one_trains_and_all_are_as_if_they_had(options, tmp_path, console, alone, trained):
+def test_one_trains_and_all_are_as_if_they_had(either_way, tmp_path, console, alone, trained):
     before = len(trained())
     first, second, third, _ = leaves = chain("", "b", "c")
-    assert run(leaves, tmp_path, options, console).ok
+    assert run(leaves, tmp_path, either_way, console).ok
     assert {label.partition("-")[0] for label in trained()[before:]} == {"root", "twin", "child"}
     assert trained()[before:].count(first.label) == 3 and second.label not in trained()[before:]
     for leaf in leaves:
@@ -84,23 +95,21 @@ def test_one_trains_and_all_are_as_if_they_had(options, tmp_path, console, alone
     assert copy["rows"][0]["gamma"] == "c"
     said = console.file.getvalue()
     assert said.count(f", the same as {first.label}  (") == 2 and "(5/5)" in said
-    assert not run(leaves, tmp_path, options).done
+    assert not run(leaves, tmp_path, either_way).done
 
 
-@BOTH
-def test_where_the_first_fails_the_next_trains(options, tmp_path, trained):
+def test_where_the_first_fails_the_next_trains(either_way, tmp_path, trained):
     first, second, third, child = leaves = chain("raise", "b", "c")
-    outcome = run(leaves, tmp_path, options)
+    outcome = run(leaves, tmp_path, either_way)
     assert list(outcome.failed) == [first.key] and {second.key, third.key, child.key} < set(outcome.done)
     assert trained().count(second.label) == 3 and third.label not in trained()
     assert Store(root=tmp_path).read(third)["metrics"][SAME_AS] == second.key
 
 
-@BOTH
-def test_a_later_sweep_copies_what_an_earlier_one_trained(options, tmp_path, trained):
+def test_a_later_sweep_copies_what_an_earlier_one_trained(either_way, tmp_path, trained):
     (first, _), (later, _) = chain("b"), chain("c")
     assert run([first], tmp_path).ok
-    assert run([later], tmp_path, options).ok
+    assert run([later], tmp_path, either_way).ok
     assert later.label not in trained() and result(tmp_path, later)[2] == result(tmp_path, first)[2]
 
 
@@ -146,7 +155,7 @@ def test_a_disk_that_is_full_ends_the_run_and_blames_no_stage(tmp_path, monkeypa
 
 
 def test_on_ray_too(tmp_path, monkeypatch):
-    from raysp.engine.ray.tune import GraphSearcher
+    from raysp.engine.ray.searcher import GraphSearcher
 
     first, second = stages = twins("", "b")
     run([first], tmp_path)

@@ -8,9 +8,10 @@ from toy import toy
 
 from raysp.engine.context import Place
 from raysp.engine.progress import Progress
-from raysp.engine.ray import tune as ray_tune
+from raysp.engine.ray import searcher as ray_searcher
 from raysp.engine.ray.causes import cause_of, low_memory
 from raysp.engine.ray.cluster import Request, Slots
+from raysp.engine.ray.tune import _Watcher
 from raysp.engine.termination import Terminated
 from raysp.planning.plan import JobQueue
 from raysp.store.records import Store
@@ -28,7 +29,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(ray_tune, "time", clock)
+    monkeypatch.setattr(ray_searcher, "time", clock)
     return clock
 
 
@@ -42,13 +43,13 @@ def searcher_of(tmp_path, monkeypatch):
         def make(number, retries):
             stages = [toy(number=each) for each in range(number)]
             progress = Progress(stages, lambda: 4, Console(quiet=True))
-            return ray_tune.GraphSearcher(JobQueue(stages), Place(store=store), progress, slots, retries)
+            return ray_searcher.GraphSearcher(JobQueue(stages), Place(store=store), progress, slots, retries)
 
         yield make
 
 
 def test_pauses_grow_up_to_a_limit():
-    assert [ray_tune.pause_before(retry) for retry in (1, 2, 3, 4, 5, 6, 7, 10_000)] == [1, 2, 4, 8, 16, 30, 30, 30]
+    assert [ray_searcher.pause_before(retry) for retry in (1, 2, 3, 4, 5, 6, 7, 10_000)] == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
 def test_a_lost_stage_waits_longer_each_time_and_fails_when_retries_are_used_up(searcher_of, clock):
@@ -90,7 +91,7 @@ def test_low_memory_is_named_with_node_and_share(searcher_of, tmp_path):
     searcher.suggest("0")
     (tmp_path / "error.txt").write_text(ACCOUNT)
     trial = SimpleNamespace(trial_id="0", error_file=tmp_path / "error.txt")
-    ray_tune._Watcher(searcher).on_step_begin(1, [SimpleNamespace(trial_id="9"), trial])
+    _Watcher(searcher).on_step_begin(1, [SimpleNamespace(trial_id="9"), trial])
     searcher.on_trial_complete("0", error=True)
     (message,) = searcher.queue.outcome.failed.values()
     said = (
@@ -125,7 +126,7 @@ def test_a_pause_can_be_interrupted(searcher_of, clock, monkeypatch):
     searcher = searcher_of(1, retries=1)
     searcher.suggest("0")
     searcher.on_trial_complete("0", error=True)
-    monkeypatch.setattr(ray_tune.termination, "check", told)
+    monkeypatch.setattr(ray_searcher.termination, "check", told)
     with pytest.raises(Terminated):
         searcher.suggest("1")
 

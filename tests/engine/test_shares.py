@@ -9,10 +9,10 @@ import pytest
 import ray
 from toy import diamond, toy
 
-from raysp.engine import mps
-from raysp.engine.crowd import Trial
 from raysp.engine.options import RunOptions
-from raysp.engine.packing import Measured
+from raysp.engine.packing import mps
+from raysp.engine.packing.crowd import Trial
+from raysp.engine.packing.rule import Measured
 from raysp.engine.ray import cluster, connection, shares
 from raysp.engine.ray.nodes import on_gpu
 from raysp.engine.sweep import run_sweep

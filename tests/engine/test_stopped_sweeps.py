@@ -203,25 +203,25 @@ def first_of(twin):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_on_ray_the_same_are_stopped(stopped_root, tmp_path):
+def test_on_ray_the_same_are_stopped(on_ray, stopped_root, tmp_path):
     root, outcome = stopped_root
-    on_ray = swept(tmp_path, inline=False, address="local", max_concurrent=2, gpus_per_stage=0)
-    assert sorted(on_ray.stopped) == sorted(outcome.stopped) and on_ray.ok
+    found = swept(tmp_path, inline=False, address=on_ray.address, max_concurrent=2, gpus_per_stage=0)
+    assert sorted(found.stopped) == sorted(outcome.stopped) and found.ok
     assert accuracies(tmp_path) == accuracies(root)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_on_ray_with_more_slots_than_configurations_all_is_trained(tmp_path):
+def test_on_ray_with_more_slots_than_configurations_all_is_trained(on_ray, tmp_path):
     leaves = grid()[:1]
-    outcome = swept(tmp_path, leaves=leaves, inline=False, address="local", max_concurrent=2, gpus_per_stage=0)
+    outcome = swept(tmp_path, leaves=leaves, inline=False, address=on_ray.address, max_concurrent=2, gpus_per_stage=0)
     assert outcome.ok and not outcome.stopped and Store(root=tmp_path).read(leaves[0])
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["read_rungs", "read_record"])
 def test_on_ray_what_cannot_be_read_is_no_verdict_on_a_stage(tmp_path, monkeypatch, name):
-    from raysp.engine.ray import tune as ray_tune
+    from raysp.engine.ray import searcher as ray_searcher
 
     def unreachable(*arguments):
         raise Unreachable("s3://x can't be reached")
@@ -232,9 +232,9 @@ def test_on_ray_what_cannot_be_read_is_no_verdict_on_a_stage(tmp_path, monkeypat
     with Store(root=tmp_path).lock() as store:
         queue = JobQueue(stages, Halving(stages) if name == "read_rungs" else None)
         place = Place(store=store)
-        searcher = ray_tune.GraphSearcher(queue, place, Progress(stages, lambda: 2, Console(quiet=True)), slots, 1)
+        searcher = ray_searcher.GraphSearcher(queue, place, Progress(stages, lambda: 2, Console(quiet=True)), slots, 1)
         assert searcher.suggest("one")
-        monkeypatch.setattr(ray_tune if name == "read_record" else Store, name, unreachable)
+        monkeypatch.setattr(ray_searcher if name == "read_record" else Store, name, unreachable)
         searcher.on_trial_complete("one", {"epoch": 2})
         assert not queue.outcome.failed and isinstance(searcher.lost, Unreachable)
         assert searcher.suggest("two") == "FINISHED", "the run ends"

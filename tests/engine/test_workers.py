@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import subprocess
 import sys
 import warnings
@@ -11,7 +10,7 @@ import parallel
 import pytest
 import torch
 from torch import nn
-from toy import HELPERS, toy
+from toy import HELPERS, toy, with_helpers
 
 from raysp.engine.context import Context, Place
 from raysp.engine.job import StageError, run_job
@@ -282,7 +281,7 @@ def cluster(tmp_path_factory):
     """A local Ray with two CPUs, and a results root that its workers can write to."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own imports warn
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])]))
+        patch.setenv("PYTHONPATH", with_helpers())
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         ray = pytest.importorskip("ray")
         ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)

@@ -23,8 +23,9 @@ from raysp.engine.job import run_job
 from raysp.engine.termination import Terminated
 from raysp.engine.workers import Workers
 from raysp.methods.choices import SnlConfig
+from raysp.methods.distillation import StudentTask
 from raysp.methods.positions import top_positions
-from raysp.methods.scores import ScoreTask, StudentTask
+from raysp.methods.scores import ScoreTask
 from raysp.methods.snl import SnlTask, SnlWalkTask
 from raysp.methods.walk import WalkTask
 from raysp.models import network_of

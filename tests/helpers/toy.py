@@ -16,6 +16,11 @@ HELPERS = Path(__file__).parent
 """For the paths of processes that tests start."""
 
 
+def with_helpers():
+    """A PYTHONPATH by which Ray's workers find the toys, too."""
+    return os.pathsep.join([str(HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 @dataclass(frozen=True, kw_only=True)
 class ToyConfig(Config):
     number: int = 0

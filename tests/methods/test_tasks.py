@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from raysp.data.config import DataConfig
 from raysp.methods.choices import SnlConfig
+from raysp.methods.distillation import StudentTask
 from raysp.methods.positions import layer_mask, top_positions
-from raysp.methods.scores import ScoreTask, StudentTask
+from raysp.methods.scores import ScoreTask
 from raysp.methods.snl import SnlTask
 from raysp.stages.experiment import Experiment
 from raysp.stages.finetune import FinetuneConfig, FinetuneTask

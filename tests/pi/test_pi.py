@@ -14,6 +14,7 @@ import networks
 import pytest
 import torch
 from torch.nn import functional as F
+from waiting import wait_for
 
 pytest.importorskip("spu", reason="private inference needs the extra pi: pip install -e '.[pi]'")
 
@@ -331,7 +332,4 @@ def test_parties_die_with_whoever_started_them(tmp_path):
         pids = list(map(int, starter.stdout.readline().split()))
         assert all(map(is_alive, pids))
         starter.kill()
-    deadline = time.monotonic() + 20
-    while any(map(is_alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(map(is_alive, pids))
+    wait_for(lambda: not any(map(is_alive, pids)), 20)

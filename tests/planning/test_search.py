@@ -10,14 +10,15 @@ from rich.console import Console
 from toy import toy
 
 from raysp.data.sources import open_source
-from raysp.engine.crowd import Trial
 from raysp.engine.options import RunOptions
+from raysp.engine.packing.crowd import Trial
 from raysp.engine.progress import Progress
 from raysp.engine.ray import cluster, connection
 from raysp.engine.sweep import BrokenOff, _runner, run_sweep
 from raysp.planning.proposals import Search, SearchQueue, objectives_of, proposed, read_proposals, write_proposals
 from raysp.planning.tune_searchers import TuneAlgorithm
 from raysp.planning.weighing import Weighing
+from raysp.stages import predictable
 from raysp.store.lock import StoreBusy
 from raysp.store.records import Store
 from sweeps.searching import read_search
@@ -53,7 +54,7 @@ class Scripted:
 
 
 def largest():
-    return builder().largest(Weighing())
+    return predictable.largest(builder().network, Weighing())
 
 
 def toy_search(trials=4, seeds=1, behaviour=""):

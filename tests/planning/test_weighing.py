@@ -1,6 +1,5 @@
 """What sweeps weigh models by: costs that are counted, and costs that are predicted, by whichever calibrations."""
 
-import dataclasses
 import json
 import math
 from types import SimpleNamespace
@@ -10,14 +9,13 @@ from quick import builder, run
 
 from raysp.latency.known import Calibrations, packaged
 from raysp.latency.links import WAN, parse_link
-from raysp.latency.prediction import parts_of
 from raysp.latency.recorded import predict_records
 from raysp.methods.choices import Choice
-from raysp.models.exits import FINAL
 from raysp.models.files import load_model
 from raysp.planning.halving import Halving
 from raysp.planning.proposals import SearchQueue, objectives_of
 from raysp.planning.weighing import WEIGHABLE, Weighing
+from raysp.stages.predictable import largest
 from raysp.store.figures import COSTS, PREDICTED, check_rows
 from raysp.store.records import Store
 
@@ -107,18 +105,8 @@ def test_a_search_is_told_the_weighed_costs_and_keeps_proposals_of_its_own():
     found = objectives_of([row], {"pred_time_s": 4.0, "pred_bytes": 1e6}, weighing)
     assert set(found) == {"val_accuracy", "pred_time_s", "pred_bytes", "score"}
     assert found["score"] == pytest.approx(0.8 * (1 - 2 / 4.4) * (1 - 1 / 1.1))
-    largest = builder().largest(weighing)
-    assert all(math.isfinite(value) and value > 0 for value in largest.values()) and tuple(largest) == weighing.costs
-
-
-def test_own_calibrations_must_know_the_network():
-    name, one = next(iter(packaged().named.items()))
-    other = Calibrations({"mine.json": dataclasses.replace(one, layers={n: c for n, c in one.layers.items() if "linear" in n})})
-    with pytest.raises(ValueError, match=r"--calibration mine.json has no layer of resnet18: .*; make one of this"):
-        builder().check_predicted(Weighing(calibrations=other), [])
-    outline = builder().baseline(0).config.experiment.outline()
-    mine = dict.fromkeys((part.shape for part in parts_of(outline, FINAL) if part.shape), next(iter(one.layers.values())))
-    builder().check_predicted(Weighing(calibrations=Calibrations({name: dataclasses.replace(one, layers=mine)})), [])
+    most = largest(builder().network, weighing)
+    assert all(math.isfinite(value) and value > 0 for value in most.values()) and tuple(most) == weighing.costs
 
 
 @pytest.mark.parametrize(
@@ -140,19 +128,6 @@ def test_a_damaged_prediction_in_a_rung_is_found(told):
     row = {"exit": "final", "val_accuracy": 1.0, "relus": 1, "macs": 1, "depth": 1, PREDICTED: told}
     with pytest.raises((ValueError, KeyError)):
         check_rows([row])
-
-
-def test_own_calibrations_must_know_what_is_made_of_the_network_too():
-    """Calibrations are of one kernel and of one kind of head, unless more were asked for."""
-    build = builder()
-    bare = build.baseline(0).config.experiment.outline()
-    name, one = next(iter(packaged().named.items()))
-    cost = next(iter(one.layers.values()))
-    mine = {part.shape: cost for part in parts_of(bare, FINAL) if part.shape}
-    weighing = Weighing(costs=("pred_bytes",), calibrations=Calibrations({name: dataclasses.replace(one, layers=mine)}))
-    build.check_predicted(weighing, [Choice(budget=0.1)])
-    with pytest.raises(ValueError, match=r"pred_bytes of resnet18 can't be weighed: heads\.ac2\..*--heads"):
-        build.check_predicted(weighing, [Choice(budget=0.1), Choice(budget=0.1, ac_after=(2,), ac_head="grid")])
 
 
 def test_a_proposal_that_cannot_be_weighed_counts_as_failed_and_is_said(tmp_path):

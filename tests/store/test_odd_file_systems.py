@@ -42,7 +42,7 @@ def test_a_sweep_trains_without(lacks, tmp_path):
 
 def trial(lacks, root):
     """What comes of a place that is tried."""
-    act = "import sys; from raysp.store.location import locate; from raysp.store.trial import try_out"
+    act = "import sys; from raysp.store.location import locate; from raysp.store.tryout import try_out"
     return start(lacks, root, "-c", f"{act}; print(try_out(locate(sys.argv[1])))", root).communicate(timeout=60)[0]
 
 

@@ -23,7 +23,7 @@ from raysp.planning.plan import Plan
 from raysp.store import location, lock
 from raysp.store.location import create, locate, write_atomically
 from raysp.store.records import NoLongerOwner, Store
-from raysp.store.trial import StorageLacks
+from raysp.store.tryout import StorageLacks
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto")

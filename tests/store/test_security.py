@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from toy import HELPERS, diamond, toy
+from toy import diamond, toy, with_helpers
 
 import raysp
 from raysp.engine.options import RunOptions
 from raysp.engine.sweep import run_sweep
 from raysp.planning.plan import inspect
+from raysp.store.record_files import sealed
 from raysp.store.records import Store
 from raysp.store.tensor_files import DamagedFile
 
@@ -58,7 +59,7 @@ def _with_weights(directory, marker):
     return directory
 
 
-HANDED_OVER = {ROOT / "raysp" / "engine" / name for name in ("crowd.py", "crowd_member.py")}
+HANDED_OVER = {ROOT / "raysp" / "engine" / "packing" / name for name in ("crowd.py", "member.py")}
 """What a process writes for one that it starts itself, into a directory that is this user's alone."""
 
 
@@ -88,9 +89,7 @@ def test_a_record_that_names_other_files_is_not_believed(name, tmp_path):
     path = Store(root=tmp_path).directory(stage) / "record.json"
     record = json.loads(path.read_text())
     record["files"] = {name: next(iter(record["files"].values()))}
-    from raysp.store.records import _record_digest
-
-    path.write_text(json.dumps(record | {"sha256": _record_digest({k: v for k, v in record.items() if k != "sha256"})}))
+    path.write_bytes(sealed({name: value for name, value in record.items() if name != "sha256"}))
     with pytest.raises(DamagedFile, match="not the name of a weights file"):
         Store(root=tmp_path).read(stage)
 
@@ -151,7 +150,7 @@ def test_a_local_ray_asks_for_a_token_and_listens_on_loopback_alone(monkeypatch)
 
     monkeypatch.setenv("LISTENING", str(os.getpid()))
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    monkeypatch.setenv("PYTHONPATH", str(HELPERS))
+    monkeypatch.setenv("PYTHONPATH", with_helpers())
     with connection.connect(connection.find(None), verbose=False):
         ray.get(ray.remote(num_cpus=0)(_nothing).remote())
         addresses = _listening(f"LISTENING={os.getpid()}".encode())

@@ -272,15 +272,10 @@ def test_a_limit_of_seconds_is_met_where_it_can_be_and_said_where_not(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("how", "budgets", "stages"),
-    [
-        (["--inline"], ["0.2"], 4),
-        pytest.param(["--address", "local"], ["0.1", "0.3"], 6, marks=pytest.mark.slow),
-    ],
-    ids=["inline", "ray"],
+    "how", [["--inline"], pytest.param(["--address", "local"], marks=pytest.mark.slow)], ids=["inline", "ray"]
 )
-def test_the_main_job_twice(how, budgets, stages, tmp_path):
-    small = ["--width", "4", "--epochs-scale", "0.1", "--budgets", *budgets]
+def test_the_main_job_twice(how, tmp_path):
+    small = ["--width", "4", "--epochs-scale", "0.1", "--budgets", "0.2"]
     first = sweep(*small, *how, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     root = tmp_path / "runs" / "quick"
@@ -291,7 +286,7 @@ def test_the_main_job_twice(how, budgets, stages, tmp_path):
     results = (root / "results.csv").read_bytes()
     second = sweep(*small, *how, cwd=tmp_path)
     assert second.returncode == 0
-    assert sum(line.startswith("found ") for line in second.stdout.splitlines()) == stages
+    assert sum(line.startswith("found ") for line in second.stdout.splitlines()) == 4
     assert "done" not in second.stdout
     assert (root / "results.csv").read_bytes() == results
     assert first.stderr == second.stderr == ""

@@ -50,7 +50,7 @@ def test_the_count_line_tells_of_what_is_passed_over(root, tmp_path, console):
 
 
 def test_images_that_do_not_fit_end_a_plan_with_2(root, planned, monkeypatch):
-    monkeypatch.setattr("raysp.engine.room.free_memory", lambda: 100)
+    monkeypatch.setattr("raysp.engine.memory.free_memory", lambda: 100)
     done = planned(f"imagefolder:{root}")
     assert done.returncode == 2
     assert "27 images of 3 x 8 x 8 bytes (imagefolder) take" in done.stderr

@@ -2,16 +2,17 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import own
 import pandas as pd
 import pytest
 import torch
 from commands import SWEEPS, sweep, sweep_here
+from waiting import wait_for
 
 from raysp import load_model
 from raysp.models.costs import count_costs
@@ -32,9 +33,18 @@ def table(root):
     return pd.read_csv(root / "results.csv").drop(columns="time_s")
 
 
-def test_its_models_load_without_its_source_and_cost_what_the_rows_say(here):
-    done = sweep(*FLAGS, "--inline", "--storage", "r", cwd=here)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A directory with the source, and in `r` what has been trained of it in one process."""
+    directory = tmp_path_factory.mktemp("trained")
+    own.write(directory)
+    done = sweep(*FLAGS, "--inline", "--storage", "r", cwd=directory)
     assert done.returncode == 0, done.stderr
+    return directory
+
+
+def test_its_models_load_without_its_source_and_cost_what_the_rows_say(trained, here):
+    shutil.copytree(trained / "r", here / "r")
     rows = table(here / "r")
     assert set(rows["model"]) == {"small:build"}
     assert rows["width"].isna().all()
@@ -52,21 +62,17 @@ def test_its_models_load_without_its_source_and_cost_what_the_rows_say(here):
 
 
 @pytest.mark.slow
-def test_killed_on_ray_and_started_again_it_ends_the_same(here):
-    assert sweep(*FLAGS, "--inline", "--storage", "alone", cwd=here).returncode == 0
+def test_killed_on_ray_and_started_again_it_ends_the_same(trained, here):
     command = [sys.executable, str(SWEEPS / "budget_sweep.py"), *FLAGS, "--address", "local", "--storage", "r"]
     # Only the driver reads the source: no worker is told where it lies.
     process = subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ)
-    deadline = time.monotonic() + 120
-    while not list((here / "r").glob("stages/baseline-*/record.json")):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
+    wait_for(lambda: list((here / "r").glob("stages/baseline-*/record.json")), 120, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = sweep(*FLAGS, "--address", "local", "--storage", "r", cwd=here)
     assert done.returncode == 0, done.stderr
     order = ["budget", "exit"]
-    alone, killed = (table(here / root).sort_values(order).reset_index(drop=True) for root in ("alone", "r"))
+    alone, killed = (table(where / "r").sort_values(order).reset_index(drop=True) for where in (trained, here))
     pd.testing.assert_frame_equal(alone, killed)
 
 

@@ -1,15 +1,25 @@
 """Why a worker died, in one sentence.
 
-Owns reading Ray's accounts of it. Refuses to decide what becomes of the worker's stage (`raysp.engine.ray.tune`).
+Owns reading Ray's accounts of it. Refuses to decide what becomes of the worker's stage (`raysp.engine.ray.searcher`).
 """
 
 import re
+from pathlib import Path
+from typing import Any
 
 LOW_MEMORY = re.compile(
     r"Memory on the node \(IP: ([^,]+), [^)]*\).*? was ([\d.]+ ?[KMGT]?B)(?: used)? / ([\d.]+ ?[KMGT]?B)(?: limit)? \(([\d.]+)\)",
     re.DOTALL,
 )
 """What Ray's memory monitor says when it ends workers, before the kernel would end any process: node, used, limit, share."""
+
+
+def last_error(trial: Any) -> str:
+    """The text of a trial's last error, if there is one."""
+    try:
+        return Path(trial.error_file).read_text(errors="replace")  # not `get_error`, whose file is written later
+    except (OSError, TypeError, AttributeError):
+        return ""
 
 
 def low_memory(error: str) -> str:

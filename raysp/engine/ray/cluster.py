@@ -1,6 +1,6 @@
 """What of the connected Ray cluster a stage can have.
 
-Owns the arithmetic of places. Refuses to connect (`raysp.engine.ray.connection`) and to schedule (`raysp.engine.ray.tune`).
+Owns the arithmetic of places. Refuses to connect (`raysp.engine.ray.connection`) and to schedule (`raysp.engine.ray.searcher`).
 Contract: what can never be placed is refused before anything trains, with what was asked for and what the cluster has.
 """
 

@@ -1,9 +1,9 @@
 """Ray connected for a run, and what of a GPU each of its stages gets.
 
 Owns the order: where `auto` is asked for, a Ray of our own is started after the measuring and inside MPS, which its workers must
-find in their environment; on a cluster, whose nodes were started by others, the measuring is a task on one of them. The rule is
-`raysp.engine.packing`'s, the figures are `raysp.engine.crowd`'s. Contract: whatever can't be measured means a whole GPU for each
-stage, and one line says why.
+find in their environment; on a cluster, whose nodes were started by others, the measuring is a task on one of them. The rule,
+the figures and MPS are `raysp.engine.packing`'s. Contract: whatever can't be measured means a whole GPU for each stage, and one
+line says why.
 """
 
 import socket
@@ -16,10 +16,10 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from raysp.engine import mps
-from raysp.engine.crowd import LIMIT_S, Trial, measure
 from raysp.engine.options import RunOptions
-from raysp.engine.packing import Bound, Measured, bound, kept, share, told
+from raysp.engine.packing import mps
+from raysp.engine.packing.crowd import LIMIT_S, Trial, measure
+from raysp.engine.packing.rule import Bound, Measured, bound, kept, share, told
 from raysp.engine.ray import cluster, connection
 from raysp.engine.ray.nodes import least_memory, on_gpu
 from raysp.engine.surroundings import cpus

@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
-from raysp.engine import mps
+from raysp.engine.packing import mps
 
 STAND_IN = r"""#!/bin/sh
 here=$(dirname "$0")
@@ -31,7 +31,8 @@ esac
 """
 DRIVER = """
 import signal, sys, time
-from raysp.engine import mps, termination
+from raysp.engine import termination
+from raysp.engine.packing import mps
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with these two ignored
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 termination.install()
@@ -68,10 +69,8 @@ def lives(program):
 
 
 def wait_until_ended(program):
-    deadline = time.monotonic() + 20
-    while lives(program) or Path((program / "directory").read_text().strip()).exists():
-        assert time.monotonic() < deadline, "the daemon, or its directory, is still there"
-        time.sleep(0.05)
+    """Until neither the daemon nor its directory is left."""
+    wait_for(lambda: not lives(program) and not Path((program / "directory").read_text().strip()).exists(), 20)
 
 
 def test_it_is_there_for_the_block(program, monkeypatch):

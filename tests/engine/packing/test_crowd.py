@@ -9,9 +9,9 @@ from quick import builder
 from toy import toy
 
 from raysp.data.sources import open_source, part_sizes
-from raysp.engine import crowd, crowd_member
-from raysp.engine.crowd import Trial, measure
-from raysp.engine.packing import Measured
+from raysp.engine.packing import crowd, member
+from raysp.engine.packing.crowd import Trial, measure
+from raysp.engine.packing.rule import Measured
 from raysp.methods.choices import Choice
 from raysp.planning.plan import Plan
 from raysp.store.keys import key_of
@@ -166,7 +166,7 @@ def written(tmp_path):
 
 def test_a_stage_that_is_watched_keeps_nothing(place):
     """Its epochs are as long as they are without saving."""
-    store = crowd_member._Forgetful(root=place.store.root)
+    store = member._Forgetful(root=place.store.root)
     stage = trial().stages[0]
     store.save_checkpoint(stage, {}, {})
     store.write_error(stage, "text")

@@ -13,7 +13,7 @@ from raysp.command.doctor import page
 from raysp.store import location
 from raysp.store.location import locate
 from raysp.store.records import Store
-from raysp.store.trial import StorageLacks, try_out
+from raysp.store.tryout import StorageLacks, try_out
 
 CHECKSUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
 NAMED = r"set AWS_REQUEST_CHECKSUM_CALCULATION=when_required and AWS_RESPONSE_CHECKSUM_VALIDATION=when_required$"

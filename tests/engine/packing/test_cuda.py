@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from raysp.data.config import DataConfig
-from raysp.engine import mps
-from raysp.engine.crowd import Trial, measure
-from raysp.engine.packing import Bound, kept, told
+from raysp.engine.packing import mps
+from raysp.engine.packing.crowd import Trial, measure
+from raysp.engine.packing.rule import Bound, kept, told
 from raysp.methods.choices import Choice
 from raysp.planning.plan import Plan
 from raysp.stages.chain import ChainBuilder

@@ -1,6 +1,6 @@
-"""A process that `raysp.engine.crowd` starts, to choose a stage or to train it.
+"""A process that `raysp.engine.packing.crowd` starts, to choose a stage or to train it.
 
-    python -m raysp.engine.crowd_member DIRECTORY scout|member
+    python -m raysp.engine.packing.member DIRECTORY scout|member
 
 Owns what of a stage is trained, and for how long. Contract: ends when nobody holds its input open any more; says nothing on its
 output but lines of JSON.
@@ -21,8 +21,8 @@ from raysp.data.config import DataConfig
 from raysp.data.sources import Splits
 from raysp.engine.calibration import kind_of, random_images, shortened
 from raysp.engine.context import Place
-from raysp.engine.crowd import CHOSEN, TRIAL, Trial
 from raysp.engine.job import StageError, run_job
+from raysp.engine.packing.crowd import CHOSEN, TRIAL, Trial
 from raysp.planning.plan import Plan
 from raysp.store.keys import key_of
 from raysp.store.records import Store

@@ -13,7 +13,7 @@ from raysp.engine.surroundings import memory, tried
 from raysp.engine.troubles import gigabytes
 
 
-def check_room(sources: Iterable[Source]) -> None:
+def check_memory(sources: Iterable[Source]) -> None:
     """Refuse images that don't fit.
 
     Raises:

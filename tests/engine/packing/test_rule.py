@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import diamond, toy
 
-from raysp.engine.packing import MOST, WORTH, Bound, Measured, at_once, bound, fitting, kept, numbers, share, told
+from raysp.engine.packing.rule import MOST, WORTH, Bound, Measured, at_once, bound, fitting, kept, numbers, share, told
 from raysp.engine.ray.cluster import Request
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn

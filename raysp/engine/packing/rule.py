@@ -1,7 +1,8 @@
 """How many stages belong on one GPU: the rule, and the words in which it is told.
 
-Refuses to measure (`raysp.engine.crowd`) and to ask a cluster for anything (`raysp.engine.ray.shares`), so that any machine can
-be thought of. Contract: more stages are put on a GPU only as long as each doubling makes all of them together faster by a tenth.
+Refuses to measure (`raysp.engine.packing.crowd`) and to ask a cluster for anything (`raysp.engine.ray.shares`), so that any
+machine can be thought of. Contract: more stages are put on a GPU only as long as each doubling makes all of them together faster
+by a tenth.
 """
 
 from collections import Counter

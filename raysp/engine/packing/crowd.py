@@ -1,7 +1,7 @@
 """What some stages make together on one GPU, from half a minute of training them side by side.
 
-Owns the processes that train (`raysp.engine.crowd_member`), and says when they do. Refuses to decide how many stages are best
-(`raysp.engine.packing`). Contract: nothing is written but in a temporary directory, nothing of the data is read, no process
+Owns the processes that train (`raysp.engine.packing.member`), and says when they do. Refuses to decide how many stages are best
+(`raysp.engine.packing.rule`). Contract: nothing is written but in a temporary directory, nothing of the data is read, no process
 outlives the measuring, and a fault is told and not raised: it is no reason not to train.
 
 The first process, the scout, tries every kind of stage for a few steps and chooses the one that takes most memory. Then one
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from raysp.engine.options import CudaGraph
-from raysp.engine.packing import Measured, fitting, kept, numbers
+from raysp.engine.packing.rule import Measured, fitting, kept, numbers
 from raysp.store.stage import Stage
 
 LIMIT_S = 120.0
@@ -100,7 +100,7 @@ class _Process:
         self._errors = scratch / f"{number}.txt"
         with self._errors.open("w") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "raysp.engine.crowd_member", str(scratch), "member" if number else "scout"],
+                [sys.executable, "-m", "raysp.engine.packing.member", str(scratch), "member" if number else "scout"],
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -1,10 +1,10 @@
 """What happens to a sweep whose machines and processes die: `python tests/faults.py --kills 30`.
 
-Trains the main sweep at its smallest undisturbed, then the same again on two Ray nodes while a random one of driver, trial actor,
-training worker and second node's raylet is killed at random moments, with the same command given again whenever the driver has
-ended. At the end every stage must be there once, results.csv must be what the undisturbed run wrote, bit for bit (but for its
-column of wall-clock seconds), and no temporary file of a stage and no process may be left. Then come the other faults, one
-function each.
+Trains a small sweep (`--recipe`: by the paper's masks, or by one walk with early stopping over a network of somebody's own)
+undisturbed, then the same again on two Ray nodes while a random one of driver, trial actor, training worker and second node's
+raylet is killed at random moments, with the same command given again whenever the driver has ended. At the end every stage must
+be there once, results.csv must be what the undisturbed run wrote, bit for bit (but for its column of wall-clock seconds), and
+no temporary file of a stage and no process may be left. Then come the other faults, one function each.
 """
 
 import argparse
@@ -22,7 +22,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
-from disturbed import MARK, ROOT, Failed, begin, check, checkpoints, finish, half_done, processes, same, say, wait_until
+import own
+from disturbed import (
+    MARK,
+    RECIPE,
+    RECIPES,
+    ROOT,
+    Failed,
+    begin,
+    check,
+    checkpoints,
+    finish,
+    half_done,
+    processes,
+    same,
+    say,
+    wait_until,
+)
 from kills import killing
 
 
@@ -57,7 +73,7 @@ def cut_checkpoint(scratch: Path, undisturbed: Path) -> str:
     wait_until(lambda: checkpoints(storage), "a checkpoint")
     driver.kill()
     driver.wait()
-    (found,) = checkpoints(storage)
+    found = min(checkpoints(storage))
     os.truncate(found, found.stat().st_size // 2)
     printed = finish(storage, "--inline")
     check(f"set aside as {found.name}.damaged-1" in printed, f"nothing is said of the damage:\n{printed}")
@@ -131,6 +147,7 @@ def main() -> int:
     """Run all, print what was found, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=30, help="a fifth of them with two workers per stage")
+    parser.add_argument("--recipe", choices=RECIPES, default="paper", help="what is trained")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
     parser.add_argument("--keep", action="store_true", help="leave the scratch directory")
     flags = parser.parse_args()
@@ -138,8 +155,10 @@ def main() -> int:
         parser.error(f"--kills {flags.kills}; expected at least 1")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.environ[MARK] = uuid.uuid4().hex
-    os.environ["PYTHONPATH"] = str(ROOT)
+    os.environ[RECIPE] = flags.recipe
     scratch = Path(tempfile.mkdtemp(prefix="rf", dir="/tmp"))  # short: Ray puts sockets below it
+    own.write(scratch)
+    os.environ["PYTHONPATH"] = f"{ROOT}:{scratch}"
     os.environ["RAY_TMPDIR"] = str(scratch / "r")
     (scratch / "r").mkdir()
     (scratch / "tmp").mkdir()

@@ -14,10 +14,19 @@ from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SMALL = [
-    *("--mask-method", "senet", "--d-th", "0.1", "--gb-init", "random", "--width", "4", "--epochs-scale", "0.25"),
-    *("--budgets", "0.1", "0.2", "0.3", "0.4", "--gpus-per-stage", "0"),
-]
+RECIPES = {
+    "paper": (
+        *("--mask-method", "senet", "--d-th", "0.1", "--gb-init", "random", "--width", "4", "--epochs-scale", "0.25"),
+        *("--budgets", "0.1", "0.2", "0.3", "0.4", "--gpus-per-stage", "0"),
+    ),
+    "walk": (
+        *("--model", "small:build", "--gate-blocks", "1", "--ac-after", "1", "--epochs-scale", "0.5", "--stopping", "pareto"),
+        *("--budgets", "0.1", "0.2", "0.3", "0.4", "--seeds", "0", "1", "--gpus-per-stage", "0"),
+    ),
+}
+"""Flags of a small sweep: by the paper's masks; and by one walk, over a network of somebody's own (`own.py`), stopped early."""
+RECIPE = "RAYSP_DISTURBED"
+"""Environment variable with the one that is used; the first unless set."""
 MARK = "RAYSP_FAULTS"
 """Environment variable that all processes of a run inherit, by which those that are left are found."""
 PATIENCE_S = 600.0
@@ -40,7 +49,14 @@ def say(text: str) -> None:
 
 def command(storage: Path, *more: str) -> list[str]:
     """The sweep's."""
-    return [sys.executable, str(ROOT / "sweeps" / "budget_sweep.py"), *SMALL, "--storage", str(storage), *more]
+    return [
+        sys.executable,
+        str(ROOT / "sweeps" / "budget_sweep.py"),
+        *RECIPES[os.environ.get(RECIPE, "paper")],
+        "--storage",
+        str(storage),
+        *more,
+    ]
 
 
 def finish(storage: Path, *more: str, status: int = 0) -> str:
@@ -69,8 +85,10 @@ def same(storage: Path, undisturbed: Path) -> None:
     stages, expected = (sorted(p.name for p in (s / "stages").iterdir()) for s in (storage, undisturbed))
     check(stages == expected, f"stages {stages}, expected {expected}")
     for stage in stages:
-        names = sorted(p.name for p in (storage / "stages" / stage).iterdir() if ".damaged-" not in p.name)
-        check(names == ["record.json", "weights.safetensors"], f"{stage} holds {names}")
+        names, expected = (
+            sorted(p.name for p in (s / "stages" / stage).iterdir() if ".damaged-" not in p.name) for s in (storage, undisturbed)
+        )
+        check(names == expected, f"{stage} holds {names}, expected {expected}")
     check(results(storage) == results(undisturbed), "results.csv differs from the undisturbed run's")
     files, expected = ({str(p.relative_to(s)) for p in (*s.iterdir(), *s.glob("plans/*"))} for s in (storage, undisturbed))
     # A kill while the report is written leaves such a file in the root for a while: it could be another's, who still writes it.
@@ -96,7 +114,7 @@ def half_done(storage: Path, undisturbed: Path) -> Path:
     """A results directory with a copy of the undisturbed run's stages but one mask and all that is fine-tuned: a fault in what is
     left shows as much as one in the whole sweep, in half the time."""
     names = sorted(stage.name for stage in (undisturbed / "stages").iterdir())
-    first_mask = next(name for name in names if name.startswith("mask-"))
+    first_mask = next((name for name in names if name.startswith("mask-")), None)
     for name in names:
         if name != first_mask and not name.startswith("finetune-"):
             shutil.copytree(undisturbed / "stages" / name, storage / "stages" / name)

@@ -44,6 +44,7 @@ from raysp.store.location import (
     size,
     write_atomically,
 )
+from raysp.store.reasons import why
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import (
     DamagedFile,
@@ -337,7 +338,7 @@ def read_rungs(path: Location, key: str) -> dict[int, dict[str, Any]]:
             float(rung["time_s"])
         return rungs
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedFile(path, f"no rungs of ours ({error!r:.120})") from error
+        raise DamagedFile(path, f"no rungs of ours ({why(error)})") from error
 
 
 def label_of(record: Mapping[str, Any]) -> str:

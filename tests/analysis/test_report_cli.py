@@ -75,6 +75,11 @@ def test_the_reference_point_is_told_and_can_be_given(tmp_path, capsys):
     assert re.search(rf"Hypervolume on digits: 0\.\d{{4}}, {re.escape(point)}", capsys.readouterr().out)
     for name in ("tables.md", "report.html"):
         assert point in (root / name).read_text()
+    with pytest.raises(SystemExit) as stopped:
+        main([str(root), "--reference", "relus=1"])
+    assert stopped.value.code == 0
+    none = "No model of it is better than that in everything, so that none counts: give larger --reference."
+    assert none in capsys.readouterr().out
 
 
 def test_limits_are_not_met_by_nothing(tmp_path):

@@ -19,6 +19,8 @@ from analysis.spending import STATES, Spending
 from raysp.pi import MEANING, MeasuredFile
 from raysp.store.figures import COSTS
 
+ESCAPED = "backslashreplace"
+"""How a path's bytes that are no text are written: as Python escapes them."""
 ALWAYS = ("budget", "d_th", "exit")
 """Columns of a table of models that are shown even if all agree."""
 WORST = ("worst_class_accuracy",)

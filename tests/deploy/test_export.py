@@ -246,9 +246,7 @@ def test_a_channel_without_variance_is_exported(format_name, tmp_path):
 def test_a_batch_norm_that_multiplies_what_is_rounded_is_named(tmp_path, monkeypatch):
     save_model(networks.with_dead_channel(networks.gated("resnet18", in_channels=3)), tmp_path / "model")
     monkeypatch.setattr("raysp.deploy.export.TOLERANCE", -1.0)
-    with pytest.raises(
-        RuntimeError, match=r"off by .*: its batch norm \S+ multiplies a channel by \S+e\+0[45] \(running_var 1e-10\)"
-    ):
+    with pytest.raises(RuntimeError, match=r"off by .*: its batch norm \S+ multiplies a channel by \S+ \(running_var 1e-10\)"):
         export(tmp_path / "model", tmp_path / "out", format="torch")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

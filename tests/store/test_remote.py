@@ -97,6 +97,7 @@ def test_a_sweep_on_s3_equals_one_in_a_directory_and_is_found_again(root, option
     assert (root / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_no_two_processes_hold_a_root(root):
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     commands = [[sys.executable, str(HELPERS / "contender.py"), str(root), seed] for seed in "12"]

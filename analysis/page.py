@@ -24,7 +24,7 @@ from analysis.published import published_beside
 from analysis.records import Runs
 from analysis.results import WHICH
 from analysis.seeds import MEANS, SPREAD
-from analysis.tables import SHORT, Table, differing
+from analysis.tables import ESCAPED, SHORT, Table, differing
 from raysp.latency.tables import PartCosts
 from raysp.store.records import label_of
 
@@ -99,7 +99,7 @@ def build_page(
         skipped=skipped,
         damaged=[(str(d.path), d.reason) for d in runs.damaged],
     )
-    return page.encode()
+    return page.encode(errors=ESCAPED)
 
 
 def _picture(title: str, svg: bytes) -> tuple[str, str]:
@@ -189,7 +189,7 @@ def _pack(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[str, in
 def _packed(records: Sequence[Mapping[str, Any]]) -> str:
     content = {r["key"]: {**r, "label": label_of(r), "history": [_rounded(epoch) for epoch in r["history"]]} for r in records}
     text = json.dumps(content, separators=(",", ":"), default=str)
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    return base64.b64encode(gzip.compress(text.encode(errors=ESCAPED), mtime=0)).decode()
 
 
 def _rounded(epoch: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from raysp.store import classes
 from raysp.store.keys import SHORT_KEY_DIGITS
 from raysp.store.location import Location, NotAFile, exists, read
 from raysp.store.manifest import Manifest, read_manifests
+from raysp.store.reasons import why
 from raysp.store.record_files import read_rungs
 from raysp.store.records import ERROR, READERS, RECORD, RUNGS, Store, label_of
 from raysp.store.tensor_files import DamagedFile, unreadable
@@ -147,7 +148,7 @@ def why_not(record: Mapping[str, Any]) -> str:
         try:
             facts = mask_facts(record)
         except (KeyError, TypeError, ValueError) as error:
-            return f"its configuration is not a mask's ({error!r:.120})"
+            return f"its configuration is not a mask's ({why(error)})"
         if reason := _why_not_row(facts):
             return f"its configuration has {reason}"
     if record["stage"] in ("mask", "finetune"):

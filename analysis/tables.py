@@ -19,6 +19,8 @@ from analysis.spending import STATES, Spending
 from raysp.pi import MEANING, MeasuredFile
 from raysp.store.figures import COSTS
 
+ESCAPED = "backslashreplace"
+"""How a path's bytes that are no text are written: as Python escapes them."""
 ALWAYS = ("budget", "d_th", "exit")
 """Columns of a table of models that are shown even if all agree."""
 WORST = ("worst_class_accuracy",)
@@ -236,7 +238,11 @@ def volumes_of(sweep: Spending) -> list[str]:
     for group, rows in sweep.growth.groupby(list(GROUP)):
         corner = ", ".join(f"{OBJECTIVES[c].short} {number(OBJECTIVES[c], v)}" for c, v in sweep.references[group].items())
         where = f"{group[0]}, selected on {group[1]}" if len(sweep.references) > 1 else group[0]
-        said.append(f"Hypervolume on {where}: {rows['hypervolume'].iloc[-1]:.4f}, reference point {corner}.")
+        volume = rows["hypervolume"].iloc[-1]
+        beyond = (
+            "" if volume else " No model of it is better than that in everything, so that none counts: give larger --reference."
+        )
+        said.append(f"Hypervolume on {where}: {volume:.4f}, reference point {corner}.{beyond}")
     return said
 
 

@@ -18,7 +18,7 @@ from raysp.stages.chain import ChainBuilder
 from raysp.stages.predictable import check_predicted
 from raysp.stages.presets import PRESETS, Preset
 from raysp.stages.time_limit import time_limit
-from raysp.store.home import from_home
+from raysp.store.paths import user_path
 from sweeps.flags import FLAG_OF, NOT_GIVEN, SweepFlags, read_budget, read_seconds
 from sweeps.running import Work
 from sweeps.searching import draw, read_search
@@ -46,10 +46,10 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
         model=flags.model,
         width=flags.run.width,
         relu6=flags.relu6 == "relu",
-        baseline=None if flags.baseline is None else from_home(flags.baseline),
+        baseline=None if flags.baseline is None else user_path(flags.baseline),
         epochs_scale=flags.run.epochs_scale,
         precision=flags.run.precision,
-        sensitivity=None if flags.sensitivity is None else read_sensitivity(flags.sensitivity),
+        sensitivity=None if flags.sensitivity is None else read_sensitivity(user_path(flags.sensitivity)),
         calibrations=weighing.calibrations,
     )
     network = builder.network

@@ -17,7 +17,6 @@ from raysp.engine.options import Compile, CudaGraph, Gpus, RunOptions, Stopping
 from raysp.methods.choices import AcEnd, AcHead, AcStart, GateStart, Granularity, MaskMethod, MaskStart, Pram, Weights
 from raysp.stages.presets import Preset, PresetName
 from raysp.store.figures import COSTS
-from raysp.store.home import from_home
 from raysp.training.recipes import GammaSchedule, Precision
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ class RunFlags:
         columns = Columns(image=self.image_column, label=self.label_column)
         name = preset.dataset if self.dataset is None else self.dataset
         chosen = self.selection or preset.selection
-        return open_source(name, self.image_size, from_home(self.data_dir), chosen, columns=columns, tell=tell_reading)
+        return open_source(name, self.image_size, self.data_dir, chosen, columns=columns, tell=tell_reading)
 
     def options(self) -> RunOptions:
         """Where and how to run. Raises ValueError."""

@@ -30,6 +30,7 @@ from analysis.results import layers_table, results_table
 from analysis.seeds import points_of
 from analysis.spending import Spending, spending_of
 from analysis.tables import (
+    ESCAPED,
     Table,
     front_tables,
     latex,
@@ -198,8 +199,8 @@ def save_report(report: Report, roots: Sequence[Location], out: Location) -> Non
             pictures.append((title, svg))
     sections = tables_of(report)
     tables = [table for section in sections.values() for table in section]
-    write_atomically(out / "tables.md", markdown(tables).encode())
-    write_atomically(out / "tables.tex", latex(tables).encode())
+    write_atomically(out / "tables.md", markdown(tables).encode(errors=ESCAPED))
+    write_atomically(out / "tables.tex", latex(tables).encode(errors=ESCAPED))
     page = build_page(
         runs=report.runs,
         points=report.points,

@@ -135,7 +135,7 @@ def _of_programs(compiler: str | None, browser: str | None) -> Iterator[Trouble]
         "±γ".encode(_encoding())
     except (UnicodeError, LookupError):
         yield Trouble(
-            what="signs such as ± on this terminal",
+            what="signs such as plus-minus on this terminal, which are written as Python escapes them",
             because=f"its encoding is {_encoding()}",
             remedy="set PYTHONIOENCODING=utf-8",
         )
@@ -168,7 +168,8 @@ def _ray(here: Surroundings) -> str:
         instead = "" if here.address_from == "RAY_ADDRESS" else ", so one is started here"
         heard = {True: "answers", False: f"doesn't answer{instead}", None: "not tried"}[here.answers]
         cluster = f"at {here.address} by {here.address_from} ({heard})"
-    return f"{cluster}; sessions in {here.sessions or 'no place'}; a cluster's token {here.token or 'nowhere'}"
+    why = f" ({here.why_elsewhere})" if here.sessions != here.ray_directory else ""
+    return f"{cluster}; sessions in {here.sessions or 'no place'}{why}; a cluster's token {here.token or 'nowhere'}"
 
 
 def _variables(environ: Mapping[str, str]) -> str:

@@ -24,9 +24,14 @@ GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 
 
 def shield() -> None:
-    """Let the process' own two streams never raise, whoever writes to them, and give it a home: a command's first act."""
+    """Let the process' own two streams never raise, whoever writes to them, and give it a home: a command's first act.
+
+    Pictures are drawn into files alone. What a notebook or a shell asks of matplotlib's windows would only be in the way: a
+    backend that isn't installed here ends its import.
+    """
     sys.stdout, sys.stderr = _lossy(sys.stdout), _lossy(sys.stderr)
     stand_in_for_home()
+    os.environ.pop("MPLBACKEND", None)
 
 
 def consoles(width: int = 120) -> "tuple[Console, Console]":

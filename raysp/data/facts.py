@@ -99,6 +99,8 @@ def told(error: Exception) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):  # its message has the file's name, or an object's address
         return "no image of a known format"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more pixels than are opened, {2 * (Image.MAX_IMAGE_PIXELS or 0):,}"
     return "cut short" if "truncated" in text.lower() or "unexpected end" in text.lower() else text
 
 

@@ -13,7 +13,7 @@ from raysp.data.imagefolder import Decoded, Folder, decode, scan
 from raysp.data.listing import FolderError, Listing, list_folder
 from raysp.data.splitting import held_out, labels_of, takes_a_class
 from raysp.data.tiny_imagenet import SIZE, list_tiny_imagenet
-from raysp.store.home import from_home
+from raysp.store.paths import user_path
 
 HUGGINGFACE = "huggingface"
 
@@ -26,8 +26,8 @@ class _Layout:
 
 
 LAYOUTS = {
-    "imagefolder": _Layout(size=32, list_files=lambda place, _: list_folder(from_home(place))),
-    "tiny-imagenet": _Layout(size=SIZE, list_files=lambda place, _: list_tiny_imagenet(from_home(place))),
+    "imagefolder": _Layout(size=32, list_files=lambda place, _: list_folder(user_path(place))),
+    "tiny-imagenet": _Layout(size=SIZE, list_files=lambda place, _: list_tiny_imagenet(user_path(place))),
     HUGGINGFACE: _Layout(size=32, list_files=list_huggingface),
 }
 """What can stand before `:PATH`."""

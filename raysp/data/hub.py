@@ -14,12 +14,15 @@ from pathlib import Path, PurePosixPath
 
 from raysp.data.listing import FolderError
 from raysp.store.extras import remedy_for
+from raysp.store.paths import shown
 
 REACHED_S = 5.0
 """Seconds for the Hub to say anything at all."""
 CONVERTED = "refs/convert/parquet"
 """Where the Hub keeps data sets as Parquet that were uploaded as something else."""
-_NAME = re.compile(r"[\w.-]+(/[\w.-]+){0,2}")
+LONGEST_NAME = 96
+_PART = re.compile(rf"(?!.*(--|\.\.))(?!.*\.git$)\w(?:[\w.-]{{0,{LONGEST_NAME - 2}}}\w)?", re.ASCII)
+"""What the Hub allows as an owner's name, and as a data set's (the rules of `huggingface_hub.validate_repo_id`)."""
 
 
 def fetch(name: str, check: Callable[[Iterable[PurePosixPath]], object]) -> Path:
@@ -32,15 +35,20 @@ def fetch(name: str, check: Callable[[Iterable[PurePosixPath]], object]) -> Path
     Raises:
         FolderError: there is none of this name, or it can be neither reached nor found in the cache.
     """
-    if not _NAME.fullmatch(name) or name.startswith("."):
-        raise FolderError(f"no directory {name}; expected one with a data set, or a name on the Hub such as OWNER/NAME")
+    owner, _, rest = name.partition("/")
+    short, _, configuration = rest.partition("/")
+    if name[:1] in ("/", ".", "~") or "/" in configuration or name.endswith("/") or "//" in name:
+        raise FolderError(f"no directory {shown(name)}; expected one with a data set, or a name on the Hub such as OWNER/NAME")
+    if not all(_PART.fullmatch(part) for part in (owner, short) if part):
+        raise FolderError(
+            f"no directory {shown(name)}, and the Hub has no such names; expected a directory with a data set, or OWNER/NAME: "
+            f"letters, digits, and - _ . within, up to {LONGEST_NAME} characters each, without -- and .. or .git at the end"
+        )
     if importlib.util.find_spec("huggingface_hub") is None:
         raise FolderError(f"no directory {name}; if it is a name on the Hub, its package is missing: {remedy_for('huggingface')}")
     import huggingface_hub  # takes a while to import
     from huggingface_hub import constants, errors
 
-    owner, _, rest = name.partition("/")
-    short, _, configuration = rest.partition("/")
     repository = f"{owner}/{short}" if short else owner
     away = constants.HF_HUB_OFFLINE or not _is_reached(constants.ENDPOINT)
     for revision in (None, CONVERTED):

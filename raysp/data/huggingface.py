@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from raysp.data.hub import fetch
 from raysp.data.listing import Entry, FolderError, Listing
 from raysp.data.tables import Row, Shelf, pieces_of, read_column, schema_of
-from raysp.store.home import from_home
+from raysp.store.paths import user_path
+from raysp.store.reasons import why
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +28,8 @@ SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "tes
     ("validation", "valid", "val", "dev"), "validation"
 )
 """Words in the names of files and directories, and the parts that they mean."""
+TABLES = (".parquet", ".arrow")
+"""How files with tables end."""
 NO_LABEL = -1
 """What a row holds whose class isn't told."""
 NAMED = 5
@@ -61,7 +64,10 @@ def list_huggingface(place: str, columns: Columns) -> Listing:
     Raises:
         FolderError: it isn't there, can't be reached, has no part to train on or to test with, or its columns can't be told.
     """
-    root = from_home(place)
+    root = user_path(place)
+    if root.exists() and not root.is_dir():
+        holds = f"; expected its directory, such as huggingface:{root.parent}" if root.suffix in TABLES else ""
+        raise FolderError(f"{root} is a file{holds or '; expected a directory with .parquet files, or a name on the Hub'}")
     try:
         found = root if root.is_dir() else fetch(place, lambda names: _by_split(names, f"{place} on the Hub"))
         return _listing(_files_of(found), columns)
@@ -71,7 +77,7 @@ def list_huggingface(place: str, columns: Columns) -> Listing:
         raise _unreadable(error) from None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise FolderError(
-            f"{place}: its description, or a table's, is damaged ({error!r:.160}); expected what the package `datasets` writes, "
+            f"{place}: its description, or a table's, is damaged ({why(error)}); expected what the package `datasets` writes, "
             "such as by to_parquet"
         ) from None
 
@@ -88,16 +94,15 @@ def _listing(files: _Files, columns: Columns) -> Listing:
         if split == "train" or (paths and label in schema_of(paths[0]).names)
     }
     values = {split: list(chain.from_iterable(each)) for split, each in columns_of.items()}
-    notes = list(files.notes)
-    for split in files.splits:
-        if split != "train" and all(value in (None, NO_LABEL) for value in values.get(split, ())):
-            notes.append(f"{split} has no labels: not read")
-            values.pop(split, None)
-    tested = next((split for split in ("test", "validation") if split in values), None)
-    if tested is None or "train" not in values:
+    lacks = {split: _lack(values.get(split)) for split in dict.fromkeys(SPLITS.values()) if split in files.splits}
+    tested = next((split for split in ("test", "validation") if lacks.get(split) == ""), None)
+    if tested is None or lacks.get("train") != "":
+        found = ", ".join(f"{split} ({lack or 'with labels'})" for split, lack in lacks.items())
         raise FolderError(
-            f"{files.root} has {', '.join(values) or 'nothing'} with labels; expected train, and test or validation"
+            f"{files.root} has {found}; expected train with labels in the column {label}, and test or validation with labels"
         )
+    notes = [*files.notes, *(f"{split} has {lack}: not read" for split, lack in lacks.items() if lack)]
+    values = {split: column for split, column in values.items() if not lacks[split]}
     classes, numbers = _classes(files.features.get(label, {}), values["train"], files.root)
     is_named = bool(files.features.get(label, {}).get("names"))
     parts = {"train": "train", "test": tested}
@@ -108,10 +113,10 @@ def _listing(files: _Files, columns: Columns) -> Listing:
     for part, split in parts.items():
         bad = next((row for row, value in enumerate(values[split]) if value not in numbers), None)
         if bad is not None:
-            why = f"is of class {values[split][bad]!r}, which {'has no name' if is_named else 'train lacks'}"
+            wrong = f"is of class {values[split][bad]!r}, which {'has no name' if is_named else 'train lacks'}"
             if values[split][bad] is None or (is_named and values[split][bad] == NO_LABEL):
-                why = "has no label"
-            raise FolderError(f"row {bad} of {split} in {files.root} {why}; remove such rows")
+                wrong = "has no label"
+            raise FolderError(f"row {bad} of {split} in {files.root} {wrong}; remove such rows")
         rows = (
             (path, [numbers[value] for value in of_file])
             for path, of_file in zip(files.splits[split], columns_of[split], strict=True)
@@ -124,6 +129,15 @@ def _listing(files: _Files, columns: Columns) -> Listing:
     if len(present) < 2:
         raise FolderError(f"train in {files.root} has images of {len(present)} class; expected at least 2")
     return Listing(root=files.root, classes=classes, parts=listed, notes=tuple(notes))
+
+
+def _lack(labels: Sequence[Any] | None) -> str:
+    """What keeps a part from being used: its column of labels is missing, or says nothing."""
+    if labels is None:
+        return "no column of labels"
+    if not labels:
+        return "no rows"
+    return "no labels" if all(label in (None, NO_LABEL) for label in labels) else ""
 
 
 def _first(splits: Mapping[str, Sequence[Path]]) -> Path:

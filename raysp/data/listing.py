@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".jfif", ".jpe")
 """Those of torchvision's ImageFolder (importing it for them would cost every process 0.8 s and 160 MB), and two more names of
 JPEG. What may hold several pictures (.gif), and what not every Pillow reads (.avif, .jp2, .heic), is passed over."""
+PARTS = ("train", "test", "val")
 KINDS_TOLD = 5
 """Of the kinds of files that are passed over, so many are named."""
 
@@ -228,6 +229,8 @@ def _sort(file: Path, found: Found) -> None:
         found.absent[suffix or "suffixless"] += 1
     elif suffix not in EXTENSIONS:
         found.passed_over[suffix or "without a suffix"] += 1
+    else:  # a pipe, a device
+        found.passed_over[f"{suffix} that is no file"] += 1
 
 
 def _beside(part: Path) -> Found:
@@ -244,15 +247,24 @@ def _beside(part: Path) -> Found:
 
 def _parts(root: Path) -> dict[str, Path]:
     if not root.is_dir():
-        raise FolderError(f"no directory {root}; expected an image folder with train/ and test/ or val/")
-    train, test, val = (root / name for name in ("train", "test", "val"))
-    if not train.is_dir() or not (test.is_dir() or val.is_dir()):
+        found = f"{root} is a file" if root.exists() else f"no directory {root}"
+        raise FolderError(f"{found}; expected an image folder with train/ and test/ or val/")
+    train, test, val = (root / name for name in PARTS)
+    if not _has_parts(root):
         held = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
-        raise FolderError(f"{root} holds {held}; expected train/ and test/ or val/ with a folder of images per class in each")
+        meant = next((f"; {near} has them: give that" for near in (*class_folders(root), root.parent) if _has_parts(near)), "")
+        raise FolderError(
+            f"{root} holds {held}; expected train/ and test/ or val/ with a folder of images per class in each{meant}"
+        )
     parts = {"train": train, "test": test if test.is_dir() else val}
     if test.is_dir() and val.is_dir():
         parts["val"] = val
     return parts
+
+
+def _has_parts(root: Path) -> bool:
+    train, *others = ((root / name).is_dir() for name in PARTS)
+    return train and any(others)
 
 
 def _unread(root: Path, parts: Mapping[str, Path]) -> str:

@@ -38,6 +38,8 @@ def notes_of(folder: Folder, split: Mapping[str, Sequence[int]]) -> Iterator[str
     if single := _single(folder, split):
         names = ", ".join(single[:FEW]) + (", ..." if len(single) > FEW else "")
         yield f"{len(single):,} class{'es have' if len(single) > 1 else ' has'} one image to learn from: {names}"
+    for part in ("test", "val"):
+        yield from _absent(folder, part)
     known = _known(folder)
     for part, other in (("test", "train"), ("val", "train"), ("test", "val")):
         if part in known and other in known:
@@ -45,6 +47,16 @@ def notes_of(folder: Folder, split: Mapping[str, Sequence[int]]) -> Iterator[str
     if "val" in split:
         held, kept = ([known["train"][row] for row in split[part]] for part in ("val", "train"))
         yield from _copies("val", held, "train", kept)
+
+
+def _absent(folder: Folder, part: str) -> Iterator[str]:
+    """Classes that are trained on, and of which a part has no image."""
+    present, trained = ({entry.label for entry in folder.listing.parts.get(name, ())} for name in (part, "train"))
+    names = [folder.listing.classes[label] for label in sorted(trained - present)]
+    if present and names:
+        some = ", ".join(names[:FEW]) + (", ..." if len(names) > FEW else "")
+        lack = "has" if len(names) == 1 else "have"
+        yield f"{len(names):,} of {len(folder.listing.classes):,} classes {lack} no {_TOLD[part]} image: {some}"
 
 
 def _known(folder: Folder) -> dict[str, list[_Known]]:

@@ -73,7 +73,8 @@ def to_array(image: Any, image_size: int, depth: int = FULL_DEPTH, content: byte
     if is_deep(picture):  # Pillow would clip 16 bits to 8 instead of scaling them
         picture = Image.fromarray(np.minimum(np.asarray(picture) >> (depth - 8), 255).astype(np.uint8))
     elif picture.mode in ("I", "F"):
-        raise ValueError(f"its pixels are {picture.mode!r}, whose range isn't known; expected 8 or 16 bits a channel")
+        kind = "floats" if picture.mode == "F" else "signed, or of 32 bits"
+        raise ValueError(f"its pixels are {kind}, whose range isn't known; expected 8 or 16 bits a channel, without a sign")
     elif picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, (BACKGROUND,) * 3 + (255,)), picture)

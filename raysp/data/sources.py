@@ -25,6 +25,7 @@ from raysp.data.listing import FolderError
 from raysp.data.notes import notes_of
 from raysp.data.pictures import to_array
 from raysp.data.splitting import held_out
+from raysp.store.paths import user_path
 
 CROP_SHARE = 8
 """Training images are padded by one pixel in this many before they are cropped: by 4 at 32x32, as is usual."""
@@ -88,6 +89,8 @@ class _Builtin:
     flip: bool
     num_images: tuple[int, int]
     """In the training and the test part."""
+    is_downloaded: bool
+    """Whether it lies in a directory of the user's."""
     load: Callable[[int, Path], tuple[Part, Part, tuple[str, ...]]]
     """(image size, directory) to the training and the test part, and the names of the classes if they have any."""
 
@@ -106,13 +109,14 @@ def open_source(
     Args:
         name: `digits`, `cifar10`, `cifar100`, `imagefolder:PATH`, `tiny-imagenet:PATH` or `huggingface:NAME_OR_PATH`.
         image_size: pixels; None takes the data set's own size (32 for an image folder).
-        data_dir: where downloaded data sets lie.
+        data_dir: where downloaded data sets lie, with `~` for the home directory.
         selection: part that chooses the best epoch; see `DataConfig`.
         columns: of `huggingface`, where they can't be guessed.
         tell: called about once a second, where reading takes so long, with how many files of how many are read.
 
     Raises:
         DataError: unknown name, or an image folder that can't be used.
+        ValueError: a path that can't be.
     """
     layout, colon, place = name.partition(":")
     if colon and layout in LAYOUTS:
@@ -134,7 +138,7 @@ def open_source(
         flip=known.flip,
         selection=selection,
     )
-    return Source(config=config, path=data_dir)
+    return Source(config=config, path=user_path(data_dir) if known.is_downloaded else data_dir)
 
 
 def _open_folder(
@@ -278,9 +282,11 @@ def _load_cifar(name: str, image_size: int, path: Path) -> tuple[Part, Part, tup
     return parts[0], parts[1], tuple(found.classes)
 
 
-_CIFAR = partial(_Builtin, channels=3, native_size=32, flip=True, num_images=(50_000, 10_000))
+_CIFAR = partial(_Builtin, channels=3, native_size=32, flip=True, num_images=(50_000, 10_000), is_downloaded=True)
 _BUILTIN = {
-    "digits": _Builtin(num_classes=10, channels=1, native_size=8, flip=False, num_images=(1438, 359), load=_load_digits),
+    "digits": _Builtin(
+        num_classes=10, channels=1, native_size=8, flip=False, num_images=(1438, 359), is_downloaded=False, load=_load_digits
+    ),
     "cifar10": _CIFAR(num_classes=10, load=partial(_load_cifar, "cifar10")),
     "cifar100": _CIFAR(num_classes=100, load=partial(_load_cifar, "cifar100")),
 }

@@ -13,7 +13,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from raysp.command.terminal import shield
-from raysp.deploy.formats import Format
+from raysp.deploy.formats import OPSET, Format
 from raysp.engine import termination
 
 
@@ -31,6 +31,8 @@ class ExportFlags:
         None
     )
     """Where to write; must not be there yet."""
+    opset: Annotated[int | None, arg(metavar="NUMBER", help_behavior_hint=f"(default: {OPSET})")] = None
+    """Of `onnx`: the version of its operations, 18 to 23, for a runtime that knows no newer ones."""
     data_licence: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
     """What the card says of the training data's licence."""
 
@@ -68,7 +70,7 @@ def _run(flags: ExportFlags) -> int:
         out = locate(flags.out or f"{locate(flags.model).name}-{name}-{flags.format}")
         if not isinstance(out, Path):
             raise ValueError(f"{flags.out} is a URL; expected a directory of this machine")
-        card = export(flags.model, out, format=flags.format, exit=name, data_licence=flags.data_licence)
+        card = export(flags.model, out, format=flags.format, exit=name, data_licence=flags.data_licence, opset=flags.opset)
     except RuntimeError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1

@@ -25,7 +25,7 @@ def stand_in_for_home() -> None:
     """Give this process, and those that it starts, a home where nobody knows one: libraries fail without. And give matplotlib,
     which would warn, a place for its cache where the home can't be written to.
 
-    What a user calls `~` is not that home (`raysp.store.home.from_home`).
+    What a user calls `~` is not that home (`raysp.store.paths.user_path`).
     """
     home = home_of()
     if home is not None and can_write(home):

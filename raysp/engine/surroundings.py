@@ -30,6 +30,8 @@ SOCKET_PATH_MOST = 103 if sys.platform == "darwin" else 107
 """Bytes of a socket's path, a limit of the system's."""
 RAYS_SOCKET = "session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 """The longest path that a local Ray makes below its directory; its date, and a process number of seven digits."""
+RAYS_SHARE = 0.95
+"""Share of memory in use from which on Ray ends workers, unless it is told another one."""
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """How HTTP/2, which Ray speaks, begins: RFC 9113, 3.4, and an empty frame of settings. The other side answers with its own."""
 
@@ -74,6 +76,12 @@ class Memory:
         known = [amount for amount in (self.available, rest if rest is not None else self.limit) if amount is not None]
         return min(known, default=None)
 
+    @property
+    def share_in_use(self) -> float | None:
+        """Of what this process and its like may have, from 0 to 1."""
+        sizes = [size for size in (self.total, self.limit) if size]
+        return None if self.free is None or not sizes else max(1 - self.free / min(sizes), 0.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
@@ -96,6 +104,8 @@ class Surroundings:
     """Where the address stands."""
     answers: bool | None
     """Whether a Ray listens at the address; None where it names no port."""
+    ray_ends_at: float | None
+    """Share of memory in use from which on Ray ends workers (RAY_memory_usage_threshold); None where it doesn't look."""
     token: str
     """Where the token for a cluster that asks for one comes from: "in RAY_AUTH_TOKEN", "in" a file, or "" where there is none. A
     local Ray gets one of its own."""
@@ -118,6 +128,7 @@ def look(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Sur
     nothing: tuple[str | None, str] = (None, "")
     address, source = tried(lambda: ray_address(environ, directory), nothing)
     own: Path | None = None
+    usual: float | None = RAYS_SHARE
     return Surroundings(
         cpus=cpus(root),
         memory=memory(root),
@@ -129,6 +140,7 @@ def look(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Sur
         address=address,
         address_from=source,
         answers=tried(lambda: answers(address, LOOK_S), None) if address else None,
+        ray_ends_at=tried(lambda: _ray_ends_at(environ), usual),
         token=tried(lambda: ray_token(environ, home), ""),
     )
 
@@ -277,6 +289,12 @@ def ray_token(environ: Mapping[str, str], home: Path | None) -> str:
     else:
         return ""
     return f"in {path}" if path.is_file() and os.access(path, os.R_OK) else ""
+
+
+def _ray_ends_at(environ: Mapping[str, str]) -> float | None:
+    if environ.get("RAY_memory_monitor_refresh_ms") == "0":
+        return None
+    return float(environ.get("RAY_memory_usage_threshold") or RAYS_SHARE)
 
 
 def tried(probe: Callable[[], T], otherwise: T) -> T:

@@ -65,6 +65,13 @@ def _of_memory(found: Surroundings) -> Iterator[Trouble]:
             because=f"{gigabytes(free)} of memory are free, and Ray with one stage takes up to {gigabytes(ROOM_BYTES)}",
             remedy="free some, raise the container's limit, or give --inline",
         )
+    share, most = found.memory.share_in_use, found.ray_ends_at
+    if share is not None and most is not None and share > most:
+        yield Trouble(
+            what="stages on a local Ray",
+            because=f"{share:.0%} of memory is in use, and Ray ends workers from {most:.0%} on",
+            remedy="free some, unset RAY_memory_usage_threshold if it is set, or give --inline",
+        )
 
 
 def gigabytes(number: int) -> str:

@@ -17,6 +17,7 @@ from raysp.latency.prediction import parts_of
 from raysp.latency.tables import NOTHING, PartCosts, ReLUCosts
 from raysp.models import build_model
 from raysp.models.network import Network
+from raysp.store.reasons import why
 
 MOST = 2**40
 """More positions of one layer are taken for a damaged record."""
@@ -71,7 +72,7 @@ def structure_of(record: Record) -> Structure:
         )
         hash(found)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"its configuration says nothing of its network ({error!r:.120})") from None
+        raise ValueError(f"its configuration says nothing of its network ({why(error)})") from None
     return found
 
 

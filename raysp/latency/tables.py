@@ -11,6 +11,7 @@ from typing import Any
 
 from raysp.latency.protocols import MEANING
 from raysp.store.location import Location
+from raysp.store.reasons import why
 from raysp.store.tensor_files import read_file
 
 FORMAT = 1
@@ -129,11 +130,12 @@ def parse_calibration(content: bytes, where: str) -> Calibration:
             {"position_s": found["relu"]["position_s"]},
             *(found["relu"][n] for n in FITTED),
         ):
-            if not all(type(cost) in (int, float) and abs(cost) <= MOST for cost in costs.values()):
-                raise ValueError(f"{costs}; expected numbers of at most {MOST:g}")
+            for name, cost in costs.items():
+                if not (type(cost) in (int, float) and abs(cost) <= MOST):
+                    raise ValueError(f"a {name} is {json.dumps(cost):.40}; expected a number of at most {MOST:g}")
         others = found.get("others_cores")
         if others is not None and not (type(others) in (int, float) and 0 <= others <= MOST):
-            raise ValueError(f"others_cores {others!r:.40}; expected a number of at least 0, or null")
+            raise ValueError(f"others_cores is {json.dumps(others):.40}; expected a number of at least 0, or null")
         if any(
             cost < 0 for costs in found["layers"].values() for cost in costs.values()
         ):  # what was fitted may be a little below
@@ -148,4 +150,4 @@ def parse_calibration(content: bytes, where: str) -> Calibration:
             relu=ReLUCosts(position_s=relu["position_s"], **{name: PartCosts(**relu[name]) for name in FITTED}),
         )
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"{where}: not a calibration ({error!r:.120}); make it anew: raysp pi calibrate") from None
+        raise ValueError(f"{where}: not a calibration ({why(error)}); make it anew: raysp pi calibrate") from None

@@ -12,6 +12,9 @@ from raysp.models.exits import FINAL
 from raysp.models.graph import Graph
 from raysp.models.network import Network
 
+STEEP = 1e3
+"""A batch norm that multiplies a channel by more is named where a model computes something else than it should."""
+
 
 def collapse(model: Network, exit: str = FINAL) -> Network:  # noqa: A002 (the field's word)
     """Return a plain copy of a network for one of its exits; its outputs are the gated network's at γ = 1.
@@ -97,6 +100,22 @@ def fold_batchnorm(model: Network, spared: Container[str] = ()) -> Network:
     folded.chains = [dataclasses.replace(chain, last=gone.get(chain.last, chain.last)) for chain in folded.chains]
     _keep(folded, folded.graph.without(gone))
     return folded
+
+
+def steep_norms(model: Network) -> str:
+    """The batch norm that multiplies by most, for a message; empty where none multiplies by `STEEP` or more.
+
+    A channel that was dead in training has hardly any variance. What rounds its values, folding or an engine's fixed point,
+    is multiplied as well.
+    """
+    steepest, told = STEEP, ""
+    for name, norm in model.named_modules():
+        if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d) and norm.running_var is not None:
+            scale = (norm.running_var + norm.eps).rsqrt() * (1.0 if norm.weight is None else norm.weight.detach().abs())
+            if (most := float(scale.max())) >= steepest:
+                variance = float(norm.running_var[int(scale.argmax())])
+                steepest, told = most, f"its batch norm {name} multiplies a channel by {most:.2g} (running_var {variance:.2g})"
+    return told
 
 
 def _fused(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:

@@ -20,6 +20,7 @@ from raysp.models.description import build, describe
 from raysp.models.named import NetworkShape
 from raysp.models.network import Network
 from raysp.store.location import Location, locate, write_atomically
+from raysp.store.reasons import why
 from raysp.store.record_files import read_record
 from raysp.store.records import RECORD, WEIGHTS
 from raysp.store.tensor_files import DamagedFile, fingerprint, plain_tensors, read_listed, unpack
@@ -128,7 +129,7 @@ def load_outline(directory: Location) -> Network:
     except FileNotFoundError:
         raise ValueError(f"no {path}, which would say what network it is") from None
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"{path}: says nothing of its network ({error!r:.200})") from error
+        raise ValueError(f"{path}: says nothing of its network ({why(error)})") from error
 
 
 def _described(metadata: Mapping[str, str]) -> Network:

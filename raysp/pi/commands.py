@@ -21,9 +21,9 @@ from raysp.pi.flags import Calibrate, Measure, Predict
 from raysp.pi.machine import disturbed
 from raysp.pi.session import LONGEST_S
 from raysp.pi.stored import measure_stored
-from raysp.store.home import from_home
 from raysp.store.location import exists, locate, write_atomically
 from raysp.store.lock import StoreBusy
+from raysp.store.paths import user_path
 from raysp.store.records import NoLongerOwner
 from raysp.store.tensor_files import DamagedFile
 
@@ -51,7 +51,7 @@ def _measure(flags: Measure, console: Console) -> None:
         protocol=flags.protocol, warm=flags.warm, host=flags.host, ports=flags.ports, limit_s=flags.time_limit_s
     )
     path, found = measure_stored(
-        flags.model, exit=flags.exit, options=options, image=flags.image,
+        flags.model, exit=flags.exit, options=options, image=None if flags.image is None else user_path(flags.image),
         calibration=None if flags.calibration is None else locate(flags.calibration),
         tell=lambda line: console.print(escape(line), soft_wrap=True),
     )  # fmt: skip
@@ -77,7 +77,7 @@ def _measure(flags: Measure, console: Console) -> None:
 
 
 def _calibrate(flags: Calibrate, console: Console) -> None:
-    out = from_home(flags.out).absolute()
+    out = user_path(flags.out)
     if exists(out):
         raise ValueError(f"{out} exists; give another file, so that nothing is overwritten")
     if not (out.parent.is_dir() and os.access(out.parent, os.W_OK | os.X_OK)):

@@ -12,6 +12,7 @@ from typing import Any
 
 from raysp.latency.protocols import MEANING
 from raysp.store.location import Location, entries
+from raysp.store.reasons import why
 from raysp.store.records import WEIGHTS
 from raysp.store.tensor_files import DamagedFile, read_file, unreadable
 
@@ -86,7 +87,7 @@ def _read(path: Location, exit: str, protocol: str, record: Mapping[str, Any]) -
             processor=str(content["machine"]["processor"])[:100] if "machine" in content else None,
         )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise DamagedFile(path, f"not a measurement of ours ({error!r:.120})") from None
+        raise DamagedFile(path, f"not a measurement of ours ({why(error)})") from None
 
 
 def _number(value: Any) -> float:

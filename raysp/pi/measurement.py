@@ -15,7 +15,7 @@ from torch import Tensor
 
 from raysp.latency.graph import graph_of
 from raysp.latency.protocols import MEANING, Protocol
-from raysp.models.collapse import collapse, fold_batchnorm
+from raysp.models.collapse import collapse, fold_batchnorm, steep_norms
 from raysp.models.costs import count_costs
 from raysp.models.network import Network
 from raysp.pi import machine
@@ -103,9 +103,10 @@ def measure(
     error = max(float((torch.from_numpy(result.copy()) - wanted).abs().max()) for result in results)
     largest = float(wanted.abs().max())
     if not error <= max(LARGEST_ERROR, LARGEST_ERROR_RELATIVE * largest):
+        steep = steep_norms(model)
         raise PartyFault(
             f"the result is off by {error:.2g} where torch's largest logit is {largest:.2g}: this network's values don't fit the "
-            "engine's fixed point, so that what was timed is no inference; nothing was kept"
+            f"engine's fixed point{f' ({steep})' if steep else ''}, so that what was timed is no inference; nothing was kept"
         )
     cold, warm = runs[0], runs[1:]
     return {

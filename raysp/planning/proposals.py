@@ -24,6 +24,7 @@ from raysp.planning.weighing import Weighing
 from raysp.store.figures import COSTS, Rows
 from raysp.store.keys import SHORT_KEY_DIGITS, key_of
 from raysp.store.location import Location, exists
+from raysp.store.reasons import why
 from raysp.store.records import SEARCHES, Store
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import DamagedFile, read_file
@@ -335,6 +336,6 @@ def read_proposals(root: Location, search: Search) -> list[dict[str, Any]]:
                     raise ValueError(f"{name} {value!r:.60} is not on its axis")
     except (DamagedFile, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{path}: no proposals of this search ({error!r:.160}); move it away, and the search begins anew"
+            f"{path}: no proposals of this search ({why(error)}); move it away, and the search begins anew"
         ) from error
     return found

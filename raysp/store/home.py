@@ -1,4 +1,4 @@
-"""The home directory, and what a user calls `~`.
+"""The home directory.
 
 Owns the difference between a home that is known and what stands in for one (`raysp.engine.standins`). Contract: importing it
 costs no time.
@@ -22,15 +22,3 @@ def home_of(environ: Mapping[str, str] = os.environ) -> Path | None:
 
         return Path(pwd.getpwuid(os.getuid()).pw_dir)
     return None
-
-
-def from_home(text: str | Path) -> Path:
-    """A path as a user gives it, with `~` for the home directory.
-
-    Raises:
-        ValueError: it begins with a home that nobody knows.
-    """
-    with suppress(RuntimeError):
-        if not (str(text).startswith("~") and home_of() is None):
-            return Path(text).expanduser()
-    raise ValueError(f"{text}: the system knows no such home; set HOME, or give the path without ~")

@@ -22,7 +22,7 @@ import fsspec
 from upath import UPath
 
 from raysp.store.extras import remedy_for
-from raysp.store.home import from_home
+from raysp.store.paths import user_path
 from raysp.store.remedies import remedy_of
 
 Location = Path | UPath
@@ -39,6 +39,9 @@ EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 
 NOT_THERE = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """What a file system answers that doesn't have what it was asked for."""
+
+LONGEST_STEM = 100
+"""Bytes of a file's name that stand in the name of its temporary one."""
 
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss")
 """Protocols without directories: making one could make a bucket."""
@@ -59,7 +62,7 @@ def locate(text: str | Path) -> Location:
         text: a directory, with `~` for the home directory, or a URL.
 
     Raises:
-        ValueError: an unknown protocol, or one whose package isn't installed; the message says what to do.
+        ValueError: an unknown protocol, one whose package isn't installed, or a path that can't be; the message says what to do.
     """
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", str(text))
     if not match:
@@ -68,13 +71,13 @@ def locate(text: str | Path) -> Location:
             raise ValueError(
                 f"storage {text} looks like a URL, but isn't; expected a directory, or a URL such as s3://bucket/run"
             )
-        return from_home(text).absolute()
+        return user_path(text)
     protocol = match[1].lower()
     if protocol in ("file", "local"):
         path = str(text)[match.end() :].removeprefix("localhost")
         if not path.startswith("/"):
             raise ValueError(f"storage {text} names another host, or no absolute path; expected file:///a/directory")
-        return Path(path)
+        return user_path(path)
     if protocol not in fsspec.available_protocols() or protocol in ("http", "https", "data", "memory", "reference"):
         raise ValueError(
             f"storage {text}: {protocol}:// can't be written; expected a directory, or a URL such as s3://bucket/run"
@@ -282,7 +285,8 @@ def remove_unfinished(directory: Path, before: float = math.inf) -> None:
 
 
 def _unfinished(path: Path) -> Path:
-    return path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
+    name = os.fsdecode(os.fsencode(path.name)[:LONGEST_STEM])  # with what stands around it, it may be too long
+    return path.with_name(f".tmp-{name}-{uuid.uuid4().hex[:8]}")
 
 
 def _reach(path: Location, act: Callable[[], T]) -> T:

@@ -13,6 +13,7 @@ from typing import Any
 
 from raysp.store.keys import SHORT_KEY_DIGITS, Config, key_of
 from raysp.store.location import Location, entries, exists
+from raysp.store.reasons import why
 from raysp.store.records import PLANS, Store
 from raysp.store.stage import Stage
 from raysp.store.tensor_files import DamagedFile, read_file, unreadable
@@ -120,5 +121,5 @@ def read_manifests(root: Location) -> tuple[list[Manifest], list[DamagedFile]]:
         except OSError as error:
             damaged.append(unreadable(path, error))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            damaged.append(DamagedFile(path, f"not a plan of format {PLAN_FORMAT} ({error!r:.120})"))
+            damaged.append(DamagedFile(path, f"not a plan of format {PLAN_FORMAT} ({why(error)})"))
     return found, damaged

@@ -11,6 +11,7 @@ from typing import Any
 
 from raysp.store.figures import check_rows
 from raysp.store.location import Location
+from raysp.store.reasons import why
 from raysp.store.tensor_files import DamagedFile, read_file
 
 RECORD_FORMAT = 1
@@ -71,7 +72,7 @@ def read_rungs(path: Location, key: str) -> dict[int, dict[str, Any]]:
             float(rung["time_s"])
         return rungs
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedFile(path, f"no rungs of ours ({error!r:.120})") from error
+        raise DamagedFile(path, f"no rungs of ours ({why(error)})") from error
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -53,6 +53,8 @@ def remedy_of(error: BaseException, environ: Mapping[str, str] = os.environ) -> 
             return f"; its policy must allow these credentials {NEEDED[operation]}" if operation in NEEDED else ""
         if isinstance(each, OSError) and each.errno == errno.EDQUOT:
             return "; make room within your quota (of bytes, and of files)"
+        if isinstance(each, OSError) and each.errno == errno.ENOSPC:
+            return "; make room there: bytes (df -h), or files (df -i)"
     return ""
 
 

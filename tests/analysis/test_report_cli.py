@@ -75,6 +75,25 @@ def test_the_reference_point_is_told_and_can_be_given(tmp_path, capsys):
     assert re.search(rf"Hypervolume on digits: 0\.\d{{4}}, {re.escape(point)}", capsys.readouterr().out)
     for name in ("tables.md", "report.html"):
         assert point in (root / name).read_text()
+    with pytest.raises(SystemExit) as stopped:
+        main([str(root), "--reference", "relus=1"])
+    assert stopped.value.code == 0
+    none = "No model of it is better than that in everything, so that none counts: give larger --reference."
+    assert none in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("environ", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+@pytest.mark.parametrize("backend", ["nonsense", "module://matplotlib_inline.backend_inline"])
+def test_a_path_that_is_no_text_and_a_shell_s_own_backend_do_no_harm(environ, backend, tmp_path):
+    root = tmp_path / os.fsdecode(b"r\xff\xc3\xbc")
+    commit(root, [row()])
+    with Store(root=root).lock() as store:
+        write_manifest(store, manifest_of(list(stages(0).leaves.values()), "quick", f"sweep --storage {root}"))
+    command = [sys.executable, "-m", "raysp", "report", str(root)]
+    environ = os.environ | environ | {"MPLBACKEND": backend}
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environ, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"r\\udcff" in (root / "report.html").read_bytes() and b"udcff" in (root / "tables.md").read_bytes()
 
 
 def test_limits_are_not_met_by_nothing(tmp_path):

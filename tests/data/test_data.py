@@ -77,6 +77,19 @@ def _break(tree, how):
         shutil.rmtree(tree)
         tree.mkdir()
         return "holds nothing"
+    if how == "a file":
+        shutil.rmtree(tree)
+        tree.touch()
+        return f"{tree} is a file; expected an image folder"
+    if how == "a level too high":
+        (tree / "inside").mkdir()
+        for part in ("train", "test"):
+            (tree / part).rename(tree / "inside" / part)
+        return f"holds inside; expected train/ and test/ .*; {tree}/inside has them: give that"
+    if how == "a level too deep":
+        for part in ("train", "test"):
+            (tree / part).rename(tree.parent / part)
+        return f"holds nothing; expected train/ and test/ .*; {tree.parent} has them: give that"
     if how == "no test":
         shutil.rmtree(tree / "test")
         return "expected train/ and test/"
@@ -99,7 +112,20 @@ def _break(tree, how):
 
 
 @pytest.mark.parametrize(
-    "how", ["missing", "empty", "no test", "new class", "empty class", "one class", "no images", "cut image"]
+    "how",
+    [
+        "missing",
+        "empty",
+        "a file",
+        "a level too high",
+        "a level too deep",
+        "no test",
+        "new class",
+        "empty class",
+        "one class",
+        "no images",
+        "cut image",
+    ],
 )
 def test_bad_folders_are_refused_with_the_culprit_named(tree, how):
     message = _break(tree, how)

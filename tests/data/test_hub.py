@@ -49,6 +49,25 @@ def test_a_name_on_a_hub_that_can_not_be_reached_is_refused_within_seconds(tmp_p
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["a--b/c", "me/pic..tures", "me/x.git", "me/-x", "me./x", "mé/x", "a b", "me/pic tures", "m" * 97, "me/" + "x" * 97, "a?b"],
+)
+def test_names_that_the_hub_can_not_have_are_refused_before_it_is_asked(monkeypatch, name):
+    monkeypatch.setattr("raysp.data.hub._is_reached", lambda endpoint: pytest.fail("it is asked"))
+    with pytest.raises(DataError, match="the Hub has no such names; expected a directory with a data set, or OWNER/NAME:"):
+        opened(name)
+    rules = pytest.importorskip("huggingface_hub.utils", reason="the extra huggingface isn't installed")
+    with pytest.raises(ValueError, match="epo"):
+        rules.validate_repo_id(name.replace("é", " "))  # older ones took é for a letter
+
+
+@pytest.mark.parametrize("name", ["/nowhere/at/all", "./x", "a/b/c/d", "a//b", "me/x/"])
+def test_what_looks_like_a_path_is_no_name(name):
+    with pytest.raises(DataError, match=r"no directory \S+; expected one with a data set, or a name on the Hub"):
+        opened(name)
+
+
 def test_a_download_that_ends_in_the_middle_is_refused_without_a_traceback(monkeypatch):
     hub = pytest.importorskip("huggingface_hub", reason="the extra huggingface isn't installed")
 

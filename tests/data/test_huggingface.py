@@ -72,10 +72,13 @@ def test_a_test_part_without_the_column_of_labels_is_as_one_without_labels(tmp_p
     pa.parquet.write_table(table(pictures(3, 2)).drop_columns("label"), tmp_path / "test.parquet")
     if with_validation:
         source = opened(tmp_path)
-        assert source.notes == ("test has no labels: not read",)
+        assert source.notes == ("test has no column of labels: not read",)
         assert len(load_splits(source).test) == 4 and load_splits(source).classes == ("cat", "dog")
     else:
-        with pytest.raises(DataError, match="has train with labels; expected train, and test or validation"):
+        with pytest.raises(
+            DataError,
+            match=r"has train \(with labels\), test \(no column of labels\); expected train with labels",
+        ):
             opened(tmp_path)
 
 
@@ -190,8 +193,13 @@ def test_pictures_may_lie_beside_the_table_but_not_elsewhere(tmp_path):
     ("how", "said"),
     [
         ("nothing", "no .parquet file whose name"),
-        ("no test", "has train with labels; expected train, and test or validation"),
-        ("no train", "expected train, and test or validation"),
+        ("no test", "has train (with labels); expected train with labels in the column label, and test or validation"),
+        ("no train", "has test (with labels); expected train with labels"),
+        ("an empty test", "has train (with labels), test (no rows); expected train with labels"),
+        ("an empty train", "has train (no rows), test (with labels); expected train with labels"),
+        ("labels of nothing", "has train (with labels), test (no labels); expected"),
+        ("a table's file", "{root}/train.parquet is a file; expected its directory, such as huggingface:{root}"),
+        ("another file", "{root}/notes.txt is a file; expected a directory with .parquet files"),
         ("several", "several data sets: fine, plain; name one of them"),
         ("one class", "images of 1 class; expected at least 2"),
         ("a class too many", "is of class 5, which has no name"),
@@ -218,6 +226,20 @@ def test_what_is_no_data_set_is_refused_with_the_culprit_named(tmp_path, how, sa
             write(tmp_path, {"train": rows["train"]})
         case "no train":
             write(tmp_path, {"test": rows["test"]})
+        case "an empty test":
+            write(tmp_path, {"train": rows["train"]}, form="{split}.parquet")
+            pq.write_table(table(rows["test"]).slice(0, 0), tmp_path / "test.parquet")
+        case "an empty train":
+            write(tmp_path, {"test": rows["test"]}, form="{split}.parquet")
+            pq.write_table(table(rows["test"]).slice(0, 0), tmp_path / "train.parquet")
+        case "labels of nothing":
+            write(tmp_path, rows | {"test": [(content, -1) for content, _ in rows["test"]]})
+        case "a table's file":
+            usual(tmp_path, form="{split}.parquet")
+            tmp_path /= "train.parquet"
+        case "another file":
+            tmp_path /= "notes.txt"
+            tmp_path.touch()
         case "several":
             usual(tmp_path, form="plain/{split}.parquet")
             usual(tmp_path, form="fine/{split}.parquet")
@@ -259,7 +281,8 @@ def test_what_is_no_data_set_is_refused_with_the_culprit_named(tmp_path, how, sa
             tmp_path /= "saved"
     with pytest.raises(DataError) as refused:
         opened(tmp_path)
-    assert said.format(root=tmp_path) in str(refused.value) and str(tmp_path) in str(refused.value)
+    root = tmp_path.parent if tmp_path.is_file() else tmp_path
+    assert said.format(root=root) in str(refused.value) and str(tmp_path) in str(refused.value)
 
 
 @pytest.fixture

@@ -24,6 +24,14 @@ def test_copies_between_parts_are_counted_with_an_example(tmp_path):
     )
 
 
+def test_classes_without_test_images_are_told(tmp_path):
+    root = make_tree(tmp_path / "data", classes=("cat", "dog", "emu"))
+    shutil.rmtree(root / "test" / "dog")
+    assert opened(root).notes == ("1 of 3 classes has no test image: dog",)
+    shutil.rmtree(root / "test" / "emu")
+    assert opened(root).notes == ("2 of 3 classes have no test image: dog, emu",)
+
+
 def test_copies_of_what_is_held_out_are_counted(tmp_path):
     root = make_tree(tmp_path / "data")
     source = opened(root)

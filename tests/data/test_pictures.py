@@ -1,6 +1,7 @@
 """From files to pixels: as pictures are shown, and fingerprints that change for the folders alone whose pixels do."""
 
 import hashlib
+import os
 import warnings
 
 import numpy as np
@@ -9,7 +10,7 @@ from images import deep_png, grey, make_tree, opened
 from PIL import Image
 
 from raysp.data.pictures import to_array
-from raysp.data.sources import load_splits
+from raysp.data.sources import DataError, load_splits
 
 
 def plain_fingerprint(root):
@@ -137,3 +138,45 @@ def test_no_warning_of_pillow_s_reaches_the_terminal(tmp_path, monkeypatch):
         warnings.simplefilter("always")
         load_splits(opened(root))
     assert [str(warning.message) for warning in caught] == []
+
+
+def test_what_viewers_open_is_read(tmp_path):
+    """Printers' colours, palettes, several frames, a single pixel, a damaged profile."""
+    root = make_tree(tmp_path / "data")
+    colours = np.random.default_rng(0).integers(0, 256, (3, 12, 10, 4), dtype=np.uint8)
+    first, *others = (Image.fromarray(each[..., :3]) for each in colours)
+    cats = root / "train" / "cat"
+    Image.fromarray(colours[0], "CMYK").save(cats / "cmyk.jpg")
+    first.quantize(16).save(cats / "palette.png", transparency=3)
+    first.save(cats / "frames.webp", save_all=True, append_images=others)
+    first.save(cats / "frames.png", save_all=True, append_images=others)
+    first.save(cats / "pages.tif", save_all=True, append_images=others)
+    first.save(cats / "profile.png", icc_profile=b"bad")
+    first.convert("LA").save(cats / "grey and alpha.png")
+    first.convert("1").save(cats / "one bit.png")
+    first.resize((1, 1)).save(cats / "pixel.jpg")
+    first.resize((1, 2000)).save(cats / "line.png")
+    source = opened(root, selection="test")
+    images = load_splits(source).train.images
+    assert len(images) == 30 and source.notes == ("transparent areas of 1 image are put on grey (128 of 255)",)
+    by_name = {entry.file.name: row for row, entry in enumerate(source.folder.listing.parts["train"])}
+    resized = np.asarray(first.resize((8, 8), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    for name in ("frames.png", "pages.tif", "profile.png"):
+        assert (images[by_name[name]] == resized).all(), "of several the first"
+
+
+def test_pictures_whose_range_is_not_known_and_pipes_are_told(tmp_path):
+    root = make_tree(tmp_path / "data")
+    os.mkfifo(root / "train" / "cat" / "pipe.png")
+    assert opened(root).passed_over == "1 file passed over (1 .png that is no file)"
+    Image.fromarray(np.full((8, 8), -5, np.int32)).save(root / "train" / "cat" / "signed.tif")
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(root / "train" / "cat" / "floats.tif")
+    Image.new("1", (20_000, 12_000)).save(root / "train" / "cat" / "large.png")
+    with pytest.raises(DataError) as refused:
+        load_splits(opened(root))
+    for said in (
+        "pixels are signed, or of 32 bits",
+        "pixels are floats, whose range",
+        "more pixels than are opened, 178,956,970",
+    ):
+        assert said in str(refused.value)

@@ -18,6 +18,7 @@ from toy import toy
 
 from raysp.data.pictures import PREPARATION
 from raysp.deploy.export import export
+from raysp.deploy.formats import OPSETS
 from raysp.latency.known import packaged
 from raysp.latency.prediction import predict
 from raysp.models.collapse import collapse
@@ -203,8 +204,9 @@ def test_nothing_is_overwritten(there, tmp_path):
     save_model(networks.gated("resnet18", in_channels=3), tmp_path / "model")
     out = tmp_path / "out"
     {"directory": out.mkdir, "file": out.touch, "link": lambda: out.symlink_to("nowhere")}[there]()
-    with pytest.raises(FileExistsError, match="so that nothing is overwritten"):
+    with pytest.raises((FileExistsError, ValueError), match=r"so that nothing is overwritten|a link that leads to nowhere"):
         export(tmp_path / "model", out, format="torch")
+    assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize("out", ["/proc/taken", "/proc/a/b", "file/taken"])
@@ -230,6 +232,50 @@ def test_onnx_without_its_extra_is_refused_with_what_to_install(tmp_path, monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"ONNX needs onnx, onnxscript, onnxruntime: pip install -e '\.\[export\]'"):
         export(tmp_path / "model", tmp_path / "out", format="onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason="ONNX needs the extra export: pip install -e '.[export]'")
+@pytest.mark.parametrize("opset", OPSETS)
+def test_the_version_of_onnx_s_operations_is_what_was_asked_for(opset, tmp_path):
+    import onnx
+
+    model = networks.gated("resnet18", ac_after=2, in_channels=3)
+    save_model(model, tmp_path / "model")
+    card = export(tmp_path / "model", tmp_path / "out", format="onnx", opset=opset)
+    written = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False)
+    assert [each.version for each in written.opset_import if each.domain in ("", "ai.onnx")] == [opset]
+    assert card["file"]["needs"]["opset"] == opset
+    assert f"- opset: {opset}\n" in (tmp_path / "out" / "card.md").read_text()
+    images = torch.randn(3, 3, 16, 16)
+    wanted = collapse(model)(images).logits["final"].detach()
+    assert float((logits(tmp_path / "out", images) - wanted).abs().max()) <= 1e-4 * float(wanted.abs().max())
+
+
+@pytest.mark.parametrize(("given", "opset"), [("onnx", 17), ("onnx", 24), ("onnx", 0), ("torch", 20)])
+def test_a_version_that_can_not_be_written_is_refused_before_the_work(given, opset, tmp_path):
+    save_model(networks.gated("resnet18", in_channels=3), tmp_path / "model")
+    with pytest.raises(ValueError, match=rf"--opset {opset} with --format {given}; expected a version .* from 18 to 23"):
+        export(tmp_path / "model", tmp_path / "out", format=given, opset=opset)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_channel_without_variance_is_exported(format_name, tmp_path):
+    model = networks.with_dead_channel(networks.gated("resnet18", in_channels=3))
+    save_model(model, tmp_path / "model")
+    card = export(tmp_path / "model", tmp_path / "out", format=format_name)
+    assert card["check"]["relative_error"] <= 1e-4
+    images = torch.randn(3, 3, 16, 16)
+    wanted = collapse(model)(images).logits["final"].detach()
+    assert float((logits(tmp_path / "out", images) - wanted).abs().max()) <= 1e-4 * float(wanted.abs().max())
+
+
+def test_a_batch_norm_that_multiplies_what_is_rounded_is_named(tmp_path, monkeypatch):
+    save_model(networks.with_dead_channel(networks.gated("resnet18", in_channels=3)), tmp_path / "model")
+    monkeypatch.setattr("raysp.deploy.export.TOLERANCE", -1.0)
+    with pytest.raises(RuntimeError, match=r"off by .*: its batch norm \S+ multiplies a channel by \S+ \(running_var 1e-10\)"):
+        export(tmp_path / "model", tmp_path / "out", format="torch")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from raysp.engine import surroundings
 from raysp.engine.standins import stand_in_for_home
-from raysp.store.home import NO_HOME, from_home, home_of
+from raysp.store.home import NO_HOME, home_of
 from raysp.store.location import locate
+from raysp.store.paths import user_path
 
 OURS = ("HOME", "MPLCONFIGDIR", NO_HOME)
 
@@ -31,10 +32,10 @@ def test_a_process_without_a_home_gets_one_that_is_not_the_users(own):
     assert own.is_dir() and Path.home() == own and home_of() is None
     stand_in_for_home()  # as a process does that it starts
     assert os.environ["HOME"] == str(own)
-    for read in (from_home, locate):
+    for read in (user_path, locate):
         with pytest.raises(ValueError, match=r"~/run: the system knows no such home; set HOME, or give the path without ~"):
             read("~/run")
-    assert from_home("run") == Path("run")
+    assert user_path("run") == Path("run").absolute()
 
 
 def test_a_home_that_can_not_be_written_to_stays(own, monkeypatch):
@@ -56,4 +57,4 @@ def test_without_a_place_nothing_is_changed(own, monkeypatch):
     stand_in_for_home()
     assert not any(name in os.environ for name in OURS)
     with pytest.raises(ValueError, match="the system knows no such home"):
-        from_home("~")
+        user_path("~")

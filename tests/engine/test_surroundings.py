@@ -259,6 +259,11 @@ def test_no_trouble_on_a_sound_machine(machine, tmp_path, short):
         (HALF_A_CPU, {}, "at full speed, because this process may use 0.5 of a CPU; give its container 1 CPU or more"),
         ({}, {"RAY_ADDRESS": "127.0.0.1:1"}, "RAY_ADDRESS names a Ray cluster at 127.0.0.1:1, where none answers"),
         ({"proc/meminfo": "MemAvailable: 1000000 kB\n"}, {}, "1.02 GB of memory are free, and Ray with one stage takes up to 2"),
+        (
+            {"proc/meminfo": "MemTotal: 10000000 kB\nMemAvailable: 9000000 kB\n"},
+            {"RAY_memory_usage_threshold": "0.05"},
+            "stages on a local Ray, because 10% of memory is in use, and Ray ends workers from 5% on; free some",
+        ),
     ],
 )
 def test_what_will_not_work_is_said_with_its_cause(files, environ, told, machine, tmp_path, short):

@@ -30,6 +30,19 @@ def gated(name, ac_after=None, blocks=(0, 2), kernel=3, head="pool", **kwargs):
     return model.eval()
 
 
+def with_dead_channel(model):
+    """Give a channel of the first batch norm the running variance of one that was dead in training, 1e-10, and no epsilon to
+    hide it.
+    """
+    convs = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    norms[0].eps = 0.0
+    norms[0].running_var[0] = 1e-10
+    norms[0].running_mean[0] = 0.0
+    convs[0].weight.data[0] *= 1e-5
+    return model
+
+
 def main_branch(model, index, x_nchw):
     """What a block's two convolutions and all between them give, by walking over the nodes one by one."""
     chain = model.gated_blocks()[index][1].chain

@@ -23,6 +23,26 @@ def test_a_calibration_survives_its_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "it is no JSON: line 1, column 1"),
+        ('{"format": 1,\n "protocol"', "it is no JSON: line 2, column 12"),
+        ("[]", "it is built in another way"),
+        ("{}", "it has no format"),
+        (b"\xff\xfe\x00", "it is no text"),
+        ('{"format": 1}', "it has no protocol"),
+        ("[" * 100_000, "it is nested too deeply"),
+    ],
+)
+def test_what_is_no_calibration_is_told_without_the_language_s_own_words(content, said, tmp_path):
+    path = tmp_path / "calibration.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError) as refused:  # noqa: PT011 - its text is looked at
+        read_calibration(path)
+    assert str(refused.value) == f"{path}: not a calibration ({said}); make it anew: raysp pi calibrate"
+
+
+@pytest.mark.parametrize(
     "change",
     [
         lambda found: next(iter(found["layers"].values())).update(time_s="3"),

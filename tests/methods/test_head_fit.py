@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import gated, outer_relu
+from networks import gated, outer_relu, with_dead_channel
 
 from raysp.methods import head_fit
 from raysp.methods.head_fit import MOST_IMAGES, RIDGE, TEACHER_SHARE, fit_heads, loss_and_gradient, most_images
@@ -194,3 +194,11 @@ def test_products_are_of_full_precision_meanwhile():
     finally:
         torch.set_float32_matmul_precision("highest")
     assert (set(seen), after) == ({"ieee"}, "tf32")
+
+
+def test_a_channel_without_variance_does_no_harm():
+    student, teacher = networks()
+    with_dead_channel(student)
+    fits = fit_heads(student, teacher, batches)
+    assert all(fit.loss < 2 for fit in fits.values())
+    assert all(t.isfinite().all() for t in student.state_dict().values() if t.is_floating_point())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from networks import main_branch
+from networks import main_branch, with_dead_channel
 
 from raysp.methods.least_squares import RIDGE, fit_shallow_branches
 from raysp.models import build_model
@@ -118,3 +118,12 @@ def test_products_are_of_full_precision_meanwhile():
     finally:
         torch.set_float32_matmul_precision("highest")
     assert (seen, after) == (["ieee"], "tf32")
+
+
+def test_a_channel_without_variance_does_no_harm():
+    model = with_dead_channel(network(share=0.3))
+    model.gated_blocks()[0][1].convs[1].weight.data[1] = 0.0
+    (r2,) = fit_shallow_branches(model, [images(0)]).values()
+    assert 0 < r2 <= 1
+    shallow, _ = branches(model, model.gated_blocks()[0][1], images(1))
+    assert shallow.isfinite().all() and all(t.isfinite().all() for t in model.state_dict().values())

@@ -97,6 +97,19 @@ def test_a_sweep_on_s3_equals_one_in_a_directory_and_is_found_again(root, option
     assert (root / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
+def test_no_two_processes_hold_a_root(root):
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    commands = [[sys.executable, str(HELPERS / "contender.py"), str(root), seed] for seed in "12"]
+    running = [
+        subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for command in commands
+    ]
+    said = [process.communicate(timeout=240)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert "".join(said).count("held") >= 20
+
+
 def without_time(table):
     return [line.rpartition(b",")[0] for line in table.splitlines()]
 

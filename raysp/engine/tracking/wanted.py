@@ -8,18 +8,27 @@ import importlib.util
 import netrc
 import os
 import re
+import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from raysp.store.extras import remedy_for
-from raysp.store.home import from_home, home_of
+from raysp.store.home import home_of
+from raysp.store.paths import user_path
 
 FORMS = "mlflow:URI, wandb:PROJECT or tensorboard:DIR"
 MLFLOW_URIS = "http://HOST:PORT, https://HOST, sqlite:///FILE or databricks"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+SQLITE = b"SQLite format 3\0"
+"""How its files begin."""
+MLFLOWS_TABLES = {"experiments", "runs"}
+"""Tables of MLflow's in a database of any of its versions."""
+LOCKED_S = 1.0
+"""Seconds to wait for a database that is being written to."""
+WANDB = "https://api.wandb.ai"
 _NO_PROJECT = re.compile(r"[/\\#?%:\s]")
 """What W&B allows in no project's name."""
 
@@ -70,10 +79,10 @@ def _is_database(uri: str) -> bool:
 
 def _mlflow(uri: str, environ: Mapping[str, str]) -> str:
     scheme = uri.partition(":")[0]
-    database = _is_database(uri)
+    database, is_file = _is_database(uri), re.split("[:+]", uri)[0] == "sqlite"
     rest = uri.partition("//")[2]
-    user = "@" in (rest.partition("/")[0] if scheme == "sqlite" else rest)  # a password may hold a /
-    if user or (scheme != "sqlite" and re.search("[?#]", uri)):
+    user = "@" in (rest.partition("/")[0] if is_file else rest)  # a password may hold a /
+    if user or (not is_file and re.search("[?#]", uri)):
         found = "a user's name in it," if user else "a query, in which a password may be,"
         remedy = (
             "PGUSER and PGPASSWORD in the environment for PostgreSQL, or a server that knows its database: mlflow:http://HOST:PORT"
@@ -83,26 +92,62 @@ def _mlflow(uri: str, environ: Mapping[str, str]) -> str:
         raise ValueError(
             f"track is mlflow:{hidden(uri)}, with {found} which records would keep; expected it without, and {remedy}"
         )
-    if scheme in ("http", "https") or database:
-        try:
-            parts = urlsplit(uri)
-            has_host = bool(parts.hostname)
-            _ = parts.port
-        except ValueError:
-            has_host = False
-        if not has_host and scheme != "sqlite":
+    if is_file:
+        if not re.match(r"[\w+]+:///[^?]", uri):
+            raise ValueError(f"track is mlflow:{hidden(uri)}, which names no file; expected mlflow:sqlite:///FILE")
+    elif scheme in ("http", "https") or database:
+        if not _host(uri):
             raise ValueError(f"track is mlflow:{hidden(uri)}, which names no host; expected mlflow: and {MLFLOW_URIS}")
     elif scheme != "databricks":
         raise ValueError(f"track is mlflow:{hidden(uri)}; expected mlflow: and {MLFLOW_URIS}")
     _need("mlflow", "mlflow")
     if database:
         _need("sqlalchemy", "mlflow", "a database needs MLflow itself: pip install mlflow")
-    if scheme == "sqlite" and (path := uri.removeprefix("sqlite:///")) != uri:
+    if is_file:
+        form, _, path = uri.partition(":///")
         name, mark, query = path.partition("?")
-        file = Path(name).absolute()
+        file = user_path(name)
         _check_directory(file.parent, f"mlflow:{hidden(uri)}")
-        return f"sqlite:///{file}{mark}{query}"
+        _check_sqlite(file, f"mlflow:{hidden(uri)}")
+        return f"{form}:///{file}{mark}{query}"
     return uri
+
+
+def _host(url: str) -> str:
+    """The host that a URL names; nothing where it names none, or is no URL."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+        return parts.hostname or ""
+    except ValueError:
+        return ""
+
+
+def _check_sqlite(file: Path, told: str) -> None:
+    """Raise ValueError for a file that isn't MLflow's: its client would make tables there, in another program's database too."""
+    if not file.exists() or (file.is_file() and not file.stat().st_size):
+        return
+    expected = "expected a file that isn't there yet, or MLflow's own"
+    if not file.is_file():
+        raise ValueError(f"track is {told}, but {file} is no plain file; {expected}")
+    try:
+        with file.open("rb") as content:
+            is_database = content.read(len(SQLITE)) == SQLITE
+        if not is_database:
+            raise ValueError(f"track is {told}, but {file} is no SQLite database; {expected}")
+        if not os.access(file, os.W_OK):
+            raise ValueError(f"track is {told}, but {file} can't be written to; {expected}")
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=LOCKED_S)) as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except OSError as error:
+        raise ValueError(f"track is {told}, but {file} can't be read ({error.strerror}); {expected}") from None
+    except sqlite3.OperationalError:  # it is locked by who writes to it, which MLflow waits for
+        return
+    except sqlite3.DatabaseError as error:
+        raise ValueError(f"track is {told}, but {file} is damaged ({error}); {expected}") from None
+    if tables and not tables >= MLFLOWS_TABLES:
+        some = ", ".join(sorted(tables)[:3])
+        raise ValueError(f"track is {told}, but {file} is another program's database (with {some}); {expected}")
 
 
 def _wandb(project: str, environ: Mapping[str, str]) -> str:
@@ -112,35 +157,49 @@ def _wandb(project: str, environ: Mapping[str, str]) -> str:
             rf"track is wandb:{hidden(project)}; expected wandb:PROJECT or wandb:ENTITY/PROJECT, without blanks and \ # ? % :"
         )
     _need("wandb", "wandb")
-    if environ.get("WANDB_MODE", "online") in ("online", "shared") and not _has_key(environ):
-        raise ValueError(
-            f"track is wandb:{project}, but W&B has no key here; expected one from `wandb login` or in WANDB_API_KEY, or "
-            "WANDB_MODE=offline, which keeps runs in ./wandb for `wandb sync`"
-        )
+    if environ.get("WANDB_MODE", "online") in ("online", "shared"):
+        server = environ.get("WANDB_BASE_URL") or WANDB
+        if not server.startswith(("https://", "http://")) or not _host(server):
+            raise ValueError(f"WANDB_BASE_URL is {hidden(server)!r}; expected a URL such as {WANDB}, or leave it out")
+        found, why_not = _has_key(environ, _host(server))
+        if not found:
+            raise ValueError(
+                f"track is wandb:{project}, but W&B has no key here{why_not}; expected one from `wandb login` or in "
+                "WANDB_API_KEY, or WANDB_MODE=offline, which keeps runs in ./wandb for `wandb sync`"
+            )
     return project
 
 
-def _has_key(environ: Mapping[str, str]) -> bool:
-    """Whether W&B would find a key, or was told in its own files not to need one."""
+def _has_key(environ: Mapping[str, str], host: str) -> tuple[bool, str]:
+    """Whether W&B would find a key for a host, or was told in its own files not to need one; and what is wrong with these."""
     if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
+        return True, ""
     home = home_of(environ) or Path("/")
     for settings in (Path("wandb/settings"), Path(environ.get("WANDB_CONFIG_DIR", home / ".config/wandb")) / "settings"):
         with suppress(OSError):
             if re.search(r"^\s*(mode\s*=\s*(offline|disabled)|api_key\s*=)", settings.read_text(errors="replace"), re.MULTILINE):
-                return True
-    host = urlsplit(environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+                return True, ""
+    wrong = []
     for path in (environ.get("NETRC", ""), home / ".netrc", home / "_netrc"):
-        with suppress(OSError, netrc.NetrcParseError):
-            if path and netrc.netrc(str(path)).authenticators(host):
-                return True
-    return False
+        try:
+            if path and (login := netrc.netrc(str(path)).authenticators(host)) and login[2]:
+                return True, ""
+        except FileNotFoundError:
+            if path == environ.get("NETRC"):
+                wrong.append(f"NETRC names {path}, which isn't there")
+        except OSError as error:
+            wrong.append(f"{path} can't be read: {error.strerror}")
+        except netrc.NetrcParseError as error:  # what stands in the line may be a password
+            wrong.append(f"line {error.lineno} of {path} is not of a netrc file's form")
+        except ValueError:
+            wrong.append(f"{path} is no text")
+    return False, f" ({'; '.join(wrong)})" if wrong else ""
 
 
 def _tensorboard(directory: str, environ: Mapping[str, str]) -> str:
     if "://" in directory:
         raise ValueError(f"track is tensorboard:{hidden(directory)}; expected tensorboard: and a directory of this machine")
-    path = from_home(directory).absolute()
+    path = user_path(directory)
     _check_directory(path, f"tensorboard:{directory}")
     return str(path)
 

@@ -77,6 +77,22 @@ def test_axes_between_values():
     assert axes == {"budget": Between(lowest=20, highest=400, is_log=True), "d_th": (0.3, None)}
 
 
+def test_limits_of_seconds_can_be_searched_between():
+    values = values_of(max_seconds=(12.0, 20.0), link=("wan",))
+    assert axes_of(values, ["max-seconds"])["max_seconds"] == Between(lowest=12.0, highest=20.0, is_log=False)
+    search = read_search("optuna", 3, ["max-seconds"], values, builder(), Weighing())
+    limits = {
+        leaf.config.time_limit.max_seconds
+        for seconds in (12.0, 15.5)
+        for leaf in search.build({"budget": 0.1, "max_seconds": seconds})
+    }
+    assert limits == {12.0, 15.5}
+    drawn = [one["max_seconds"] for one in draw(values, ["max-seconds"], 5)]
+    assert len(set(drawn)) == 5 and all(12 <= seconds <= 20 for seconds in drawn)
+    with pytest.raises(ValueError, match="expected two numbers or more"):
+        axes_of(values | {"max_seconds": (12.0,)}, ["max-seconds"])
+
+
 @given(st.floats(0.001, 0.5), st.floats(1.001, 100), st.floats(0, 1), st.booleans())
 def test_what_lies_between_stays_between(lowest, ratio, share, is_log):
     axis = Between(lowest=lowest, highest=lowest * ratio, is_log=is_log)

@@ -73,7 +73,7 @@ class Weighing:
     @property
     def identity(self) -> dict[str, Any]:
         """What tells one weighing from another."""
-        link = [self.link.bits_per_s, self.link.round_trip_s] if self.link and OF_LINK in self.costs else None
+        link = (self.link.bits_per_s, self.link.round_trip_s) if self.link and OF_LINK in self.costs else None
         return {"costs": self.costs, "link": link, "calibration": self.by.digest if self.predicts else None}
 
     def of_network(self, network: Network) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quick import builder, values_of
 
+from raysp.latency.links import parse_link
 from raysp.planning.proposals import Between
 from raysp.planning.tune_searchers import ALGORITHMS, TuneAlgorithm
 from raysp.planning.weighing import Weighing
@@ -27,6 +28,17 @@ def test_what_all_proposals_share_tells_searches_apart():
         for gamma in ("linear", "cosine")
     )
     assert one.id != other.id
+
+
+def test_what_is_weighed_tells_searches_apart():
+    def search(costs, link=None):
+        weighing = Weighing(costs=costs, link=link and parse_link(link))
+        return read_search("optuna", 3, [], values_of(), builder(1.0), weighing).id
+
+    found = [search(("relus", "macs", "depth")), search(("pred_wan_s",))]
+    found += [search(("pred_link_s",), link) for link in ("100mbit,20ms", "100mbit,21ms", "99mbit,20ms")]
+    assert len(set(found)) == len(found)
+    assert search(("pred_link_s",), "0.1gbit,20000us") == found[2], "a link is its numbers"
 
 
 def test_an_unknown_algorithm_is_refused():

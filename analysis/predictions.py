@@ -12,12 +12,13 @@ from typing import Any
 from analysis.records import Runs
 from raysp.latency.fitted import Error
 from raysp.latency.known import Calibrations
-from raysp.latency.links import KNOWN, LAN, WAN, Link
+from raysp.latency.links import Link, seconds_over
 from raysp.latency.protocols import MEANING
 from raysp.latency.recorded import Layers, Predictions, Row, predict_records
 from raysp.models.files import load_outline
 from raysp.models.network import Network
 from raysp.pi.machine import disturbed
+from raysp.planning.weighing import COUNTED, LINKS, OF_LINK, seconds_column
 from raysp.store.records import label_of
 
 PREDICTED = (
@@ -41,13 +42,6 @@ class Foretold:
     """That seconds are said of."""
     notes: tuple[str, ...]
     """What must be said beside them."""
-
-
-def seconds_column(link: Link | None) -> str:
-    """The column of seconds over a link; None is the calibration's own machine."""
-    if link is None:
-        return "pred_time_s"
-    return f"pred_{link.name}_s" if link.name in KNOWN else "pred_link_s"
 
 
 def foretell(runs: Runs, calibrations: Calibrations, link: Link | None, *, is_own: bool) -> Foretold:
@@ -80,9 +74,10 @@ def foretell(runs: Runs, calibrations: Calibrations, link: Link | None, *, is_ow
             f"and the models are {'; '.join(models)[:300]}; make one of theirs: raysp pi calibrate with their --model, --width, "
             "--image-size, --in-channels and --num-classes"
         )
-    links = (LAN, WAN, *([link] if link is not None and link.name not in KNOWN else []))
+    own = link if seconds_column(link) == OF_LINK else None
+    links = tuple(known for known in (*LINKS.values(), own) if known)
     return Foretold(
-        columns={which: _columns(row, link) for which, row in found.rows.items()},
+        columns={which: _columns(row, own) for which, row in found.rows.items()},
         layers={which: row.layers for which, row in found.rows.items()},
         links=links,
         notes=_notes(found, calibrations, links),
@@ -94,23 +89,16 @@ def _said(row: Mapping[str, Any]) -> str:
 
 
 def _columns(row: Row, link: Link | None) -> dict[str, Any]:
-    costs = row.costs
-
-    def over(one: Link) -> float:
-        return one.modelled_s(time_s=costs.time_s, num_bytes=costs.bytes, round_trips=costs.round_trips)
-
-    columns = {
-        "pred_time_s": costs.time_s,
-        "pred_bytes": costs.bytes,
-        "pred_round_trips": costs.round_trips,
-        "pred_lan_s": over(LAN),
-        "pred_wan_s": over(WAN),
+    """A row's predicted columns; the link is the user's, if it has none of its own."""
+    costs, over = row.costs, LINKS | ({} if link is None else {OF_LINK: link})
+    told = {"time_s": costs.time_s, "num_bytes": costs.bytes, "round_trips": costs.round_trips}
+    return {
+        **{column: seconds_over(one, **told) for column, one in over.items()},
+        **{column: getattr(costs, cost) for column, cost in COUNTED.items()},
         "pred_from": Path(row.layers.calibration).name,
         "pred_fitted": row.layers.fitted,
+        **({} if link is None else {"pred_link": link.name}),
     }
-    if link is not None and link.name not in KNOWN:
-        columns |= {"pred_link_s": over(link), "pred_link": link.name}
-    return columns
 
 
 def _notes(found: Predictions, calibrations: Calibrations, links: Sequence[Link]) -> tuple[str, ...]:

@@ -139,8 +139,7 @@ def predicted_table(points: pd.DataFrame, notes: Sequence[str]) -> Table:
         [
             str(row["exit"]),
             *(number(o, row[o.column]) for o in objectives),
-            "-" if pd.isna(row["pred_fitted"]) else str(row["pred_fitted"]),
-            "-" if pd.isna(row["pred_from"]) else str(row["pred_from"]),
+            *("-" if pd.isna(row.get(name)) else str(row[name]) for name in ("pred_fitted", "pred_from")),
             str(row["key"])[:12],
         ]
         for row in _records(points)

@@ -210,7 +210,8 @@ class SweepFlags:
     trials: Annotated[int | None, arg(metavar="NUMBER", help_behavior_hint="")] = None
     """Configurations of a search other than `grid`, those of earlier runs of it counted."""
     between: Annotated[
-        tuple[Literal["budgets", "d-th", "beta"], ...], arg(metavar="budgets|d-th|beta ...", help_behavior_hint="")
+        tuple[Literal["budgets", "d-th", "max-seconds", "beta"], ...],
+        arg(metavar="budgets|d-th|max-seconds|beta ...", help_behavior_hint=""),
     ] = NOT_GIVEN
     """In a search: flags of which every value from the lowest given one to the highest may be tried."""
     run: RunFlags

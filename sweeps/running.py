@@ -25,6 +25,7 @@ from raysp.store.records import NoLongerOwner, Store
 from raysp.store.remedies import remedy_of
 from raysp.store.stage import Stage
 from sweeps.flags import RunFlags
+from sweeps.limits import misses, print_limits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,12 +86,15 @@ def train(flags: RunFlags, options: RunOptions, work: Work, console: Console, co
         found = survey(plan, Store(root=root))
         if plan.leaves:
             print_plan(plan, found, console, options.stopping)
+            print_limits(plan.leaves.values(), Store(root=root), console)
             if found.missing:
                 check_memory(work.sources)
                 print_seconds(plan, found, work.sources, options, console)
         else:
             console.print(f"a search by {work.search and work.search.algorithm} plans as it goes: nothing is proposed yet")
         return 0
+    for line in misses(leaves):
+        console.print(f"[yellow]note[/] {escape(line)}", soft_wrap=True)
     if work.given:
         _hand_over(work.given, root)
     from sweeps.summary import front_so_far, print_failures, print_report  # pandas takes a second to import

@@ -17,8 +17,10 @@ from analysis.report import Report
 from analysis.tables import differing, number
 from raysp.planning.plan import Outcome, Plan
 from raysp.stages.finetune import FinetuneConfig
+from raysp.stages.time_limit import TimeLimit
 from raysp.store.figures import COSTS
 from raysp.store.location import Location
+from raysp.store.stage import Stage
 
 MOST_ROWS = 60
 """A sweep of more rows than this prints only those on the front."""
@@ -87,6 +89,9 @@ def print_report(report: Report, plan: Plan, root: Location | None, console: Con
         _print_rows(mine, report, console)
     if (mine["selection"] == "test").any():
         console.print("[yellow]selected on the test part[/]: these accuracies flatter, and val % is test %")
+    if report.question.names_predicted or any(_limit_of(stage) for stage in plan.leaves.values()):
+        for note in report.foretold.notes:
+            console.print(f"[dim]{escape(note)}[/]", soft_wrap=True)
     missed = misses(plan, mine)
     for line in missed[:MOST_MISSES]:
         console.print(f"[yellow]limit missed[/] {escape(line)}", soft_wrap=True)
@@ -108,11 +113,7 @@ def misses(plan: Plan, table: pd.DataFrame) -> list[str]:
         plan: of this sweep.
         table: its rows, with the predicted columns.
     """
-    limits = {
-        stage.key: (stage, stage.config.time_limit)
-        for stage in plan.leaves.values()
-        if isinstance(stage.config, FinetuneConfig) and stage.config.time_limit
-    }
+    limits = {stage.key: (stage, limit) for stage in plan.leaves.values() if (limit := _limit_of(stage))}
     found = []
     final = table[table["exit"] == "final"].reindex(columns=["key", *PREDICTED_COSTS])
     for key, *costs in final.itertuples(index=False, name=None):
@@ -123,6 +124,10 @@ def misses(plan: Plan, table: pd.DataFrame) -> list[str]:
                 f"predicted ({stage.label}: {stage.note})"
             )
     return found
+
+
+def _limit_of(stage: Stage) -> TimeLimit | None:
+    return stage.config.time_limit if isinstance(stage.config, FinetuneConfig) else None
 
 
 def front_so_far(rows: Sequence[dict[str, Any]]) -> Table:

@@ -6,8 +6,8 @@ Owns which flags say so. What can be weighed is `raysp.planning.weighing`'s.
 from collections.abc import Sequence
 
 from raysp.latency.known import read_calibrations
-from raysp.latency.links import KNOWN, parse_link
-from raysp.planning.weighing import OF_LINK, Weighing
+from raysp.latency.links import parse_link
+from raysp.planning.weighing import OF_LINK, Weighing, over_link
 from raysp.store.location import locate
 from raysp.store.tensor_files import DamagedFile
 from sweeps.flags import RunFlags
@@ -31,11 +31,9 @@ def weighing_of(flags: RunFlags, links: Sequence[str] | None) -> Weighing:
             said = " ".join(links) or "none"
             raise ValueError(f"--costs {OF_LINK} with --link {said}; expected one link, such as 100mbit,20ms")
         link = parse_link(links[0])
-        if link.name in KNOWN:  # then it has a column of its own
-            named = (f"pred_{link.name}_s" if name == OF_LINK else name for name in costs)
-            costs, link = tuple(dict.fromkeys(named)), None
+        costs = over_link(costs, link)
     try:
         own = read_calibrations([locate(path) for path in flags.calibration]) if flags.calibration else None
     except (DamagedFile, OSError) as error:  # of which `Unreachable` is one: nothing has run yet
         raise ValueError(f"--calibration {' '.join(flags.calibration)}: {error}") from None
-    return Weighing(costs=costs, calibrations=own, link=link)
+    return Weighing(costs=costs, calibrations=own, link=link if OF_LINK in costs else None)

@@ -22,7 +22,7 @@ from analysis.origins import code_note, code_now
 from analysis.page import build_page
 from analysis.paper_figures import draw_figure1, draw_figure2, draw_growth
 from analysis.pareto import GROUP, Found, best_under, front_of_each_group, knee, ranks
-from analysis.predictions import Foretold, foretell, seconds_column
+from analysis.predictions import Foretold, foretell
 from analysis.protocols import Estimated, estimate_points, side_by_side
 from analysis.published import published_beside
 from analysis.records import Runs, read_runs
@@ -44,6 +44,7 @@ from analysis.tables import (
 )
 from raysp.latency.known import Calibrations, packaged
 from raysp.latency.links import Link
+from raysp.planning.weighing import seconds_column
 from raysp.store.figures import COSTS
 from raysp.store.location import Location, write_atomically
 from raysp.store.tensor_files import DamagedFile
@@ -261,7 +262,7 @@ def tables_of(report: Report) -> dict[str, list[Table]]:
     beside = [paper_table(title, rows) for title, rows in printed if rows["accuracy"].notna().any()]
     if beside:
         sections["The paper's tables"] = beside
-    if "pred_time_s" in report.front and report.front["pred_time_s"].notna().any():
+    if len(report.front) and report.foretold.notes:  # among them why nothing is predicted, where that is so
         sections[PREDICTION] = [predicted_table(report.front, report.foretold.notes)]
     if any(report.runs.measurements.values()):
         sections[MEASURED] = [measured_table(report.table, report.runs.measurements)]

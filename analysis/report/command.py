@@ -9,7 +9,6 @@ from rich.markup import escape
 from rich.table import Table as Drawn
 
 from analysis.objectives import ACCURACIES, OBJECTIVES, chosen
-from analysis.predictions import seconds_column
 from analysis.protocols import chosen_protocols
 from analysis.records import check_root
 from analysis.report.answer import ESTIMATES, FRONT, QUALIFIES, Question, Report, read_report, save_report, tables_of
@@ -18,6 +17,7 @@ from analysis.spending import STATES
 from analysis.tables import Table, volumes_of
 from raysp.latency.known import read_calibrations
 from raysp.latency.links import parse_link
+from raysp.planning.weighing import OF_LINK, over_link, seconds_column
 from raysp.store.location import Location, exists, locate
 from raysp.store.records import RECORD
 from raysp.store.tensor_files import UNREADABLE, DamagedFile
@@ -32,15 +32,18 @@ def question_of(flags: ReportFlags) -> Question:
             raise ValueError(f"--costs {name}; expected what stands beside the accuracy that --selection names: {others}")
     accuracy = f"{flags.selection}_accuracy"
     link = None if flags.link is None else parse_link(flags.link)
+    if OF_LINK in flags.costs and link is None:
+        raise ValueError(f"--costs {OF_LINK} without --link; expected one, such as 100mbit,20ms")
+    costs = flags.costs if link is None else over_link(flags.costs, link)
     try:
         calibrations = read_calibrations([locate(path) for path in flags.calibration]) if flags.calibration else None
     except DamagedFile as error:
         raise ValueError(str(error)) from None
     return Question(
         accuracy=accuracy,
-        costs=flags.costs,
+        costs=costs,
         limits=flags.limits(seconds_column(link)),
-        reference=read_reference(flags.reference, (accuracy, *flags.costs)),
+        reference=read_reference(flags.reference, (accuracy, *costs)),
         link=link,
         calibrations=calibrations,
         protocols=() if flags.protocols is None else chosen_protocols(flags.protocols),

@@ -1,18 +1,20 @@
 """What a network takes with some of its blocks gated, for every choice of blocks, before any of them is gated.
 
-Owns the list of a network's parts with blocks gated, put together from one listing for each block. Contract: what is told for a
-choice of blocks and masks is what `raysp.latency.prediction` predicts for the final exit of the network that comes of it.
+Owns the list of a network's parts with blocks gated, put together from one listing for each block, and what is known of its costs
+before its masks are. Contract: what is told for a choice of blocks and masks is what `raysp.latency.prediction` predicts for the
+final exit of the network that comes of it.
 """
 
 import copy
 from collections import Counter
 from collections.abc import Collection, Mapping
+from itertools import product
 
 import torch
 
 from raysp.latency.known import Calibrations
 from raysp.latency.prediction import parts_of
-from raysp.latency.tables import NOTHING, PartCosts
+from raysp.latency.tables import COSTS, NOTHING, PartCosts, ReLUCosts
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 
@@ -51,6 +53,12 @@ class GatedCosts:
                 f"no calibration has {', '.join(sorted(told.open)[:3])}, and too few like it were measured: the seconds of "
                 f"{model.name} can't be predicted"
             )
+        self._linear: dict[frozenset[str], tuple[PartCosts, ReLUCosts]] = {}
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """That can be gated, in forward order."""
+        return tuple(self._inner)
 
     def costs(self, gated: Collection[str], kept: Mapping[str, int]) -> PartCosts:
         """What the network takes.
@@ -59,15 +67,48 @@ class GatedCosts:
             gated: blocks, by name.
             kept: ReLUs of each ReLU layer, by name; those inside gated blocks count for nothing.
         """
-        shapes = Counter(self._shapes)
-        for name in gated:
-            shapes.update(self._more[name])
-        told = self._calibrations.told(list(shapes.elements()))
-        gone = {self._inner[name] for name in gated}
-        layers = [(kept[layer], positions) for layer, positions in self._relus.items() if layer not in gone and kept[layer]]
-        relus = told.relu.of(
+        linear, relu = self._without_relus(gated)
+        layers = [(kept[layer], positions) for layer, positions in self._left(gated).items() if kept[layer]]
+        return linear + relu.of(
             layers=len(layers),
             kept=sum(count for count, _ in layers),
             masked_positions=sum(positions for count, positions in layers if count < positions),
         )
-        return sum((told.costs[shape].times(count) for shape, count in sorted((+shapes).items())), NOTHING) + relus
+
+    def bounds(self, gated: Collection[str], relus: tuple[int, int]) -> tuple[PartCosts, PartCosts]:
+        """What the network takes at least, and at most, whatever its masks.
+
+        Args:
+            gated: blocks, by name.
+            relus: at least and at most so many are kept in the ReLU layers that are left, as far as these have room.
+        """
+        linear, relu = self._without_relus(gated)
+        sizes = sorted(self._left(gated).values(), reverse=True)
+        room = sum(sizes)
+        fewest, most = (min(count, room) for count in relus)
+        held, layers = 0, 0
+        while held < fewest:
+            held, layers = held + sizes[layers], layers + 1
+        # Every cost is linear in the three, so it is least and most where each of them is.
+        ends = product((layers, min(len(sizes), most)), (fewest, most), (0, room))
+        corners = [linear + relu.of(layers=some, kept=kept, masked_positions=masked) for some, kept, masked in ends]
+        least, largest = (
+            PartCosts(**{cost: of(getattr(corner, cost) for corner in corners) for cost in COSTS}) for of in (min, max)
+        )
+        return least, largest
+
+    def _left(self, gated: Collection[str]) -> dict[str, int]:
+        """Positions of the ReLU layers that are left, by name."""
+        gone = {self._inner[name] for name in gated}
+        return {layer: positions for layer, positions in self._relus.items() if layer not in gone}
+
+    def _without_relus(self, gated: Collection[str]) -> tuple[PartCosts, ReLUCosts]:
+        """What all but the ReLUs takes, and what ReLUs cost beside that."""
+        if (what := frozenset(gated)) not in self._linear:
+            shapes = Counter(self._shapes)
+            for name in gated:
+                shapes.update(self._more[name])
+            told = self._calibrations.told(list(shapes.elements()))
+            costs = (told.costs[shape].times(count) for shape, count in sorted((+shapes).items()))
+            self._linear[what] = sum(costs, NOTHING), told.relu
+        return self._linear[what]

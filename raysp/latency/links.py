@@ -44,6 +44,11 @@ class Link:
         return time_s + 8 * num_bytes / self.bits_per_s + round_trips * self.round_trip_s
 
 
+def seconds_over(link: Link | None, *, time_s: float, num_bytes: float, round_trips: float) -> float:
+    """The same over any link; None has both parties on the machine where it took `time_s`."""
+    return time_s if link is None else link.modelled_s(time_s=time_s, num_bytes=num_bytes, round_trips=round_trips)
+
+
 LAN = Link(name="lan", bits_per_s=3e9, round_trip_s=0.3e-3)
 """The local network of Cheetah (USENIX Security 2022)."""
 WAN = Link(name="wan", bits_per_s=WAN_BITS_PER_S, round_trip_s=WAN_ROUND_TRIP_S)

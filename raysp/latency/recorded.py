@@ -1,7 +1,8 @@
 """Predictions for finished stages, from their records alone: no weights are read, nothing is computed.
 
 Owns what of a record says which network it is about. Contract: what is predicted for a record is what `raysp.latency.prediction`
-predicts for its network; a network's parts are listed once, whatever the number of records that share it.
+predicts for its network; whatever the number of records that share it, a built-in network's parts are listed once in a process,
+another's once for each call.
 """
 
 import copy
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from raysp.latency.known import Calibrations
-from raysp.latency.prediction import parts_of
+from raysp.latency.prediction import Part, parts_of
 from raysp.latency.tables import NOTHING, PartCosts, ReLUCosts
 from raysp.models import build_model
 from raysp.models.network import Network
@@ -76,8 +77,9 @@ def structure_of(record: Record) -> Structure:
     return found
 
 
+@functools.lru_cache(maxsize=64)
 def outline_of(structure: Structure) -> Network:
-    """A built-in network as its record says, on "meta".
+    """A built-in network as its record says, on "meta"; others hold it, too, so leave it as it is.
 
     Raises:
         ValueError: there is no such network, block, kernel, stage or head.
@@ -93,6 +95,12 @@ def outline_of(structure: Structure) -> Network:
         for stage in structure.ac_after:
             network.add_exit(stage, structure.ac_head)
     return network
+
+
+@functools.lru_cache(maxsize=4096)
+def _parts_of(structure: Structure, exit: str) -> tuple[Part, ...]:  # noqa: A002 (the field's word)
+    """A built-in network's parts: searches and races ask record by record."""
+    return parts_of(outline_of(structure), exit)
 
 
 @functools.lru_cache(maxsize=64)
@@ -185,9 +193,12 @@ def _known(
     """What is known of a structure; None, with why in `found`, where it can't be told."""
     said = structure.model if structure.is_builtin else str(record["rows"][0].get("model", structure.model))
     try:
-        if structure not in networks:
-            networks[structure] = outline_of(structure) if structure.is_builtin else outline(record)
-        parts = parts_of(networks[structure], exit)
+        if structure.is_builtin:
+            parts = _parts_of(structure, exit)
+        else:
+            if structure not in networks:
+                networks[structure] = outline(record)
+            parts = parts_of(networks[structure], exit)
     except (ValueError, TypeError, KeyError, RuntimeError, OverflowError, OSError) as error:
         found.untold.setdefault(said, str(error).splitlines()[0][:300])
         return None

@@ -6,7 +6,7 @@ may depend on the others.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -31,6 +31,11 @@ class InTime:
     """Whether the seconds meet the limit; where no choice does, this is the fastest one."""
 
 
+def choices(blocks: Sequence[str]) -> Iterator[frozenset[str]]:
+    """Every choice of some blocks, those of fewest blocks first."""
+    return (frozenset(some) for number in range(len(blocks) + 1) for some in combinations(blocks, number))
+
+
 def gates_in_time(losses: Mapping[str, float], seconds: Seconds, limit: float) -> InTime:
     """The blocks that lose least among those choices with which a network takes at most so long.
 
@@ -52,7 +57,7 @@ def gates_in_time(losses: Mapping[str, float], seconds: Seconds, limit: float) -
 
 
 def _best(order: list[str], judged: Callable[[frozenset[str]], InTime]) -> InTime:
-    every = [judged(frozenset(some)) for number in range(len(order) + 1) for some in combinations(order, number)]
+    every = [judged(chosen) for chosen in choices(order)]
     # Of equal ones the one with the fewest blocks, which come first.
     if meeting := [found for found in every if found.meets]:
         return min(meeting, key=lambda found: found.divergence)

@@ -216,13 +216,13 @@ class SearchQueue(JobQueue):
     def done(self, stage: Stage, record: Mapping[str, Any]) -> None:
         """See `JobQueue`."""
         super().done(stage, record)
-        self._note(stage, self._weighed(record))
+        self._note(stage, record)
 
     def failed(self, stage: Stage, message: str) -> list[Stage]:
         """See `JobQueue`."""
         skipped = super().failed(stage, message)
         for lost in (stage, *skipped):
-            self._note(lost, ())
+            self._note(lost, None)
         return skipped
 
     def _propose(self) -> bool:
@@ -270,12 +270,14 @@ class SearchQueue(JobQueue):
                 proposal.rows += self._weighed(record)
         self._tell_if_complete(number)
 
-    def _note(self, stage: Stage, rows: Sequence[Mapping[str, Any]]) -> None:
-        for number, proposal in list(self._open.items()):
-            if stage.key in proposal.waiting:
-                proposal.waiting.remove(stage.key)
-                proposal.rows += rows
-                self._tell_if_complete(number)
+    def _note(self, stage: Stage, record: Record | None) -> None:
+        """Note what became of a stage, for the proposals that wait for it; None if it failed."""
+        waiting = [number for number, proposal in self._open.items() if stage.key in proposal.waiting]
+        rows = self._weighed(record) if waiting and record is not None else ()
+        for number in waiting:
+            self._open[number].waiting.remove(stage.key)
+            self._open[number].rows += rows
+            self._tell_if_complete(number)
 
     def _tell_if_complete(self, number: int) -> None:
         if not self._open[number].waiting:

@@ -5,12 +5,12 @@ Owns the names of those costs, and how they are told of a network in training an
 predicts of it by the same calibrations.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raysp.latency.known import Calibrations, packaged
-from raysp.latency.links import LAN, WAN, Link
+from raysp.latency.links import LAN, WAN, Link, seconds_over
 from raysp.latency.prediction import predict
 from raysp.latency.recorded import Outline, Record, predict_records
 from raysp.models.costs import count_costs
@@ -20,10 +20,20 @@ from raysp.store.figures import COSTS, PREDICTED, Rows
 LINKS: dict[str, Link | None] = {"pred_time_s": None, "pred_lan_s": LAN, "pred_wan_s": WAN}
 """Columns of seconds, and the network between the parties that they are about; None is the calibrations' own machine."""
 OF_LINK = "pred_link_s"
-"""Seconds over the link that a user names."""
+"""Seconds over the link that a user names, where it is none of these."""
 COUNTED = {"pred_bytes": "bytes", "pred_round_trips": "round_trips"}
 WEIGHABLE = (*COSTS, *LINKS, OF_LINK, *COUNTED)
 """What a sweep can weigh: costs that are known before a model is measured, by the columns of its results."""
+
+
+def seconds_column(link: Link | None) -> str:
+    """The column of seconds over a link; None is the calibrations' own machine."""
+    return next((name for name, known in LINKS.items() if known == link), OF_LINK)
+
+
+def over_link(costs: Sequence[str], link: Link) -> tuple[str, ...]:
+    """Costs with the link's own column in place of `OF_LINK`, if it has one; each once."""
+    return tuple(dict.fromkeys(seconds_column(link) if name == OF_LINK else name for name in costs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +73,7 @@ class Weighing:
     @property
     def identity(self) -> dict[str, Any]:
         """What tells one weighing from another."""
-        link = [self.link.bits_per_s, self.link.round_trip_s] if self.link and OF_LINK in self.costs else None
+        link = (self.link.bits_per_s, self.link.round_trip_s) if self.link and OF_LINK in self.costs else None
         return {"costs": self.costs, "link": link, "calibration": self.by.digest if self.predicts else None}
 
     def of_network(self, network: Network) -> dict[str, dict[str, Any]]:
@@ -128,7 +138,4 @@ class Weighing:
         if name in COUNTED:
             return float(told[COUNTED[name]])
         link = self.link if name == OF_LINK else LINKS[name]
-        time_s = float(told["time_s"])
-        if link is None:
-            return time_s
-        return link.modelled_s(time_s=time_s, num_bytes=told["bytes"], round_trips=told["round_trips"])
+        return seconds_over(link, time_s=float(told["time_s"]), num_bytes=told["bytes"], round_trips=told["round_trips"])

@@ -5,20 +5,42 @@ Owns two rules: by how dense the ReLU layers are that lie inside blocks (the pap
 layers will have.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Generic, TypeVar
 
 from raysp.engine.context import Parent
 from raysp.methods.ranking import RankedLayers, ranks_in
 from raysp.stages.experiment import Experiment
 
-KNOWN = 1024
-"""Masks of rankings whose densities are kept in memory, and a sixty-fourth as many rankings."""
+What = TypeVar("What", bound=Hashable)
+Found = TypeVar("Found")
 
-_ranked: dict[str, RankedLayers] = {}
-"""By the ranking's key; reading them from its weights, and sorting them, takes a while."""
-_densities: dict[tuple[str, int], list[float]] = {}
-"""By the ranking's key and the budget; ranking all positions of a network takes a while."""
+
+class Remembered(Generic[What, Found]):
+    """What takes a while to find out of finished stages, kept in memory by what it follows from.
+
+    Args:
+        most: to be kept; what was found first goes first.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: dict[What, Found] = {}
+
+    def get(self, what: What, find: Callable[[], Found]) -> Found:
+        """What follows from `what`; asked of `find` where it isn't known."""
+        if what not in self._known:
+            found = find()
+            while len(self._known) >= self._most:
+                del self._known[next(iter(self._known))]
+            self._known[what] = found
+        return self._known[what]
+
+
+_ranked = Remembered[str, RankedLayers](16)
+"""By the ranking's key: they are read from its weights, and sorted."""
+_densities = Remembered[tuple[str, int], list[float]](1024)
+"""By the ranking's key and the budget."""
 
 
 def gated_by_loss(parents: Mapping[str, Parent], number: int) -> list[str]:
@@ -49,27 +71,21 @@ def inner_densities(experiment: Experiment, parents: Mapping[str, Parent], budge
         layers = parents["mask"].record["metrics"]["layers"]
         return [layer["kept"] / layer["size"] for layer in layers if layer["layer"] in inner]
     ranking = parents["ranking"]
-    what = ranking.record["key"], budget
-    if what not in _densities:
-        make_room(_densities, KNOWN)
+
+    def found() -> list[float]:
         layers = ranking.record["metrics"]["layers"]
         counts = ranked_layers(ranking).counts(budget)
-        _densities[what] = [kept / layer["size"] for kept, layer in zip(counts, layers, strict=True) if layer["layer"] in inner]
-    return _densities[what]
+        return [kept / layer["size"] for kept, layer in zip(counts, layers, strict=True) if layer["layer"] in inner]
+
+    return _densities.get((ranking.record["key"], budget), found)
 
 
 def ranked_layers(ranking: Parent) -> RankedLayers:
     """How a finished ranking shares budgets out; kept in memory. Raises DamagedFile."""
-    key = ranking.record["key"]
-    if key not in _ranked:
-        make_room(_ranked, KNOWN // 64)
+
+    def found() -> RankedLayers:
         layers = ranking.record["metrics"]["layers"]
         ranks = ranks_in(ranking.tensors(), [layer["layer"] for layer in layers])
-        _ranked[key] = RankedLayers(ranks, [layer["size"] for layer in layers])
-    return _ranked[key]
+        return RankedLayers(ranks, [layer["size"] for layer in layers])
 
-
-def make_room(known: dict[Any, Any], most: int) -> None:
-    """Forget what was learned first."""
-    while len(known) >= most:
-        del known[next(iter(known))]
+    return _ranked.get(ranking.record["key"], found)

@@ -12,13 +12,13 @@ from typing import Any
 from raysp.engine.context import Parent
 from raysp.latency.gated import GatedCosts
 from raysp.latency.known import Calibrations, by_digest
-from raysp.latency.links import Link, parse_link
+from raysp.latency.links import Link, parse_link, seconds_over
 from raysp.methods.gates_in_time import InTime, gates_in_time
 from raysp.stages.experiment import Experiment
-from raysp.stages.gates import KNOWN, make_room, ranked_layers
+from raysp.stages.gates import Remembered, ranked_layers
 from raysp.store.keys import Config, told
 
-_seconds: dict[tuple[str, "TimeLimit"], dict[frozenset[str], float]] = {}
+_seconds = Remembered[tuple[str, "TimeLimit"], dict[frozenset[str], float]](64)
 """What networks take, by the blocks that are gated. By the key of the measurement of losses, which says all that this depends on
 but the link, and by a limit that stands for all those over one link."""
 
@@ -59,10 +59,10 @@ class TimeLimit(Config):
             time_s: that it takes where both parties are on the calibrations' machine.
             num_bytes, round_trips: of both parties.
         """
-        if self.bits_per_s is None or self.round_trip_s is None:
-            return time_s
-        over = Link(name="link", bits_per_s=self.bits_per_s, round_trip_s=self.round_trip_s)
-        return over.modelled_s(time_s=time_s, num_bytes=num_bytes, round_trips=round_trips)
+        over = None
+        if self.bits_per_s is not None and self.round_trip_s is not None:
+            over = Link(name="link", bits_per_s=self.bits_per_s, round_trip_s=self.round_trip_s)
+        return seconds_over(over, time_s=time_s, num_bytes=num_bytes, round_trips=round_trips)
 
 
 def time_limit(max_seconds: float, link: str | None, calibrations: Calibrations) -> TimeLimit:
@@ -124,11 +124,7 @@ def gated_in_time(limit: TimeLimit, experiment: Experiment, parents: Mapping[str
         DamagedFile: the ranking's weights can't be trusted.
     """
     gating = parents["gating"].record
-    what = gating["key"], replace(limit, max_seconds=1.0, link=None)
-    if what not in _seconds:
-        make_room(_seconds, KNOWN // 16)
-        _seconds[what] = {}
-    known = _seconds[what]
+    known = _seconds.get((gating["key"], replace(limit, max_seconds=1.0, link=None)), dict)
     costs = gated_costs(experiment, gating["config"]["kernel_size"], limit.calibration)
     kept = _KeptBeside(experiment, parents, budget)
 

@@ -129,6 +129,12 @@ def test_what_cannot_be_told_is_left_open_and_said_once(tmp_path):
     assert said and len(said) == len(set(said))
 
 
+def test_where_nothing_can_be_told_the_tables_say_why(tmp_path):
+    trained(tmp_path, networks.gated("wrn22-8", ac_after=2, blocks=(), in_channels=3))
+    (table,) = tables_of(read_report([tmp_path], ask(calibrations=known(members(model="wrn22-8")[:1]))))[PREDICTION]
+    assert "Not predicted: " in table.note and table.cells
+
+
 def test_a_network_of_ones_own_is_told_by_its_weights(tmp_path):
     model = student(0.2)
     directory = trained(tmp_path, model, model="custom", width=0, network={"name": "mynets:build", "sha256": "ab"})
@@ -178,6 +184,14 @@ def test_limits_list_what_qualifies_and_what_comes_nearest(root, capsys):
     ("arguments", "message"),
     [
         (["--link", "fast"], "link 'fast'; expected lan, wan, or a bandwidth above 0 and a round trip, such as 100mbit,20ms"),
+        (["--link", "0mbit,1ms"], "link '0mbit,1ms'; expected lan, wan, or a bandwidth above 0"),
+        (["--link", "1mbit,-1ms"], "link '1mbit,-1ms'; expected"),
+        (["--costs", "pred_link_s"], "--costs pred_link_s without --link; expected one, such as 100mbit,20ms"),
+        (["--costs", "pred_wan_s", "pred_wan_s"], "each once"),
+        (["--max-seconds", "nan"], "--max-seconds 'nan'; expected a number"),
+        (["--max-bytes", "30X"], "--max-bytes '30X'; expected a number"),
+        (["--calibration", "folder"], "folder"),
+        (["--calibration", "broken.json"], "broken.json: not a calibration"),
         (["--max-seconds=-1"], "--max-seconds '-1'; expected a number"),
         (["--max-bytes", "lots"], "--max-bytes 'lots'; expected a number"),
         (["--calibration", "none.json"], "none.json; expected a file that `raysp pi calibrate` wrote"),
@@ -190,6 +204,8 @@ def test_limits_list_what_qualifies_and_what_comes_nearest(root, capsys):
 )
 def test_bad_input_ends_with_2(arguments, message, root, capsys):
     (root / "text.json").write_text("{}")
+    (root / "broken.json").write_text("{")
+    (root / "folder").mkdir()
     others = {
         "large": calibration(members(image_size=8, width=5, num_classes=5), family={"model": "resnet18", "width": 5}),
         "dealer": calibration(members(), protocol="semi2k"),
@@ -199,6 +215,12 @@ def test_bad_input_ends_with_2(arguments, message, root, capsys):
         (root / f"{name}.json").write_text(json.dumps(other.to_json()))
     code, said = run("run", *arguments, capsys=capsys)
     assert code == 2 and message in said
+
+
+def test_a_cost_over_a_link_that_has_its_own_column_is_that_column(root, capsys):
+    code, _ = run("run", "--calibration", "mine.json", "--costs", "pred_link_s", "relus", "--link", "wan", capsys=capsys)
+    front = pd.read_csv(root / "run" / "pareto.csv")
+    assert code == 0 and front["pred_wan_s"].notna().all() and "pred_link_s" not in front
 
 
 def test_predicted_costs_that_nobody_can_tell_are_refused(tmp_path, monkeypatch, capsys):

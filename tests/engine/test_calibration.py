@@ -50,6 +50,18 @@ def test_every_kind_is_tried_once_and_scaled(monkeypatch):
     assert max(found.seconds.values()) < found.chain(stages) < found.of(stages)
 
 
+def test_limits_of_seconds_are_tried_once():
+    build = builder(1.0)
+
+    def of(limits, **more):
+        return [build.chain(Choice(budget=0.1, mask_method="taylor", max_seconds=s, link=link, **more)) for s, link in limits]
+
+    several = of([(14, "wan"), (20, "wan"), (20, "lan"), (3, None)])
+    assert len({calibration.kind_of(leaf) for leaf in several}) == 1
+    others = [*of([(14, "wan")], kernel_size=5), build.chain(Choice(budget=0.1, mask_method="taylor", d_th=0.1))]
+    assert len({calibration.kind_of(leaf) for leaf in (several[0], *others)}) == 3
+
+
 def record(*seconds, whole_s=60.0):
     history = [{"time_s": time_s} for time_s in seconds]
     return {

@@ -41,6 +41,42 @@ def test_any_choice_of_blocks_takes_what_is_predicted_of_the_network_that_comes_
         assert {cost: getattr(found, cost) for cost in COSTS} == pytest.approx({cost: getattr(expected, cost) for cost in COSTS})
 
 
+def kept_anyhow(layers, gone, budget, chance):
+    """Random counts of a budget over layers that stay, by layer: the first of a random order are filled, or all get a few."""
+    kept, left = dict.fromkeys((layer.name for layer in layers), 0), budget
+    order = [layer for layer in layers if layer.name not in gone]
+    chance.shuffle(order)
+    share = chance.choice([1.0, 0.5, 0.05])
+    while left:
+        for layer in order:
+            more = min(left, layer.relu.size - kept[layer.name], max(1, round(share * layer.relu.size)))
+            kept[layer.name], left = kept[layer.name] + more, left - more
+    return kept
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_whatever_the_masks_a_network_takes_what_its_bounds_say(name):
+    model = plain(name)
+    costs, layers, chance = GatedCosts(model, kernel_size=3, calibrations=packaged()), model.relu_layers(), random.Random(name)
+    inner = {chain.name: chain.inner for chain in model.chains}
+    assert costs.blocks == tuple(inner)
+    for _ in range(30):
+        gated = [block for block in inner if chance.random() < 0.5]
+        gone = {inner[block] for block in gated}
+        room = sum(layer.relu.size for layer in layers if layer.name not in gone)
+        budget = chance.randint(2, room)
+        least, most = costs.bounds(gated, (budget, budget))
+        found = costs.costs(gated, kept_anyhow(layers, gone, budget, chance))
+        for cost in COSTS:
+            low, value, high = (getattr(one, cost) for one in (least, found, most))
+            assert low <= value + 1e-9 * abs(value) and value <= high + 1e-9 * abs(high)
+        fewer, more = costs.bounds(gated, (0, budget + 1))
+        assert fewer.time_s <= least.time_s and most.time_s <= more.time_s
+    nothing, _ = costs.bounds(list(inner), (0, 0))
+    assert nothing == costs.costs(list(inner), dict.fromkeys((layer.name for layer in layers), 0))
+    assert costs.bounds([], (room * 9, room * 9)) == costs.bounds([], (model.num_relus(), model.num_relus()))
+
+
 def test_the_network_stays_as_it_is():
     model = plain("resnet18")
     before = copy.deepcopy(model.graph)

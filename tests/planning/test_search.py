@@ -68,6 +68,16 @@ def toy_search(trials=4, seeds=1, behaviour=""):
     return Search(algorithm="toy", axes={"n": tuple(range(10))}, trials=trials, fixed={}, build=build, largest=largest())
 
 
+def test_what_no_proposal_waits_for_is_not_weighed(tmp_path, monkeypatch):
+    queue, _, held = queue_of(tmp_path, toy_search(trials=1), Scripted({"n": 0}))
+    root, weighed = queue.next(), []
+    monkeypatch.setattr(queue, "_weighed", lambda record: weighed.append(record) or ROWS)
+    queue.done(root, EMPTY)
+    queue.done(leaf := queue.next(), EMPTY | {"rows": ROWS})
+    assert leaf.name == "leaf" and len(weighed) == 1 and weighed[0]["rows"] == ROWS
+    held.__exit__(None, None, None)
+
+
 def queue_of(tmp_path, search, algorithm, slots=2):
     added = []
     store = Store(root=tmp_path)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quick import builder, values_of
 
+from raysp.latency.links import parse_link
 from raysp.planning.proposals import Between
 from raysp.planning.tune_searchers import ALGORITHMS, TuneAlgorithm
 from raysp.planning.weighing import Weighing
@@ -27,6 +28,17 @@ def test_what_all_proposals_share_tells_searches_apart():
         for gamma in ("linear", "cosine")
     )
     assert one.id != other.id
+
+
+def test_what_is_weighed_tells_searches_apart():
+    def search(costs, link=None):
+        weighing = Weighing(costs=costs, link=link and parse_link(link))
+        return read_search("optuna", 3, [], values_of(), builder(1.0), weighing).id
+
+    found = [search(("relus", "macs", "depth")), search(("pred_wan_s",))]
+    found += [search(("pred_link_s",), link) for link in ("100mbit,20ms", "100mbit,21ms", "99mbit,20ms")]
+    assert len(set(found)) == len(found)
+    assert search(("pred_link_s",), "0.1gbit,20000us") == found[2], "a link is its numbers"
 
 
 def test_an_unknown_algorithm_is_refused():
@@ -75,6 +87,22 @@ def test_axes_between_values():
         read_search("random", 3, [], values_of(budget=(0.1,)), builder(), Weighing())
     axes = axes_of(values_of(budget=(400, 20, 100), d_th=(0.3, None)), ["budgets"])
     assert axes == {"budget": Between(lowest=20, highest=400, is_log=True), "d_th": (0.3, None)}
+
+
+def test_limits_of_seconds_can_be_searched_between():
+    values = values_of(max_seconds=(12.0, 20.0), link=("wan",))
+    assert axes_of(values, ["max-seconds"])["max_seconds"] == Between(lowest=12.0, highest=20.0, is_log=False)
+    search = read_search("optuna", 3, ["max-seconds"], values, builder(), Weighing())
+    limits = {
+        leaf.config.time_limit.max_seconds
+        for seconds in (12.0, 15.5)
+        for leaf in search.build({"budget": 0.1, "max_seconds": seconds})
+    }
+    assert limits == {12.0, 15.5}
+    drawn = [one["max_seconds"] for one in draw(values, ["max-seconds"], 5)]
+    assert len(set(drawn)) == 5 and all(12 <= seconds <= 20 for seconds in drawn)
+    with pytest.raises(ValueError, match="expected two numbers or more"):
+        axes_of(values | {"max_seconds": (12.0,)}, ["max-seconds"])
 
 
 @given(st.floats(0.001, 0.5), st.floats(1.001, 100), st.floats(0, 1), st.booleans())

@@ -16,6 +16,7 @@ from raysp.models.files import load_model
 from raysp.stages import time_limit as module
 from raysp.stages.chain import ChainBuilder
 from raysp.stages.finetune import canonical, without_gates
+from raysp.stages.foreseen import foreseen
 from raysp.stages.presets import PRESETS
 from raysp.stages.time_limit import TimeLimit, gated_in_time, time_limit
 from raysp.store.records import SAME_AS, Store
@@ -157,6 +158,30 @@ def test_limits_that_gate_the_same_blocks_come_to_the_same(measured):
     for blocks, config in zip(choices, settled, strict=True):
         least = set(sorted(losses, key=losses.get)[: len(blocks)])
         assert (config.gate_blocks == (len(blocks) or None)) == (set(blocks) == least)
+
+
+def test_what_is_foreseen_of_a_limit_before_its_mask_is_known_comes_true(measured):
+    root, leaf = measured
+    loose, fastest = chosen_by(root, leaf(1000)).seconds, chosen_by(root, leaf(0.001)).seconds
+    outlooks = set()
+    for max_seconds in (0.001, *(fastest * step / 20 for step in range(5, 45)), 1000):
+        stage = leaf(max_seconds)
+        mask = stage.parents.get("ranking", stage.parents.get("mask"))
+        ahead, found = foreseen(stage.config, stage.config.time_limit, mask.config), chosen_by(root, stage)
+        assert ahead.least_s <= found.seconds * (1 + 1e-9) and found.seconds <= ahead.most_s * (1 + 1e-9)
+        assert ahead.is_met in (None, found.meets)
+        outlooks.add(ahead.is_met)
+    assert outlooks == {True, False, None}
+    assert ahead.most_s >= loose
+
+
+def test_of_many_blocks_the_choices_that_the_search_can_end_with_are_foreseen(measured, monkeypatch):
+    _, leaf = measured
+    stage = leaf(12)
+    mask = stage.parents.get("ranking", stage.parents.get("mask"))
+    of_all = foreseen(stage.config, stage.config.time_limit, mask.config)
+    monkeypatch.setattr("raysp.stages.foreseen.EXACT", 0)
+    assert foreseen(stage.config, stage.config.time_limit, mask.config) == of_all, "here every block saves time"
 
 
 def test_equal_gates_are_trained_once_and_each_row_says_what_was_asked(tmp_path):

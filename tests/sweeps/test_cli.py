@@ -57,6 +57,13 @@ from sweeps.cli import sweep as sweep_script
         (["--max-seconds"], "--max-seconds has no value"),
         (["--max-seconds", "20", "--link"], "--link has no value"),
         (["--max-seconds", "20", "--link", "fast"], "link 'fast'; expected lan, wan, or a bandwidth above 0"),
+        (["--max-seconds", "nan"], "--max-seconds 'nan'; expected seconds above 0"),
+        (["--max-seconds", "inf"], "--max-seconds 'inf'; expected seconds above 0"),
+        (["--max-seconds", "20", "--link", "0mbit,1ms"], "link '0mbit,1ms'; expected lan, wan, or a bandwidth above 0"),
+        (["--max-seconds", "20", "--link", "1mbit,-1ms"], "link '1mbit,-1ms'; expected"),
+        (["--costs", "relus", "relus"], "costs relus relus; expected one or more, each once"),
+        (["--calibration", "."], "--calibration ."),
+        (["--calibration", "file"], "file: not a calibration"),
         (["--link", "wan"], "--link without --max-seconds or --costs pred_link_s, to which it belongs"),
         (["--costs", "relus", "bytes"], "cost 'bytes'; expected of: relus, macs, depth, pred_time_s"),
         (["--costs", "pred_link_s"], "--costs pred_link_s with --link none; expected one link"),
@@ -251,20 +258,31 @@ def test_what_one_sweep_has_trained_another_finds(tmp_path):
 
 
 def test_a_limit_of_seconds_is_met_where_it_can_be_and_said_where_not(tmp_path, monkeypatch, capsys):
-    asked = [*TINY, "--inline", "--max-seconds", "15", "5", "--link", "wan", "--costs", "relus", "pred_link_s"]
+    asked = [*TINY, "--inline", "--max-seconds", "15", "5", "1", "--link", "wan", "--costs", "relus", "pred_link_s"]
     planned = sweep_here("--plan", *asked, cwd=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
-    said = "the final exit is to take at most 15 s over wan; at most 5 s over wan (predicted)"
-    assert planned.returncode == 0 and said in planned.stdout and "2 configurations from 5 stages" in planned.stdout
+    said = "the final exit is to take at most 15 s over wan; at most 5 s over wan; at most 1 s over wan (predicted)"
+    assert planned.returncode == 0 and said in planned.stdout and "3 configurations from 6 stages" in planned.stdout
+    ahead = [line.split() for line in planned.stdout.splitlines() if line.startswith("at most")]
+    assert [line[2] for line in ahead] == ["15", "5", "1"] and all(line[6:8] == ["taylor", "435"] for line in ahead)
+    outlooks = ["met, whatever the mask", "depends on the mask", "missed, whatever the mask"]
+    assert [" ".join(line[-4:]) for line in ahead] == outlooks
     done = sweep(*asked, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "note at most 1 s over wan is not to be met with 435 ReLUs: " in done.stdout
+    assert "Fitted, because no calibration has them: conv" in done.stdout, "width 4 is nobody's"
+    known = sweep_here("--plan", *asked, cwd=tmp_path, monkeypatch=monkeypatch, capsys=capsys)
     table = pd.read_csv(tmp_path / "runs" / "quick" / "results.csv").query("exit == 'final'").set_index("max_seconds")
     assert set(table["link"].dropna()) == {"wan"} and table["gate_blocks"].isna().all()
     assert "pred. WAN s" in done.stdout, "the front at the end is of what was asked for"
     assert table.loc[15.0, "pred_wan_s"] <= 15 < table["pred_wan_s"].max()
-    assert 8 < table.loc[15.0, "depth"] < 16 and table.loc[5.0, "depth"] == 8
+    assert 8 < table.loc[15.0, "depth"] < 16 and table.loc[5.0, "depth"] == table.loc[1.0, "depth"] == 8
     assert table.loc[5.0, "pred_wan_s"] > 5
+    for limit, outlook in ((15.0, "met"), (5.0, "missed"), (1.0, "missed")):
+        (line,) = [line for line in known.stdout.splitlines() if line.startswith(f"at most {limit:g} s over wan")]
+        assert f"{table.loc[limit, 'pred_wan_s']:.4g} s, {16 - table.loc[limit, 'depth']} gated" in line
+        assert line.rstrip().endswith(f"gated  {outlook}")
     seconds = f"{table.loc[5.0, 'pred_wan_s']:.4g} s are predicted"
-    (missed,) = [line for line in done.stdout.splitlines() if line.startswith("limit missed")]
+    missed, _ = [line for line in done.stdout.splitlines() if line.startswith("limit missed")]
     assert (
         "at most 5 s over wan: no choice of blocks that was found meets it; all that help are gated" in missed
         and seconds in missed

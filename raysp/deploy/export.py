@@ -12,7 +12,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,10 @@ from raysp.store.tensor_files import fingerprint
 TOLERANCE = 1e-4
 """Of the largest logit."""
 CHECKED_IMAGES = 4
+ABOUT = "model.json"
+"""The extra file of torch's program that holds the card's `model`: classes, and what an image must become. ONNX has the same as
+metadata, a field each.
+"""
 
 
 class _FixedReLU(nn.Module):
@@ -100,7 +104,7 @@ def export(
         scratch = Path(beside) / "export"
         scratch.mkdir()
         path = scratch / FILES[format]
-        error = _write_checked(plain, path, format, opset)
+        error = _write_checked(plain, path, format, opset, card["model"])
         by = "onnxruntime" if format == "onnx" else "torch.export.load"
         card["check"] = {"against": "torch", "by": by, "relative_error": error}
         card["file"] = {"name": path.name, "format": format, **fingerprint(path.read_bytes()), "needs": needs_of(path, format)}
@@ -113,8 +117,16 @@ def export(
     return card
 
 
-def _write_checked(plain: Network, path: Path, format: Format, opset: int | None) -> float:  # noqa: A002 (the flag's word)
-    """Fold and write a collapsed network; returns how far what was written is from it."""
+def _write_checked(
+    plain: Network,
+    path: Path,
+    format: Format,  # noqa: A002 (the flag's word)
+    opset: int | None,
+    about: Mapping[str, Any],
+) -> float:
+    """Fold and write a collapsed network, and in the same file what the card says of it; returns how far what was written is
+    from it.
+    """
     images = torch.randn(CHECKED_IMAGES, *plain.example_input().shape[1:], generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         wanted = Logits(plain)(images)
@@ -122,11 +134,12 @@ def _write_checked(plain: Network, path: Path, format: Format, opset: int | None
     batch = {"image": {0: torch.export.Dim("images")}}
     if format == "torch":
         packed = io.BytesIO()  # torch ends the process where it finds a disk full
-        torch.export.save(torch.export.export(fixed, (images[:2],), dynamic_shapes=batch), packed)
+        program = torch.export.export(fixed, (images[:2],), dynamic_shapes=batch)
+        torch.export.save(program, packed, extra_files={ABOUT: json.dumps(about)})
         path.write_bytes(packed.getvalue())
         again: Callable[[Tensor], Tensor] = torch.export.load(path).module()
     else:
-        again = _to_onnx(fixed, images[:2], batch, path, opset or OPSET)
+        again = _to_onnx(fixed, images[:2], batch, path, opset or OPSET, about)
     several = (1, CHECKED_IMAGES)
     error = max(float((again(images[:n]) - wanted[:n]).abs().max()) for n in several) / float(wanted.abs().max())
     if not error <= TOLERANCE:
@@ -138,12 +151,16 @@ def _write_checked(plain: Network, path: Path, format: Format, opset: int | None
     return error
 
 
-def _to_onnx(fixed: nn.Module, images: Tensor, batch: Any, path: Path, opset: int) -> Callable[[Tensor], Tensor]:
+def _to_onnx(
+    fixed: nn.Module, images: Tensor, batch: Any, path: Path, opset: int, about: Mapping[str, Any]
+) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
     names = {"input_names": ["image"], "output_names": ["logits"], "opset_version": opset}
     program = torch.onnx.export(fixed, (images,), dynamo=True, dynamic_shapes=batch, verbose=False, **names)  # type: ignore[arg-type]
     assert program is not None
+    said = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
+    program.model.metadata_props.update(said)
     program.save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda given: torch.from_numpy(session.run(None, {"image": given.numpy()})[0])

@@ -37,6 +37,18 @@ FORMATS = [
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch's exporter
 
 
+def about(directory):
+    """What a model's file says of it."""
+    if (directory / "model.onnx").exists():
+        import onnx
+
+        said = {entry.key: entry.value for entry in onnx.load(directory / "model.onnx").metadata_props}
+        return {name: json.loads(said[name]) for name in ("class_names", "input")}
+    extra = {"model.json": ""}
+    torch.export.load(directory / "model.pt2", extra_files=extra)
+    return {name: json.loads(extra["model.json"])[name] for name in ("class_names", "input")}
+
+
 def logits(directory, images):
     if (directory / "model.onnx").exists():
         import onnxruntime
@@ -173,7 +185,8 @@ def test_a_card_says_what_the_worst_class_has_lost(of_baseline, said, tmp_path):
     assert f"- worst class: {said}\n" in (tmp_path / "out" / "card.md").read_text()
 
 
-def test_a_card_names_the_classes_and_says_what_private_inference_will_take(tmp_path):
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_card_names_the_classes_and_says_what_private_inference_will_take(format_name, tmp_path):
     model = networks.gated("resnet18", in_channels=3)
     baseline, stage = toy(name="baseline", number=1), toy(name="finetune", number=2)
     names = [f"class {number}" for number in range(model.num_classes)]
@@ -182,8 +195,9 @@ def test_a_card_names_the_classes_and_says_what_private_inference_will_take(tmp_
         files = {"weights.safetensors": store.save_weights(stage, model.state_dict(), metadata_of(model))}
         parents = {"baseline": {"stage": "baseline", "key": baseline.key}}
         store.commit(stage, record_of(stage, [row()], parents=parents), files)
-    card = export(store.directory(stage), tmp_path / "out", format="torch")
+    card = export(store.directory(stage), tmp_path / "out", format=format_name)
     assert card["model"]["class_names"] == names
+    assert about(tmp_path / "out") == {"class_names": names, "input": card["model"]["input"]}
     told = predict(model, "final", packaged())
     assert card["costs_per_image"]["predicted"] == {
         "warm_s": told.time_s,

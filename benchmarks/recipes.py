@@ -77,6 +77,7 @@ def draw(recipes: Mapping[str, Rows], costs: Sequence[str], accuracy: str) -> Fi
             panel.set_xlabel(OBJECTIVES[cost].label)
             panel.grid(alpha=0.25)
         panels[0].set_ylabel(OBJECTIVES[accuracy].label)
+        panels[0].set_ylim(top=min(panels[0].get_ylim()[1], 101))  # where a spread would reach beyond what can be
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(recipes), frameon=False)
     return figure
 

@@ -42,7 +42,7 @@ FOREIGN = [
     ),
     ({"of": toy(name="mask"), "config": MASK_CONFIG | {"budget": "x"}}, "its configuration has 'x' for 'budget'"),
     ({"of": toy(name="mask"), "config": MASK_CONFIG | {"method": []}}, "its configuration has [] for 'mask_method'"),
-    ({"of": toy(name="mask"), "metrics": {"layers": []}}, "its configuration is not a mask's (KeyError('data'))"),
+    ({"of": toy(name="mask"), "metrics": {"layers": []}}, "its configuration is not a mask's (it has no data)"),
 ]
 
 

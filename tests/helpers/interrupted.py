@@ -13,8 +13,8 @@ class Interrupted(BaseException):
     """In the middle of a stage."""
 
 
-def check_it_ends_bit_identical(root, make, tmp_path, monkeypatch):
-    """Train what `make` makes in `tmp_path`, stopped at three moments of each stage that trains; compare with `root`."""
+def check_it_ends_bit_identical(root, leaves, tmp_path, monkeypatch):
+    """Train in `tmp_path` what has been trained in `root`, stopped at three moments of each stage that trains; compare."""
     interrupted = set()
     save = Context.save_checkpoint
 
@@ -29,12 +29,12 @@ def check_it_ends_bit_identical(root, make, tmp_path, monkeypatch):
     monkeypatch.setattr("raysp.training.loop.CHECKPOINT_PAUSE", 0.0)
     for _ in range(60):
         try:
-            outcome = run(make(), tmp_path)
+            outcome = run(leaves, tmp_path)
         except Interrupted:
             continue
         break
     assert outcome.ok
-    stages = Plan(make()).stages.values()
+    stages = Plan(leaves).stages.values()
     trained = [stage for stage in stages if stage.name != "gating"]  # which trains nothing, and has no weights
     assert len(interrupted) == 3 * len(trained)
     assert all(stage.epochs >= 4 for stage in trained)

@@ -24,15 +24,11 @@ RANKED = (
 )
 
 
-def rankings():
-    return [builder().chain(choice) for choice in RANKED]
-
-
 @pytest.fixture(scope="module")
 def ranked(tmp_path_factory):
     """A sweep over rankings and weights that are rewound, done; its root and its leaves."""
     root = tmp_path_factory.mktemp("ranked")
-    leaves = rankings()
+    leaves = list(map(builder().chain, RANKED))
     assert run(leaves, root).ok
     return root, leaves
 
@@ -104,4 +100,4 @@ def test_a_rewound_student_starts_with_its_own_statistics_and_another_with_its_m
 
 
 def test_a_run_interrupted_in_every_stage_ends_bit_identical(ranked, tmp_path, monkeypatch):
-    check_it_ends_bit_identical(ranked[0], rankings, tmp_path, monkeypatch)
+    check_it_ends_bit_identical(*ranked, tmp_path, monkeypatch)

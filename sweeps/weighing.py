@@ -9,7 +9,6 @@ from raysp.latency.known import read_calibrations
 from raysp.latency.links import KNOWN, parse_link
 from raysp.planning.weighing import OF_LINK, Weighing
 from raysp.store.location import locate
-from raysp.store.tensor_files import DamagedFile
 from sweeps.flags import RunFlags
 
 
@@ -34,8 +33,5 @@ def weighing_of(flags: RunFlags, links: Sequence[str] | None) -> Weighing:
         if link.name in KNOWN:  # then it has a column of its own
             named = (f"pred_{link.name}_s" if name == OF_LINK else name for name in costs)
             costs, link = tuple(dict.fromkeys(named)), None
-    try:
-        own = read_calibrations([locate(path) for path in flags.calibration]) if flags.calibration else None
-    except (DamagedFile, OSError) as error:  # of which `Unreachable` is one: nothing has run yet
-        raise ValueError(f"--calibration {' '.join(flags.calibration)}: {error}") from None
+    own = read_calibrations([locate(path) for path in flags.calibration]) if flags.calibration else None
     return Weighing(costs=costs, calibrations=own, link=link)

@@ -20,7 +20,7 @@ from raysp.latency.known import read_calibrations
 from raysp.latency.links import parse_link
 from raysp.store.location import Location, exists, locate
 from raysp.store.records import RECORD
-from raysp.store.tensor_files import UNREADABLE, DamagedFile
+from raysp.store.tensor_files import UNREADABLE
 
 
 def question_of(flags: ReportFlags) -> Question:
@@ -32,10 +32,7 @@ def question_of(flags: ReportFlags) -> Question:
             raise ValueError(f"--costs {name}; expected what stands beside the accuracy that --selection names: {others}")
     accuracy = f"{flags.selection}_accuracy"
     link = None if flags.link is None else parse_link(flags.link)
-    try:
-        calibrations = read_calibrations([locate(path) for path in flags.calibration]) if flags.calibration else None
-    except DamagedFile as error:
-        raise ValueError(str(error)) from None
+    calibrations = read_calibrations([locate(path) for path in flags.calibration]) if flags.calibration else None
     return Question(
         accuracy=accuracy,
         costs=flags.costs,

@@ -18,7 +18,9 @@ from raysp.stages.chain import ChainBuilder
 from raysp.stages.predictable import check_predicted
 from raysp.stages.presets import PRESETS, Preset
 from raysp.stages.time_limit import time_limit
+from raysp.store.location import read_given
 from raysp.store.paths import user_path
+from raysp.store.reasons import why
 from sweeps.flags import FLAG_OF, NOT_GIVEN, SweepFlags, read_budget, read_seconds
 from sweeps.running import Work
 from sweeps.searching import draw, read_search
@@ -199,10 +201,11 @@ def read_sensitivity(path: Path) -> list[float] | dict[str, float]:
         ValueError: the file can't be read, or holds something else than numbers of at least 0, one of them above.
     """
     expected = "expected JSON: an object of ReLU layers' names and numbers, or a list of numbers in forward order"
+    content = read_given(path, "a file of sensitivities")
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_each_once)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"sensitivity {path} can't be read ({error!s:.200}); {expected}") from None
+        found = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_each_once)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"sensitivity {path}: {why(error)}; {expected}") from None
     named = (
         found
         if isinstance(found, dict)

@@ -157,7 +157,7 @@ def _check_storage(root: Location) -> None:
             entries(root)
         except Exception as error:  # whatever the protocol's package raises
             remedy = remedy_of(error) or "; check its name and your credentials"
-            raise ValueError(f"storage {root} can't be reached: {error}{remedy}") from error
+            raise ValueError(f"storage {root} can't be reached: {getattr(error, 'strerror', None) or error}{remedy}") from error
         return
     if root == Path(root.anchor):
         raise ValueError(f"storage {root} is the whole disk; expected a directory of its own, such as {root / 'tmp' / 'run'}")

@@ -9,7 +9,6 @@ from raysp.latency.known import read_calibrations
 from raysp.latency.links import parse_link
 from raysp.planning.weighing import OF_LINK, Weighing, over_link
 from raysp.store.location import locate
-from raysp.store.tensor_files import DamagedFile
 from sweeps.flags import RunFlags
 
 
@@ -32,8 +31,5 @@ def weighing_of(flags: RunFlags, links: Sequence[str] | None) -> Weighing:
             raise ValueError(f"--costs {OF_LINK} with --link {said}; expected one link, such as 100mbit,20ms")
         link = parse_link(links[0])
         costs = over_link(costs, link)
-    try:
-        own = read_calibrations([locate(path) for path in flags.calibration]) if flags.calibration else None
-    except (DamagedFile, OSError) as error:  # of which `Unreachable` is one: nothing has run yet
-        raise ValueError(f"--calibration {' '.join(flags.calibration)}: {error}") from None
+    own = read_calibrations([locate(path) for path in flags.calibration]) if flags.calibration else None
     return Weighing(costs=costs, calibrations=own, link=link if OF_LINK in costs else None)

@@ -20,7 +20,7 @@ from raysp.latency.links import parse_link
 from raysp.planning.weighing import OF_LINK, over_link, seconds_column
 from raysp.store.location import Location, exists, locate
 from raysp.store.records import RECORD
-from raysp.store.tensor_files import UNREADABLE, DamagedFile
+from raysp.store.tensor_files import UNREADABLE
 
 
 def question_of(flags: ReportFlags) -> Question:
@@ -35,10 +35,7 @@ def question_of(flags: ReportFlags) -> Question:
     if OF_LINK in flags.costs and link is None:
         raise ValueError(f"--costs {OF_LINK} without --link; expected one, such as 100mbit,20ms")
     costs = flags.costs if link is None else over_link(flags.costs, link)
-    try:
-        calibrations = read_calibrations([locate(path) for path in flags.calibration]) if flags.calibration else None
-    except DamagedFile as error:
-        raise ValueError(str(error)) from None
+    calibrations = read_calibrations([locate(path) for path in flags.calibration]) if flags.calibration else None
     return Question(
         accuracy=accuracy,
         costs=costs,

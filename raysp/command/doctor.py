@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "raysp doctor") -> 
         arguments: without the command's name; None takes the process'.
         prog: the command's name, as it was called.
     """
-    shield()
+    shield(anywhere=True)
     flags = tyro.cli(DoctorFlags, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
     for line in [str(cpus().whole)] if flags.cpus else page(storage=flags.storage):
         print(line)

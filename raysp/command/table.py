@@ -46,7 +46,7 @@ FLAGS = {"-h, --help": "this list; behind a command, its flags", "--version": "t
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Find the command, and let it parse the rest, do its work and exit."""
-    shield()
+    shield(anywhere=True)
     given = list(sys.argv[1:] if arguments is None else arguments)
     for words in (1, 2):
         name = " ".join(given[:words])

@@ -23,15 +23,25 @@ GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 """Errors of a stream that nobody will read any more."""
 
 
-def shield() -> None:
+def shield(*, anywhere: bool = False) -> None:
     """Let the process' own two streams never raise, whoever writes to them, and give it a home: a command's first act.
 
     Pictures are drawn into files alone. What a notebook or a shell asks of matplotlib's windows would only be in the way: a
     backend that isn't installed here ends its import.
+
+    Args:
+        anywhere: whether the command works in a directory that was removed, too, where torch ends the process as it is imported;
+            else this does, with status 2.
     """
     sys.stdout, sys.stderr = _lossy(sys.stdout), _lossy(sys.stderr)
     stand_in_for_home()
     os.environ.pop("MPLBACKEND", None)
+    if not anywhere:
+        try:
+            Path.cwd()
+        except OSError:
+            print("error: the current directory was removed; go to another one", file=sys.stderr)
+            sys.exit(2)
 
 
 def consoles(width: int = 120) -> "tuple[Console, Console]":

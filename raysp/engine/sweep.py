@@ -93,6 +93,7 @@ def run_sweep(
         BrokenOff: it couldn't be any more once stages were running; what is finished is kept.
     """
     if not options.inline:
+        _refuse_no_text(root)
         refuse_shadows(workers_directories())
     if not leaves and search is None:
         raise ValueError("the sweep has no configuration; expected at least one value on every axis")
@@ -236,6 +237,13 @@ def start_halving(plan: Plan, found: Survey, store: Store, weighing: Weighing) -
                     if weighing.knows(rung["rows"]):  # else it is told anew, from the stage's checkpoint
                         halving.arrived(stage.key, epoch, rung["rows"])
     return halving
+
+
+def _refuse_no_text(root: Location) -> None:
+    try:
+        str(root).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"storage {root}: its name is no text in UTF-8, which Ray needs; rename it, or give --inline") from None
 
 
 def _told(stage: Stage, names: ShortNames) -> str:

@@ -106,7 +106,6 @@ def read_calibrations(paths: Sequence[Location]) -> Calibrations:
 
     Raises:
         ValueError: one is none, or they don't belong together.
-        DamagedFile: one can't be read.
     """
     return Calibrations({str(path): read_calibration(path) for path in paths})
 

@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from raysp.latency.protocols import MEANING
-from raysp.store.location import Location
+from raysp.store.location import Location, read_given
 from raysp.store.reasons import why
-from raysp.store.tensor_files import read_file
 
 FORMAT = 1
 MOST = 1e18
@@ -105,10 +104,7 @@ class Calibration:
 
 def read_calibration(path: Location) -> Calibration:
     """Read a calibration's file. Raises ValueError when it is none."""
-    content = read_file(path)
-    if content is None:
-        raise ValueError(f"no {path}; expected a file that `raysp pi calibrate` wrote")
-    return parse_calibration(content, str(path))
+    return parse_calibration(read_given(path, "a file that `raysp pi calibrate` wrote"), str(path))
 
 
 def parse_calibration(content: bytes, where: str) -> Calibration:

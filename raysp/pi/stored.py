@@ -4,6 +4,7 @@ Owns the way from a directory to its `pi-<exit>-<protocol>.json`. Contract: whil
 trains in that root; an older measurement of the same exit and protocol is replaced, as a whole; nothing else is written.
 """
 
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from raysp.data.facts import told
 from raysp.latency.known import read_calibrations
 from raysp.latency.links import LAN, WAN
 from raysp.latency.prediction import predict
@@ -25,9 +27,8 @@ from raysp.models.network import Network
 from raysp.pi import MeasureOptions, machine, measure, require_engine
 from raysp.pi.engine import chosen
 from raysp.pi.files import name_of
-from raysp.store.location import Location, exists, locate, write_atomically
+from raysp.store.location import Location, exists, locate, read_given, write_atomically
 from raysp.store.records import RECORD, WEIGHTS, Store
-from raysp.store.tensor_files import DamagedFile
 
 Tell = Callable[[str], None]
 Write = Callable[[Location, bytes], None]
@@ -63,7 +64,7 @@ def measure_stored(
     Raises:
         ValueError: the engine is missing, or there is no such model, exit, image or calibration.
         StoreBusy: something trains in the results root.
-        DamagedFile: the given calibration can't be read, or the record is about other weights.
+        DamagedFile: the record is about other weights.
         raysp.pi.session.PartyFault: the run failed.
         OSError: the file can't be written.
     """
@@ -82,7 +83,7 @@ def measure_stored(
     elif root is not None and exists(root / calibration_name(options.protocol)):
         try:
             expected = _predicted(model, name, root / calibration_name(options.protocol), options.protocol)
-        except (ValueError, DamagedFile, OSError) as error:  # nobody asked for this one
+        except ValueError as error:  # nobody asked for this one
             tell(f"nothing is predicted: {error}")
     with _writing(root, tell) as write:
         if checked_weights(place) != weights:
@@ -112,11 +113,12 @@ def read_image(path: Path, model: Network) -> Tensor:
     """A picture as a network wants it: resized, and normalised as in its training. Raises ValueError."""
     if model.in_channels not in (1, 3):
         raise ValueError(f"{path}: the model's images have {model.in_channels} channels; expected 1 or 3 for a picture")
+    content = io.BytesIO(read_given(path, "a picture"))
     try:
-        with Image.open(path) as picture:
+        with Image.open(content) as picture:
             sized = picture.convert("RGB" if model.in_channels == 3 else "L").resize((model.image_size, model.image_size))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a picture that can be read ({error})") from None
+        raise ValueError(f"{path}: not a picture that can be read ({told(error)})") from None
     pixels = (
         torch.from_numpy(np.array(sized, dtype=np.float32) / 255).view(model.image_size, model.image_size, -1).permute(2, 0, 1)
     )
@@ -128,8 +130,7 @@ def _predicted(model: Network, name: str, path: Location, protocol: str) -> dict
     """What a calibration says of a model: its time is of the machine and the versions that it names, and of no other.
 
     Raises:
-        ValueError: it is of another protocol, or doesn't tell a layer.
-        DamagedFile: it can't be read.
+        ValueError: it can't be read, is of another protocol, or doesn't tell a layer.
     """
     known = read_calibrations([path])
     if known.first.protocol != protocol:

@@ -4,6 +4,7 @@ Owns reading them and fitting them to a network. Contract: nothing is unpickled;
 anything is trained.
 """
 
+import io
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from raysp.models.network import Network
+from raysp.store.location import read_given
 from raysp.store.tensor_files import digest_of, unpack
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -76,20 +78,18 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 def _content(path: Path) -> Any:
     try:
-        content = path.read_bytes()
-    except (OSError, MemoryError) as error:
-        why = getattr(error, "strerror", None) or "it is larger than memory"
-        raise ValueError(f"--baseline {path}: {why}; expected a file of weights") from error
+        content = read_given(path, "a file of weights")
+    except MemoryError as error:
+        raise ValueError(f"--baseline {path} is larger than memory; expected a file of weights") from error
     try:
         return unpack(content)[0]
     except (safetensors.SafetensorError, ValueError, OSError):
         pass  # another kind
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch makes of a file that isn't its own
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"--baseline {path}: neither safetensors nor a file of torch.save that holds weights alone ({first:.150}); expected "
+            f"--baseline {path}: neither safetensors nor a file of torch.save that holds weights alone; expected "
             "model.state_dict(), saved by either"
         ) from error
 

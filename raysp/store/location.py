@@ -86,7 +86,7 @@ def locate(text: str | Path) -> Location:
         raise ValueError(f"storage {text} names no place; expected a URL such as {protocol}://bucket/run")
     try:
         fsspec.get_filesystem_class(protocol)  # imports what it needs
-        return UPath(str(text).rstrip("/"), use_listings_cache=False)
+        return UPath(f"{protocol}{str(text)[len(protocol) :].rstrip('/')}", use_listings_cache=False)
     except ImportError as error:
         extra = EXTRAS.get(protocol)
         wanted = remedy_for(extra) if extra else "install what it names"
@@ -135,6 +135,25 @@ def read(path: Location) -> bytes | None:
         if error.errno == errno.ELOOP:
             raise NotAFile("a link that leads to itself") from None
         raise
+
+
+def read_given(path: Location, expected: str) -> bytes:
+    """The content of a file that a user names.
+
+    Args:
+        path: where it is.
+        expected: what it is to be, for the message.
+
+    Raises:
+        ValueError: it isn't there, is something else than a plain file, or can't be read.
+    """
+    try:
+        content = read(path)
+    except OSError as error:
+        raise ValueError(f"{path} can't be read: {error.strerror or error}; expected {expected}") from error
+    if content is None:
+        raise ValueError(f"no {path}; expected {expected}")
+    return content
 
 
 def size(path: Location) -> int | None:

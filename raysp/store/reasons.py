@@ -21,4 +21,4 @@ def why(error: Exception) -> str:
         return "it is nested too deeply"
     if isinstance(error, ValueError) and str(error):
         return f"{error!s:.{MOST}}"
-    return "it is built in another way"
+    return "it holds something else"

@@ -20,6 +20,15 @@ REFUSES_CHECKSUMS = {
 }  # fmt: skip
 """How stores say that they don't know them (boto/botocore#3352 and what links there): each has its own word."""
 
+OF_DISKS = {
+    errno.EDQUOT: "make room within your quota (of bytes, and of files)",
+    errno.ENOSPC: "make room there: bytes (df -h), or files (df -i)",
+    errno.EFBIG: "files may be no larger here: raise the shell's limit (ulimit -f), or take another file system",
+    errno.EMFILE: "raise the shell's limit of open files (ulimit -n)",
+    errno.EROFS: "it is mounted for reading alone",
+}
+"""What to do about a file system that takes no more."""
+
 READING = "s3:GetObject on what lies there, and s3:ListBucket on the bucket: without it what isn't there yet is forbidden too"
 NEEDED = {
     "ListObjectsV2": "s3:ListBucket on the bucket",
@@ -51,10 +60,8 @@ def remedy_of(error: BaseException, environ: Mapping[str, str] = os.environ) -> 
             return f"; if the store isn't Amazon's, it may not know the newer checksums: set {settings}"
         if code in ("AccessDenied", "Forbidden", "403"):
             return f"; its policy must allow these credentials {NEEDED[operation]}" if operation in NEEDED else ""
-        if isinstance(each, OSError) and each.errno == errno.EDQUOT:
-            return "; make room within your quota (of bytes, and of files)"
-        if isinstance(each, OSError) and each.errno == errno.ENOSPC:
-            return "; make room there: bytes (df -h), or files (df -i)"
+        if isinstance(each, OSError) and each.errno in OF_DISKS:
+            return f"; {OF_DISKS[each.errno]}"
     return ""
 
 

@@ -113,7 +113,10 @@ def _step(root: Location, what: str) -> Iterator[None]:
         raise StorageLacks(f"storage {root}: {what}: {error}") from None
     except Exception as error:  # object stores have errors of their own
         remedy = remedy_of(error) or "; give another --storage"
-        raise StorageLacks(f"storage {root}: {what}: {str(error).removesuffix(remedy)}{remedy}") from error
+        told = getattr(error, "strerror", None) or str(error)
+        place = _nearest(root) if isinstance(root, Path) else root
+        where = "" if place == root else f" in {place}"
+        raise StorageLacks(f"storage {root}: {what}{where}: {told.removesuffix(remedy)}{remedy}") from error
 
 
 def _expect(holds: bool, otherwise: str) -> None:

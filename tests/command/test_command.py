@@ -137,3 +137,13 @@ def test_who_stops_reading_gets_no_traceback(arguments, to, tmp_path):
 def test_what_an_encoding_lacks_is_escaped(tmp_path):
     done = call("-m", "raysp", "bär", cwd=tmp_path, PYTHONIOENCODING="ascii:strict")
     assert done.returncode == 2 and "there is no raysp b\\xe4r" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("sweep", "budget", "--plan"), ("report", "x"), ("export", "x", "--format", "torch"), ("inspect", "vgg16")]
+)
+def test_a_directory_that_was_removed_is_told_before_torch_ends_the_process(command, tmp_path):
+    (tmp_path / "here").mkdir()
+    line = ["sh", "-c", 'cd "$0" && rmdir "$0" && exec "$@"', str(tmp_path / "here"), sys.executable, "-m", "raysp", *command]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "error: the current directory was removed; go to another one\n")

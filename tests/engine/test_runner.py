@@ -236,3 +236,10 @@ def test_code_installed_inside_anothers_checkout_has_no_commit(tmp_path, monkeyp
     assert sweep.git_state()["dirty"] is False
     (tmp_path / "theirs.py").write_text("1")
     assert sweep.git_state()["dirty"] is True
+
+
+def test_a_root_whose_name_is_no_text_is_refused_for_ray_alone(tmp_path):
+    root = tmp_path / os.fsdecode(b"n\xff")
+    with pytest.raises(ValueError, match="its name is no text in UTF-8, which Ray needs; rename it, or give --inline"):
+        run_sweep(diamond(), root, [], RunOptions(address="local"), labels={}, console=Console(quiet=True))
+    assert run_sweep(diamond(), root, [], RunOptions(inline=True), labels={}, console=Console(quiet=True)).ok

@@ -27,7 +27,7 @@ def test_a_calibration_survives_its_file(tmp_path):
     [
         ("", "it is no JSON: line 1, column 1"),
         ('{"format": 1,\n "protocol"', "it is no JSON: line 2, column 12"),
-        ("[]", "it is built in another way"),
+        ("[]", "it holds something else"),
         ("{}", "it has no format"),
         (b"\xff\xfe\x00", "it is no text"),
         ('{"format": 1}', "it has no protocol"),

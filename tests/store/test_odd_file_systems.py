@@ -56,7 +56,7 @@ def test_what_a_run_can_do_without_is_no_fault(lacks, locks, tmp_path):
 
 def test_a_broken_disk_is_not_passed_over(tmp_path):
     said = trial("eio", tmp_path)
-    assert f"storage {tmp_path}: a file can't be written: [Errno 5] Input/output error: '{tmp_path}/.tmp-trial-" in said
+    assert f"storage {tmp_path}: a file can't be written: Input/output error; give another --storage" in said
 
 
 @pytest.mark.parametrize("lacks", ["flock,link", "flock", "sham,link"])
@@ -82,8 +82,17 @@ def test_a_quota_that_is_full_ends_a_sweep_and_the_same_command_goes_on(tmp_path
     assert is_done(tmp_path)
 
 
+def test_a_limit_of_the_shell_is_named(tmp_path):
+    act = "import resource, sys; from raysp.store.location import locate, write_atomically as write"
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))"
+    command = ["-c", f"{act}; {limit}; write(locate(sys.argv[1]) / 'x', bytes(99999))", tmp_path]
+    said = start("", tmp_path, *command).communicate(timeout=60)[0]
+    assert "File too large; files may be no larger here: raise the shell's limit (ulimit -f)" in said and f"{tmp_path}/x" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_quota_that_is_full_before_the_start_is_found_before_training(tmp_path):
     (tmp_path / "stages" / "mine").mkdir(parents=True)
     (tmp_path / "stages" / "mine" / "record.json").touch()
     said = trial("quota", tmp_path)
-    assert "a file can't be written: [Errno 122] Disk quota exceeded; make room within your quota" in said
+    assert "a file can't be written: Disk quota exceeded; make room within your quota (of bytes, and of files)" in said

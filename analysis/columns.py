@@ -28,6 +28,7 @@ RESULTS: Mapping[str, str] = {
     "granularity": "What a mask keeps or drops as one: a `pixel` or a `channel`.",
     "mask_start": "The student's first weights when its mask was learned: `teacher` or `scratch`.",
     "depth_price": f"How readily the ranking emptied inner layers, so that blocks could be gated. {_EMPTY}",
+    "layer_price": "How readily the ranking emptied layers, wherever they are. Empty where it had no such price.",
     "sensitivity": "Where the layers' sensitivities came from: the sparse twin's density, or `given` with a digest of your file.",
     "budget": "ReLU units over the whole network: what was allowed. Whole channels fill it only as far as they fit.",
     "weights": "Where the fine-tuning's weights started: `rewind`, with the all-ReLU network's, or `continue`, with the mask's.",

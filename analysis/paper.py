@@ -21,10 +21,11 @@ NETWORK = ["dataset", "selection", "model", "width", "image_size", "precision"]
 GATING = ["d_th", "gamma", "gate_epochs", "gb_init", "kernel_size"]
 """What a model without gated branching lacks."""
 TRAINING = ["pram", "beta", "epochs"]
-MASK = ["mask_method", "granularity", "mask_start", "depth_price", "sensitivity", "budget", "weights", "baseline"]
+MASK = ["mask_method", "granularity", "mask_start", "depth_price", "layer_price", "sensitivity", "budget", "weights", "baseline"]
 MORE = (
     "mask_start",
     "depth_price",
+    "layer_price",
     "sensitivity",
     "weights",
     "gate_epochs",

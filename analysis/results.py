@@ -43,6 +43,7 @@ MASK_COLUMNS = (
     "granularity",
     "mask_start",
     "depth_price",
+    "layer_price",
     "sensitivity",
     "budget",
 )

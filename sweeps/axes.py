@@ -107,6 +107,7 @@ def _refuse_idle(flags: SweepFlags, methods: set[MaskMethod]) -> None:
         "density": SHARING_METHODS,
         "mask_start": get_args(OwnMaskMethod),
         "depth_price": ("taylor", "frozen"),
+        "layer_price": ("taylor", "frozen"),
     }
     for name, knowing in methods_of.items():
         if getattr(flags, name) not in (None, NOT_GIVEN) and not methods & set(knowing):

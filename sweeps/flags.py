@@ -165,6 +165,8 @@ class SweepFlags:
     depth_price: Annotated[tuple[float, ...], _several("PRICE", "0")] = NOT_GIVEN
     """Of `taylor` and `frozen`: empty a block's inner ReLU layer if it is worth less than so many times the average of such
     layers, so that the block can be gated; 0 looks at ReLUs alone, more empties more of them."""
+    layer_price: Annotated[tuple[float, ...], _several("PRICE", "0")] = NOT_GIVEN
+    """Likewise, but of any ReLU layer, by the average of all: a layer without ReLUs takes no round trips in private inference."""
     density: Annotated[tuple[float, ...], _several("SHARE", "0.1")] = NOT_GIVEN
     """Of `senet`, `counterfactual` and `random`: share of the sparse twin's weights that are non-zero; a layer's sensitivity is 1
     minus its own share."""

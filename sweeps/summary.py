@@ -47,6 +47,7 @@ SHOWN = {
     "granularity": "by",
     "mask_start": "mask start",
     "depth_price": "depth price",
+    "layer_price": "layer price",
     "sensitivity": "sensitivity",
     "budget": "budget",
     "weights": "weights",

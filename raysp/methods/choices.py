@@ -53,6 +53,8 @@ class Choice:
     """None takes `rewind` where the mask comes from a ranking, else `continue`."""
     depth_price: float = 0.0
     """How readily a ranking empties inner layers, so that their blocks can be gated."""
+    layer_price: float = 0.0
+    """How readily it empties layers, wherever they are."""
     d_th: float | None = None
     """None gates no block, but for `gate_blocks` and `max_seconds`."""
     gate_blocks: int | None = None

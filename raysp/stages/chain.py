@@ -137,6 +137,7 @@ class ChainBuilder:
             choice.granularity,
             choice.mask_start,
             choice.depth_price,
+            choice.layer_price,
             self._weights(choice),
             choice.seed,
         )
@@ -198,6 +199,7 @@ class ChainBuilder:
             floor=self.budget(choice) if own else shared,
             falling_share=1.0 if not own else 1.0 - preset.snl_frozen_share if snl else OWN_WALK_SHARE,
             depth_price=0.0 if snl else choice.depth_price,
+            layer_price=0.0 if snl else choice.layer_price,
         )
         return ranking_stage(config, baseline=self.baseline(choice.seed))
 

@@ -14,7 +14,7 @@ from raysp.methods.walk import WalkTask
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.stages.experiment import Experiment
-from raysp.store.keys import Config
+from raysp.store.keys import Config, added
 from raysp.store.stage import Stage, StageResult
 from raysp.training.batches import Batches
 from raysp.training.loop import train
@@ -37,7 +37,7 @@ class RankingConfig(Config):
     """`taylor` trains the student on the way, `frozen` leaves it the teacher's weights (`raysp.methods.walk`); `snl-walk` goes as
     SNL does (`raysp.methods.snl`)."""
     snl: SnlConfig | None = None
-    """The search; for method `snl-walk` alone, for which rounds, carry, every, kl_weight and depth_price mean nothing."""
+    """The search; for method `snl-walk` alone, for which rounds, carry, every, kl_weight and prices mean nothing."""
     granularity: Granularity = "pixel"
     """What goes as one."""
     floor: int
@@ -58,6 +58,8 @@ class RankingConfig(Config):
     depth_price: float = 0.0
     """How readily a block's inner layer is emptied, at least 0: it goes if it is worth less than so many times the average of
     such layers (`raysp.methods.depth`); 0 looks at ReLUs alone."""
+    layer_price: float = added(0.0)
+    """Likewise of any ReLU layer, by the average of all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,6 +71,7 @@ class RankingConfig(Config):
             falling_share=(0 < self.falling_share <= 1, "a share above 0, up to 1"),
             kl_weight=(0 <= self.kl_weight <= 1, "a share from 0 to 1"),
             depth_price=(self.depth_price >= 0, "at least 0"),
+            layer_price=(self.layer_price >= 0, "at least 0"),
             rho=(self.rho > 0, "a temperature above 0"),
         )
         if (self.method == "snl-walk") != (self.snl is not None):
@@ -97,6 +100,8 @@ def ranking_stage(config: RankingConfig, *, baseline: Stage) -> Stage:
     said = config.method + (" by channel" if config.granularity == "channel" else "")
     if config.depth_price:
         said += f", depth price {config.depth_price:g}"
+    if config.layer_price:
+        said += f", layer price {config.layer_price:g}"
     note = f"{said}, down to {config.floor}, {baseline.note}"
     return Stage(
         name="ranking",
@@ -156,4 +161,5 @@ def _task(config: RankingConfig, student: Network, teacher: Network, steps_per_e
         trains=config.method == "taylor",
         every=config.every,
         depth_price=config.depth_price,
+        layer_price=config.layer_price,
     )

@@ -58,6 +58,7 @@ def start_student(student: Network, context: Context, weights: Weights, budget: 
         "granularity": of_mask["granularity"],
         "mask_start": of_mask.get("start", "teacher"),
         "depth_price": of_mask.get("depth_price"),
+        "layer_price": of_mask.get("layer_price"),
         "sensitivity": source.record["metrics"].get("sensitivity"),
         "budget": of_mask.get("budget", budget),
     }

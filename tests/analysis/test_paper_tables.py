@@ -71,6 +71,7 @@ def test_figure_2_is_of_the_blocks_layers():
         "granularity": "pixel",
         "mask_start": None,
         "depth_price": None,
+        "layer_price": None,
         "weights": "continue",
         "sensitivity": None,
         "epochs": 1,

@@ -13,7 +13,8 @@ from raysp.store.stage import Stage
 CHOICES = {
     "dataset": "digits", "model": "resnet18", "width": 4, "image_size": 8, "epochs": 3, "seed": 0, "selection": "val",
     "precision": "fp32",
-    "mask_method": "senet", "granularity": "pixel", "mask_start": "teacher", "depth_price": None, "sensitivity": "density 0.1",
+    "mask_method": "senet", "granularity": "pixel", "mask_start": "teacher", "depth_price": None, "layer_price": None,
+    "sensitivity": "density 0.1",
     "budget": 100, "weights": "continue", "d_th": None, "gate_blocks": None, "max_seconds": None, "link": None,
     "gamma": None, "gate_epochs": None, "gb_init": None, "kernel_size": None,
     "ac_after": None, "ac_head": None, "ac_init": None, "ac_end": None, "pram": "attention", "beta": 10.0, "exit": "final",

@@ -117,7 +117,7 @@ def test_the_score_is_the_losss_change_when_a_position_turns_linear():
         assert float(score.view(-1)[place]) == pytest.approx(total, abs=1e-5)
 
 
-def walk(granularity="pixel", trains=True, floor=60, rounds=6, falling_epochs=2, carry=0.5, every=1):
+def walk(granularity="pixel", trains=True, floor=60, rounds=6, falling_epochs=2, carry=0.5, every=1, **prices):
     task = WalkTask(
         parallel.network(2),
         parallel.network(1),
@@ -132,6 +132,7 @@ def walk(granularity="pixel", trains=True, floor=60, rounds=6, falling_epochs=2,
         epochs=3,
         trains=trains,
         every=every,
+        **prices,
     )
     return task, Step(task, parallel.recipe(), ALONE)
 
@@ -207,6 +208,20 @@ def test_scores_are_no_longer_kept_when_the_walk_is_over():
     task.begin_epoch(2)
     assert task.decided() != walking
     assert all(layer.relu.score is None for layer in task.model.relu_layers())
+
+
+def test_a_price_on_layers_empties_others_than_a_price_on_depth_does_and_keeps_the_count():
+    emptied = {}
+    for name, prices in {"none": {}, "depth": {"depth_price": 0.8}, "layer": {"layer_price": 0.8}}.items():
+        task, step = walk(**prices)
+        *_, last = go(task, step)
+        assert counts([last]) == [60]
+        emptied[name] = [not bool(mask.any()) for mask in last]
+        gateable = {block.inner_relu for _, block in task.model.gated_blocks()}
+        inner = [layer.relu in gateable for layer in task.model.relu_layers()]
+    assert not any(gone and not inside for gone, inside in zip(emptied["depth"], inner, strict=True))
+    assert any(gone and not inside for gone, inside in zip(emptied["layer"], inner, strict=True))
+    assert sum(emptied["layer"]) > sum(emptied["none"])
 
 
 def test_who_holds_out_longer_in_snls_search_ranks_before():

@@ -118,14 +118,23 @@ def test_budgets_share_a_ranking_unless_its_weights_are_gone_on_with():
     assert plan(mask_method="snl", weights="rewind") == {"baseline": 1, "mask": 4, "finetune": 4}
 
 
-def test_a_price_on_depth_makes_another_ranking_and_no_other_mask():
+@pytest.mark.parametrize("name", ["depth_price", "layer_price"])
+def test_a_price_makes_another_ranking_and_no_other_mask(name):
+    build = builder()
+
     def stages(**choice):
-        return {builder().chain(Choice(budget=0.1, depth_price=price, **choice)).key for price in (0.0, 0.5)}
+        return {build.chain(Choice(budget=0.1, **{name: price}, **choice)).key for price in (0.0, 0.5)}
 
     assert len(stages(mask_method="taylor")) == len(stages(mask_method="frozen")) == 2
-    assert len(stages(mask_method="snl")) == 1
-    with pytest.raises(ValueError, match="depth_price is -1"):
-        builder().chain(Choice(budget=0.1, depth_price=-1.0, mask_method="taylor"))
+    assert len(stages(mask_method="snl")) == len(stages(mask_method="snl-walk")) == 1
+    assert f"{name.replace('_', ' ')} 0.5" in build.mask(Choice(budget=0.1, mask_method="taylor", **{name: 0.5})).note
+    with pytest.raises(ValueError, match=f"{name} is -1"):
+        build.chain(Choice(budget=0.1, mask_method="taylor", **{name: -1.0}))
+
+
+def test_a_ranking_without_a_price_on_layers_has_the_key_of_before():
+    ranking = builder().mask(Choice(budget=0.1, mask_method="taylor"))
+    assert "layer_price" not in ranking.config.to_json() and "layer price" not in ranking.note
 
 
 def test_own_walks_end_at_their_budget_and_leave_epochs_for_its_mask():

@@ -62,7 +62,7 @@ from sweeps.cli import sweep as sweep_script
         (["--max-seconds", "20", "--link", "0mbit,1ms"], "link '0mbit,1ms'; expected lan, wan, or a bandwidth above 0"),
         (["--max-seconds", "20", "--link", "1mbit,-1ms"], "link '1mbit,-1ms'; expected"),
         (["--costs", "relus", "relus"], "costs relus relus; expected one or more, each once"),
-        (["--calibration", "."], "--calibration ."),
+        (["--calibration", "."], "not a plain file; expected a file that `raysp pi calibrate` wrote"),
         (["--calibration", "file"], "file: not a calibration"),
         (["--link", "wan"], "--link without --max-seconds or --costs pred_link_s, to which it belongs"),
         (["--costs", "relus", "bytes"], "cost 'bytes'; expected of: relus, macs, depth, pred_time_s"),

@@ -104,6 +104,8 @@ class Surroundings:
     """Where the address stands."""
     answers: bool | None
     """Whether a Ray listens at the address; None where it names no port."""
+    docstrings: bool
+    """Whether Python keeps them."""
     ray_ends_at: float | None
     """Share of memory in use from which on Ray ends workers (RAY_memory_usage_threshold); None where it doesn't look."""
     token: str
@@ -140,6 +142,7 @@ def look(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Sur
         address=address,
         address_from=source,
         answers=tried(lambda: answers(address, LOOK_S), None) if address else None,
+        docstrings=sys.flags.optimize < 2,
         ray_ends_at=tried(lambda: _ray_ends_at(environ), usual),
         token=tried(lambda: ray_token(environ, home), ""),
     )

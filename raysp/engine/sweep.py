@@ -5,6 +5,7 @@ Contract: everything that a user can get wrong is found before the results root 
 """
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from raysp.engine.packing.rule import at_once
 from raysp.engine.progress import FrontSoFar, Progress
 from raysp.engine.shadows import refuse_shadows, workers_directories
 from raysp.engine.tracking.feed import feeding
+from raysp.engine.troubles import NO_DOCSTRINGS
 from raysp.latency.recorded import Outline
 from raysp.models.files import load_outline
 from raysp.planning.halving import Halving
@@ -93,6 +95,8 @@ def run_sweep(
         BrokenOff: it couldn't be any more once stages were running; what is finished is kept.
     """
     if not options.inline:
+        if sys.flags.optimize > 1:
+            raise ValueError(f"{NO_DOCSTRINGS.because}; {NO_DOCSTRINGS.remedy}")
         _refuse_no_text(root)
         refuse_shadows(workers_directories())
     if not leaves and search is None:

@@ -26,6 +26,13 @@ class Trouble:
         return f"{self.what}, because {self.because}" + (f"; {self.remedy}" if self.remedy else "")
 
 
+NO_DOCSTRINGS = Trouble(
+    what="a sweep without --inline",
+    because="Ray can't be imported where Python takes docstrings away (PYTHONOPTIMIZE=2, python -OO)",
+    remedy="unset that, or give --inline",
+)
+
+
 def troubles(found: Surroundings) -> list[Trouble]:
     """What will not work in these surroundings."""
     return [*_of_ray(found), *_of_cpus(found.cpus), *_of_memory(found)]
@@ -38,6 +45,8 @@ def _of_ray(found: Surroundings) -> Iterator[Trouble]:
             because=f"RAY_ADDRESS names a Ray cluster at {found.address}, where none answers",
             remedy="give --address local, or unset it",
         )
+    if not found.docstrings:
+        yield NO_DOCSTRINGS
     if found.sessions is None:
         yield Trouble(
             what="a local Ray (sweeps with --inline will)",

@@ -243,3 +243,13 @@ def test_a_root_whose_name_is_no_text_is_refused_for_ray_alone(tmp_path):
     with pytest.raises(ValueError, match="its name is no text in UTF-8, which Ray needs; rename it, or give --inline"):
         run_sweep(diamond(), root, [], RunOptions(address="local"), labels={}, console=Console(quiet=True))
     assert run_sweep(diamond(), root, [], RunOptions(inline=True), labels={}, console=Console(quiet=True)).ok
+
+
+def test_ray_without_docstrings_is_refused_and_told_by_the_doctor(tmp_path):
+    command = [sys.executable, str(HELPERS / "toy_cli.py"), "--storage", str(tmp_path / "run")]
+    environ = os.environ | {"PYTHONOPTIMIZE": "2", "PYTHONPATH": os.pathsep.join([str(HELPERS), *sys.path])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=120)
+    said = "Ray can't be imported where Python takes docstrings away (PYTHONOPTIMIZE=2, python -OO); unset that, or give --inline"
+    assert done.returncode == 2 and " ".join(done.stderr.split()).endswith(f"error: {said}")
+    doctor = [sys.executable, "-m", "raysp", "doctor"]
+    assert said in subprocess.run(doctor, capture_output=True, text=True, env=environ, timeout=60, check=True).stdout

@@ -8,7 +8,6 @@ import importlib.util
 import netrc
 import os
 import re
-import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -125,6 +124,10 @@ def _host(url: str) -> str:
 
 def _check_sqlite(file: Path, told: str) -> None:
     """Raise ValueError for a file that isn't MLflow's: its client would make tables there, in another program's database too."""
+    if importlib.util.find_spec("_sqlite3") is None:
+        raise ValueError(f"track is {told}, but this Python was built without SQLite; expected mlflow:http://HOST:PORT")
+    import sqlite3  # some Pythons lack it, which nothing else needs
+
     if not file.exists() or (file.is_file() and not file.stat().st_size):
         return
     expected = "expected a file that isn't there yet, or MLflow's own"
@@ -137,17 +140,24 @@ def _check_sqlite(file: Path, told: str) -> None:
             raise ValueError(f"track is {told}, but {file} is no SQLite database; {expected}")
         if not os.access(file, os.W_OK):
             raise ValueError(f"track is {told}, but {file} can't be written to; {expected}")
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=LOCKED_S)) as database:
-            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        try:
+            tables = _tables(f"{file.as_uri()}?mode=ro")
+        except sqlite3.OperationalError:  # it is locked by who writes to it, for which MLflow waits
+            tables = _tables(f"{file.as_uri()}?mode=ro&immutable=1")
     except OSError as error:
         raise ValueError(f"track is {told}, but {file} can't be read ({error.strerror}); {expected}") from None
-    except sqlite3.OperationalError:  # it is locked by who writes to it, which MLflow waits for
-        return
     except sqlite3.DatabaseError as error:
         raise ValueError(f"track is {told}, but {file} is damaged ({error}); {expected}") from None
     if tables and not tables >= MLFLOWS_TABLES:
         some = ", ".join(sorted(tables)[:3])
         raise ValueError(f"track is {told}, but {file} is another program's database (with {some}); {expected}")
+
+
+def _tables(uri: str) -> set[str]:
+    import sqlite3
+
+    with closing(sqlite3.connect(uri, uri=True, timeout=LOCKED_S)) as database:
+        return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
 def _wandb(project: str, environ: Mapping[str, str]) -> str:

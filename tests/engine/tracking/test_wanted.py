@@ -110,6 +110,7 @@ def test_an_address_of_wandb_that_is_none_is_refused(monkeypatch, server):
         ("empty", None),
         ("a database without tables", None),
         ("being written to", None),
+        ("another's, locked", "is another program's database (with bookmarks, visits)"),
     ],
 )
 def test_a_file_that_is_not_mlflow_s_is_refused_and_left_as_it_is(monkeypatch, tmp_path, how, said):
@@ -117,15 +118,14 @@ def test_a_file_that_is_not_mlflow_s_is_refused_and_left_as_it_is(monkeypatch, t
     monkeypatch.setattr("raysp.engine.tracking.wanted.LOCKED_S", 0.05)
     path = tmp_path / "a b#.db"
     database = sqlite3.connect(path)
-    tables = {"another's": ("bookmarks", "visits"), "MLflow's": ("experiments", "runs", "tags"), "damaged": ("x",)}
+    tables = dict.fromkeys(("another's", "another's, locked"), ("bookmarks", "visits")) | {"damaged": ("x",)}
+    tables |= dict.fromkeys(("MLflow's", "being written to"), ("experiments", "runs", "tags"))
     for table in tables.get(how, ()):
         database.execute(f"CREATE TABLE {table} (x)")
     if how == "a database without tables":
         database.execute("VACUUM")
     database.commit()
-    if how == "being written to":
-        database.execute("CREATE TABLE runs (x)")
-        database.commit()
+    if how in ("being written to", "another's, locked"):
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("BEGIN EXCLUSIVE")
     else:

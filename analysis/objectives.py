@@ -67,6 +67,11 @@ BY_CLASS = ("worst_class_accuracy", "class_spread")
 """What a mean accuracy hides. Records of before classes were counted apart have neither."""
 
 
+def in_full(value: float) -> str:
+    """A limit, or what misses it, to six digits at least, and never with an exponent: who asked for 30M is told 30,000,000."""
+    return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:,.6g}"
+
+
 def present(table: pd.DataFrame) -> list[Objective]:
     """The objectives of which a table has a value."""
     return [o for o in OBJECTIVES.values() if o.column in table and table[o.column].notna().any()]

@@ -15,31 +15,50 @@ GOES_FIRST = -1.0
 """Below every score."""
 
 
-def priced(scores: Sequence[Tensor], sizes: Sequence[int], has_price: Sequence[bool], count: int, price: float) -> list[Tensor]:
+def priced(
+    scores: Sequence[Tensor],
+    sizes: Sequence[int],
+    inner: Sequence[bool],
+    count: int,
+    *,
+    depth_price: float = 0.0,
+    layer_price: float = 0.0,
+) -> list[Tensor]:
     """Scores for a choice of the highest ones, in which the units of layers that are not worth their price are lowest.
 
     What a layer is worth is the sum of (score − τ) over its units above τ, the lowest score that is kept: what would be lost by
-    leaving it out and keeping the next best elsewhere.
+    leaving it out and keeping the next best elsewhere. A layer goes if it is worth less than so many times what the layers that
+    have that price are worth on average; by the price on all layers, the least worth first, as long as the others can hold the
+    count.
 
     Args:
         scores: per layer, at least 0.
         sizes: ReLUs that a unit of the layer stands for.
-        has_price: which layers may go: those inside blocks that can be gated, or all.
+        inner: which layers lie inside blocks that can be gated.
         count: ReLUs that are to be kept.
-        price: such a layer goes if it is worth less than so many times what these layers are worth on average; at least 0.
+        depth_price: of inner layers, at least 0.
+        layer_price: of any layer, at least 0.
 
     Returns:
         Per layer, the scores, or `GOES_FIRST` throughout.
     """
-    if not price or not any(has_price):
+    if not depth_price and not layer_price:
         return list(scores)
     lowest = _lowest_kept(scores, sizes, count)
     worth = [float((part - lowest).clamp_min(0.0).sum()) * size for part, size in zip(scores, sizes, strict=True)]
-    average = sum(w for w, may_go in zip(worth, has_price, strict=True) if may_go) / sum(has_price)
-    return [
-        torch.full_like(part, GOES_FIRST) if may_go and w < price * average else part
-        for part, w, may_go in zip(scores, worth, has_price, strict=True)
-    ]
+    goes = {index for index, inside in enumerate(inner) if inside and worth[index] < depth_price * _mean(worth, inner)}
+    relus = [part.numel() * size for part, size in zip(scores, sizes, strict=True)]
+    rest = sum(relus) - sum(relus[index] for index in goes)
+    for index in sorted(set(range(len(scores))) - goes, key=worth.__getitem__):
+        if worth[index] < layer_price * _mean(worth) and rest - relus[index] >= count:
+            goes.add(index)
+            rest -= relus[index]
+    return [torch.full_like(part, GOES_FIRST) if index in goes else part for index, part in enumerate(scores)]
+
+
+def _mean(worth: Sequence[float], of: Sequence[bool] | None = None) -> float:
+    some = worth if of is None else [w for w, counts in zip(worth, of, strict=True) if counts]
+    return sum(some) / max(len(some), 1)
 
 
 def _lowest_kept(scores: Sequence[Tensor], sizes: Sequence[int], count: int) -> float:

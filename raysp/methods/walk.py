@@ -42,7 +42,7 @@ class WalkTask(StudentTask):
         trains: whether weights are trained. If not, they are frozen here, and only the masks change.
         every: one of so many images of a batch is scored, at least 1: a score costs a third of a step.
         depth_price: of layers inside blocks that can be gated, see `raysp.methods.depth.priced`; 0 looks at ReLUs alone.
-        layer_price: likewise of all layers, those among them that the other price has emptied too.
+        layer_price: likewise of all layers.
     """
 
     def __init__(
@@ -70,7 +70,8 @@ class WalkTask(StudentTask):
         self._channels, self._num_relus = granularity == "channel", student.num_relus()
         self._floor, self._rounds, self._carry = min(floor, self._num_relus), rounds, carry
         self._steps_per_epoch, self._falling_epochs, self._epochs = steps_per_epoch, falling_epochs, epochs
-        self._trains, self._every, self._depth_price, self._layer_price = trains, every, depth_price, layer_price
+        self._trains, self._every = trains, every
+        self._prices = {"depth_price": depth_price, "layer_price": layer_price}
         gateable = {block.inner_relu for _, block in student.gated_blocks()}
         self._inner = [layer.relu in gateable for layer in self._layers]
         if not trains:
@@ -170,8 +171,7 @@ class WalkTask(StudentTask):
     def _choose(self) -> None:
         fallen = 0.5 * (1.0 + math.cos(math.pi * self._round / self._rounds))
         count = self._floor + round(fallen * (self._num_relus - self._floor))
-        scores = priced(self._score, self._unit_sizes, self._inner, count, self._depth_price)
-        scores = priced(scores, self._unit_sizes, [True] * len(scores), count, self._layer_price)
+        scores = priced(self._score, self._unit_sizes, self._inner, count, **self._prices)
         masks = network_masks(scores, self._shapes, count)
         for layer, mask, score, left, worth in zip(self._layers, masks, self._score, self._left, self._worth, strict=True):
             layer.relu.set_mask(mask)

@@ -174,8 +174,8 @@ def test_limits_list_what_qualifies_and_what_comes_nearest(root, capsys):
     assert code == 1
     assert "None qualifies: pred. s at most 1, pred. B at most 1,000" in said
     assert "(at most 1,000)" in said and "The nearest, with what they miss." in said
-    code, _ = run("run", "--calibration", "mine.json", "--max-bytes", f"{many.bytes + 1:.0f}", capsys=capsys)
-    assert code == 0
+    code, said = run("run", "--calibration", "mine.json", "--max-bytes", f"{many.bytes + 1:.0f}", capsys=capsys)
+    assert code == 0 and f"pred. B at most {many.bytes + 1:,.0f}" in said and many.bytes > 1e6
     code, said = run("run", "--calibration", "mine.json", "--link", "1mbit,1ms", "--max-seconds", "1", capsys=capsys)
     assert code == 1 and "pred. link s" in said and "1mbit,1ms 1 Mbit/s and 1 ms" in said
 

@@ -33,7 +33,7 @@ def test_a_layer_goes_if_it_is_worth_less_than_its_price(count, price, channel):
         lowest = max(float(part.max()) for part in given)
     worth = [size * sum(max(float(v) - lowest, 0.0) for v in part.reshape(-1)) for part, size in zip(given, sizes, strict=True)]
     average = sum(w for w, inner in zip(worth, INNER, strict=True) if inner) / 3
-    found = priced(given, sizes, INNER, count, price)
+    found = priced(given, sizes, INNER, count, depth_price=price)
     for part, was, w, inner in zip(found, given, worth, INNER, strict=True):
         goes = price > 0 and inner and w < price * average
         assert torch.equal(part, torch.full_like(was, GOES_FIRST) if goes else was)
@@ -42,7 +42,7 @@ def test_a_layer_goes_if_it_is_worth_less_than_its_price(count, price, channel):
 def test_what_a_cheap_layer_leaves_goes_to_the_others_and_the_count_stays():
     given, sizes = scores(), [1] * 5
     plain = network_masks(given, SHAPES, 60)
-    deep = network_masks(priced(given, sizes, INNER, 60, 0.9), SHAPES, 60)
+    deep = network_masks(priced(given, sizes, INNER, 60, depth_price=0.9), SHAPES, 60)
     kept = [[int(mask.sum()) for mask in masks] for masks in (plain, deep)]
     assert sum(kept[0]) == sum(kept[1]) == 60
     emptied = [now == 0 < before for before, now in zip(*kept, strict=True)]
@@ -52,5 +52,27 @@ def test_what_a_cheap_layer_leaves_goes_to_the_others_and_the_count_stays():
 
 def test_emptied_layers_are_filled_again_where_the_count_demands_it():
     given = scores()
-    masks = network_masks(priced(given, [1] * 5, INNER, 111, 10.0), SHAPES, 111)
+    masks = network_masks(priced(given, [1] * 5, INNER, 111, depth_price=10.0), SHAPES, 111)
     assert sum(int(mask.sum()) for mask in masks) == 111
+
+
+@pytest.mark.parametrize("depth_price", [0.0, 0.9])
+@pytest.mark.parametrize("count", [8, 60, 100])
+def test_by_a_price_on_all_layers_the_least_worth_go_while_the_others_can_hold_the_count(count, depth_price):
+    given, sizes = scores(), [1] * 5
+    plain = priced(given, sizes, INNER, count, depth_price=depth_price)
+    found = priced(given, sizes, INNER, count, depth_price=depth_price, layer_price=1e9)
+    gone, before = ({i for i, part in enumerate(parts) if bool((part < 0).all())} for parts in (found, plain))
+    held = sum(given[i].numel() for i in range(5) if i not in gone)
+    assert before <= gone and (held >= count or gone == before), "a price that no layer is worth leaves as many as it takes"
+    assert all(held - given[i].numel() < count for i in range(5) if i not in gone), "and no more"
+    masks = network_masks(found, SHAPES, count)
+    assert sum(int(mask.sum()) for mask in masks) == count
+    if held >= count:
+        assert all(not bool(masks[i].any()) for i in gone)
+
+
+def test_a_price_on_layers_empties_those_of_little_worth_and_any_of_them():
+    given, sizes = scores(), [1] * 5
+    gone = [bool((part < 0).all()) for part in priced(given, sizes, INNER, 30, layer_price=0.5)]
+    assert gone == [False, True, True, False, True], "the best layers stay, inner or not"

@@ -69,11 +69,13 @@ def foresee(configurations: Iterable[Limited]) -> dict[tuple[str, str, str], For
 
 def misses(leaves: Iterable[Stage]) -> list[str]:
     """What must be said of limits that will be missed, whatever is trained."""
-    return [
+    said = [
         f"{limit} is not to be met with {relus} ReLUs: {_range(found)} are predicted, with all blocks gated that help"
         for (limit, _, relus), found in foresee(limited(leaves).values()).items()
         if found.is_met is False
-    ][:MOST_LINES]
+    ]
+    more = [f"{len(said) - MOST_LINES} more limits are not to be met"] if len(said) > MOST_LINES else []
+    return said[:MOST_LINES] + more
 
 
 def print_limits(leaves: Iterable[Stage], store: Store, console: Console) -> None:

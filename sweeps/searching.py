@@ -23,6 +23,7 @@ MOST_TRIALS = 100_000
 """More is taken for a slip."""
 
 LOGARITHMIC = ("budget", "beta")
+FINE = ("max_seconds",)
 
 
 def read_search(
@@ -105,7 +106,8 @@ def axes_of(values: Mapping[str, tuple[Any, ...]], between: Sequence[str]) -> di
                 )
             if field == "budget" and min(numbers) < 1 <= max(numbers):
                 raise ValueError(f"--between budgets {held}; expected units or shares, not both")
-            axes[field] = Between(lowest=min(numbers), highest=max(numbers), is_log=field in LOGARITHMIC)
+            log, fine = field in LOGARITHMIC, field in FINE or None
+            axes[field] = Between(lowest=min(numbers), highest=max(numbers), is_log=log, is_fine=fine)
         elif field != "seed" and len(set(held)) > 1:
             axes[field] = tuple(dict.fromkeys(held))
     return axes

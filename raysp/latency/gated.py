@@ -54,6 +54,8 @@ class GatedCosts:
                 f"{model.name} can't be predicted"
             )
         self._linear: dict[frozenset[str], tuple[PartCosts, ReLUCosts]] = {}
+        self._bounds: dict[tuple[frozenset[str], tuple[int, int]], tuple[PartCosts, PartCosts]] = {}
+        """Whatever the limit and the link are."""
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -82,6 +84,8 @@ class GatedCosts:
             gated: blocks, by name.
             relus: at least and at most so many are kept in the ReLU layers that are left, as far as these have room.
         """
+        if (what := (frozenset(gated), relus)) in self._bounds:
+            return self._bounds[what]
         linear, relu = self._without_relus(gated)
         sizes = sorted(self._left(gated).values(), reverse=True)
         room = sum(sizes)
@@ -95,6 +99,7 @@ class GatedCosts:
         least, largest = (
             PartCosts(**{cost: of(getattr(corner, cost) for corner in corners) for cost in COSTS}) for of in (min, max)
         )
+        self._bounds[what] = least, largest
         return least, largest
 
     def _left(self, gated: Collection[str]) -> dict[str, int]:

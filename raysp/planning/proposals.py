@@ -59,6 +59,8 @@ class Between:
     highest: float
     is_log: bool = False
     """Whether equal ratios count, not equal differences."""
+    is_fine: bool | None = None
+    """Whether values from 1 on have `DIGITS` digits, too."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.lowest < self.highest < math.inf or (self.is_log and self.lowest == 0):
@@ -74,8 +76,8 @@ class Between:
         return self.rounded(value)
 
     def rounded(self, value: float) -> float:
-        """A value as it is used: whole from 1 on, with `DIGITS` digits below."""
-        rounded = float(f"{value:.{DIGITS}g}") if value < 1 else float(round(value))
+        """A value as it is used: with `DIGITS` digits, unless it is to be whole from 1 on."""
+        rounded = float(f"{value:.{DIGITS}g}") if value < 1 or self.is_fine else float(round(value))
         return min(max(rounded, self.lowest), self.highest)
 
 
@@ -105,7 +107,12 @@ class Search:
     def id(self) -> str:
         """A hash of all but the number of trials."""
         example = {name: axis.lowest if isinstance(axis, Between) else axis[0] for name, axis in self.axes.items()}
-        axes = {name: vars(axis) if isinstance(axis, Between) else axis for name, axis in self.axes.items()}
+        axes = {
+            name: {field: value for field, value in vars(axis).items() if value is not None}
+            if isinstance(axis, Between)
+            else axis
+            for name, axis in self.axes.items()
+        }
         leaves = tuple(leaf.key for leaf in self.build(example))  # stand for data, network, recipes and seeds
         identity: dict[str, Any] = {"algorithm": self.algorithm, "axes": axes, "fixed": dict(self.fixed), "leaves": leaves}
         if self.weighing.costs != COSTS:

@@ -91,7 +91,7 @@ def test_axes_between_values():
 
 def test_limits_of_seconds_can_be_searched_between():
     values = values_of(max_seconds=(12.0, 20.0), link=("wan",))
-    assert axes_of(values, ["max-seconds"])["max_seconds"] == Between(lowest=12.0, highest=20.0, is_log=False)
+    assert axes_of(values, ["max-seconds"])["max_seconds"] == Between(lowest=12.0, highest=20.0, is_fine=True)
     search = read_search("optuna", 3, ["max-seconds"], values, builder(), Weighing())
     limits = {
         leaf.config.time_limit.max_seconds
@@ -99,6 +99,8 @@ def test_limits_of_seconds_can_be_searched_between():
         for leaf in search.build({"budget": 0.1, "max_seconds": seconds})
     }
     assert limits == {12.0, 15.5}
+    narrow = draw(values_of(max_seconds=(1.2, 1.8), link=("wan",)), ["max-seconds"], 20)
+    assert len({one["max_seconds"] for one in narrow}) > 10, "a second is much over a LAN"
     drawn = [one["max_seconds"] for one in draw(values, ["max-seconds"], 5)]
     assert len(set(drawn)) == 5 and all(12 <= seconds <= 20 for seconds in drawn)
     with pytest.raises(ValueError, match="expected two numbers or more"):

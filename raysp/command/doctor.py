@@ -22,7 +22,7 @@ from tyro.conf import arg
 
 from raysp import __version__
 from raysp.command.packages import PACKAGES, is_there, missing_modules, troubles_of_packages, version_of
-from raysp.command.programs import Gpus, browser_of, compiler_of, gpus_here, told_of_gpus, troubles_of_gpus
+from raysp.command.programs import Gpus, browser_of, compiler_of, gpus_here, has_directory, told_of_gpus, troubles_of_gpus
 from raysp.command.terminal import shield
 from raysp.engine.shadows import shadows, told, workers_directories
 from raysp.engine.surroundings import Surroundings, cpus, look, tried
@@ -142,7 +142,7 @@ def _of_programs(compiler: str | None, browser: str | None) -> Iterator[Trouble]
 
 
 def _commit() -> str:
-    if not is_there("torch"):
+    if not is_there("torch") or not has_directory():
         return ""
     from raysp.engine.sweep import git_state
 

@@ -91,9 +91,16 @@ def told_of_gpus(gpus: Gpus) -> str:
     return f"{listed}{driver}; {torch}; MPS {'off' if gpus.mps is None else f'at {gpus.mps}'}"
 
 
+def has_directory() -> bool:
+    """Whether the current directory is there: without one, torch ends the process as it is imported."""
+    return tried(lambda: bool(Path.cwd()), False)
+
+
 def _asked_torch() -> tuple[int | None, str]:
     if not is_there("torch"):
         return None, ""
+    if not has_directory():
+        return None, "the current directory was removed; go to another one"
     try:
         import torch
 

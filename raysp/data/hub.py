@@ -25,6 +25,22 @@ _PART = re.compile(rf"(?!.*(--|\.\.))(?!.*\.git$)\w(?:[\w.-]{{0,{LONGEST_NAME - 
 """What the Hub allows as an owner's name, and as a data set's (the rules of `huggingface_hub.validate_repo_id`)."""
 
 
+def can_be_name(name: str) -> bool:
+    """Whether the Hub could have a data set of this name: `NAME`, `OWNER/NAME`, or `OWNER/NAME/CONFIG`."""
+    return not _is_path(name) and all(_PART.fullmatch(part) for part in _cut(name)[:2] if part)
+
+
+def _is_path(name: str) -> bool:
+    return name[:1] in ("/", ".", "~") or name.count("/") > 2 or name.endswith("/") or "//" in name
+
+
+def _cut(name: str) -> tuple[str, str, str]:
+    """Owner, name and configuration; empty for what isn't given."""
+    owner, _, rest = name.partition("/")
+    short, _, configuration = rest.partition("/")
+    return owner, short, configuration
+
+
 def fetch(name: str, check: Callable[[Iterable[PurePosixPath]], object]) -> Path:
     """The directory of a data set's files; those that the cache lacks are downloaded.
 
@@ -35,11 +51,10 @@ def fetch(name: str, check: Callable[[Iterable[PurePosixPath]], object]) -> Path
     Raises:
         FolderError: there is none of this name, or it can be neither reached nor found in the cache.
     """
-    owner, _, rest = name.partition("/")
-    short, _, configuration = rest.partition("/")
-    if name[:1] in ("/", ".", "~") or "/" in configuration or name.endswith("/") or "//" in name:
+    owner, short, configuration = _cut(name)
+    if _is_path(name):
         raise FolderError(f"no directory {shown(name)}; expected one with a data set, or a name on the Hub such as OWNER/NAME")
-    if not all(_PART.fullmatch(part) for part in (owner, short) if part):
+    if not can_be_name(name):
         raise FolderError(
             f"no directory {shown(name)}, and the Hub has no such names; expected a directory with a data set, or OWNER/NAME: "
             f"letters, digits, and - _ . within, up to {LONGEST_NAME} characters each, without -- and .. or .git at the end"

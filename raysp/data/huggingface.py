@@ -15,7 +15,7 @@ from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from raysp.data.hub import fetch
+from raysp.data.hub import can_be_name, fetch
 from raysp.data.listing import Entry, FolderError, Listing
 from raysp.data.tables import Row, Shelf, pieces_of, read_column, schema_of
 from raysp.store.paths import user_path
@@ -65,12 +65,8 @@ def list_huggingface(place: str, columns: Columns) -> Listing:
         FolderError: it isn't there, can't be reached, has no part to train on or to test with, or its columns can't be told.
     """
     root = user_path(place)
-    if root.exists() and not root.is_dir():
-        holds = f"; expected its directory, such as huggingface:{root.parent}" if root.suffix in TABLES else ""
-        raise FolderError(f"{root} is a file{holds or '; expected a directory with .parquet files, or a name on the Hub'}")
     try:
-        found = root if root.is_dir() else fetch(place, lambda names: _by_split(names, f"{place} on the Hub"))
-        return _listing(_files_of(found), columns)
+        return _listing(_files_of(_directory_of(root, place)), columns)
     except FolderError:
         raise
     except OSError as error:
@@ -80,6 +76,16 @@ def list_huggingface(place: str, columns: Columns) -> Listing:
             f"{place}: its description, or a table's, is damaged ({why(error)}); expected what the package `datasets` writes, "
             "such as by to_parquet"
         ) from None
+
+
+def _directory_of(root: Path, place: str) -> Path:
+    if root.is_dir():
+        return root
+    is_table = root.suffix in TABLES
+    if root.exists() and (is_table or not can_be_name(place)):  # a file that has a data set's name is none of its
+        wanted = f"its directory, such as huggingface:{root.parent}" if is_table else "a directory with .parquet files"
+        raise FolderError(f"{root} is a file; expected {wanted}{'' if is_table else ', or a name on the Hub'}")
+    return fetch(place, lambda names: _by_split(names, f"{place} on the Hub"))
 
 
 def _unreadable(error: OSError) -> FolderError:
@@ -208,21 +214,25 @@ def _saved(root: Path) -> _Files:
     splits: dict[str, list[Path]] = {}
     features: dict[str, Any] = {}
     notes = []
+    path = root / "dataset_dict.json"
     try:
-        for name in json.loads((root / "dataset_dict.json").read_text())["splits"]:
+        for name in json.loads(path.read_text())["splits"]:
             if (split := _split_in(name)) is None or split in splits:
                 notes.append(f"{name} in {root}: not read; the parts are called train, test and validation")
                 continue
-            state = json.loads((root / name / "state.json").read_text())
+            path = root / name / "state.json"
+            state = json.loads(path.read_text())
             splits[split] = [root / name / file["filename"] for file in state["_data_files"]]
             if split == "train" or not features:
-                features = json.loads((root / name / "dataset_info.json").read_text())["features"]
+                path = root / name / "dataset_info.json"
+                features = json.loads(path.read_text())["features"]
             if state.get("_indices_files"):
                 raise FolderError(f"{root / name} is a selection of rows; expected one that was written with flatten_indices()")
     except (OSError, KeyError, ValueError, TypeError) as error:
         if isinstance(error, FolderError):
             raise
-        raise FolderError(f"{root} is not whole: {error}; save the data set again") from None
+        said = error.strerror if isinstance(error, OSError) else why(error)
+        raise FolderError(f"{root} is not whole: {path.relative_to(root)}: {said}; save the data set again") from None
     if not any(splits.values()):
         raise FolderError(f"{root} holds no part; expected train, and test or validation")
     return _Files(root=root, splits=splits, features=features, notes=notes)

@@ -252,7 +252,8 @@ def _parts(root: Path) -> dict[str, Path]:
     train, test, val = (root / name for name in PARTS)
     if not _has_parts(root):
         held = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
-        meant = next((f"; {near} has them: give that" for near in (*class_folders(root), root.parent) if _has_parts(near)), "")
+        near = next(filter(_seems_to_have_parts, (*class_folders(root), root.parent)), None)
+        meant = f"; {near} has them: give that" if near else ""
         raise FolderError(
             f"{root} holds {held}; expected train/ and test/ or val/ with a folder of images per class in each{meant}"
         )
@@ -265,6 +266,13 @@ def _parts(root: Path) -> dict[str, Path]:
 def _has_parts(root: Path) -> bool:
     train, *others = ((root / name).is_dir() for name in PARTS)
     return train and any(others)
+
+
+def _seems_to_have_parts(root: Path) -> bool:
+    try:
+        return _has_parts(root)
+    except OSError:  # it can't be entered, such as a disk's lost+found
+        return False
 
 
 def _unread(root: Path, parts: Mapping[str, Path]) -> str:

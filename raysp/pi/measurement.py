@@ -84,7 +84,8 @@ def measure(
         ValueError: no such exit, or the engine doesn't speak the protocol or can't run the network.
         raysp.pi.session.PartyFault: a process died or failed, a port is in use, the time is over, or the result is wrong.
     """
-    plain = fold_batchnorm(collapse(model, exit))
+    collapsed = collapse(model, exit)
+    plain = fold_batchnorm(collapsed)
     image = torch.randn(plain.example_input()[0].shape, generator=torch.Generator().manual_seed(0))
     if image_chw is not None:
         image = image_chw
@@ -103,7 +104,7 @@ def measure(
     error = max(float((torch.from_numpy(result.copy()) - wanted).abs().max()) for result in results)
     largest = float(wanted.abs().max())
     if not error <= max(LARGEST_ERROR, LARGEST_ERROR_RELATIVE * largest):
-        steep = steep_norms(model)
+        steep = steep_norms(collapsed)
         raise PartyFault(
             f"the result is off by {error:.2g} where torch's largest logit is {largest:.2g}: this network's values don't fit the "
             f"engine's fixed point{f' ({steep})' if steep else ''}, so that what was timed is no inference; nothing was kept"

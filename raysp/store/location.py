@@ -43,6 +43,9 @@ NOT_THERE = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 LONGEST_STEM = 100
 """Bytes of a file's name that stand in the name of its temporary one."""
 
+HANDED = (Path("/dev/fd"), Path("/proc/self/fd"))
+"""Where the files lie that a process was handed open. A pipe among them has a writer, or an end; a named one may have neither."""
+
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss")
 """Protocols without directories: making one could make a bucket."""
 
@@ -141,14 +144,15 @@ def read_given(path: Location, expected: str) -> bytes:
     """The content of a file that a user names.
 
     Args:
-        path: where it is.
+        path: where it is; also a pipe that this process was handed open, as a shell does for `<(command)`.
         expected: what it is to be, for the message.
 
     Raises:
         ValueError: it isn't there, is something else than a plain file, or can't be read.
     """
     try:
-        content = read(path)
+        handed = isinstance(path, Path) and path.parent in HANDED and path.is_fifo()
+        content = path.read_bytes() if handed else read(path)
     except OSError as error:
         raise ValueError(f"{path} can't be read: {error.strerror or error}; expected {expected}") from error
     if content is None:
@@ -304,7 +308,9 @@ def remove_unfinished(directory: Path, before: float = math.inf) -> None:
 
 
 def _unfinished(path: Path) -> Path:
-    name = os.fsdecode(os.fsencode(path.name)[:LONGEST_STEM])  # with what stands around it, it may be too long
+    name = path.name[:LONGEST_STEM]  # with what stands around it, the whole may be too long
+    while len(os.fsencode(name)) > LONGEST_STEM:
+        name = name[:-1]  # by characters: some file systems refuse half of one
     return path.with_name(f".tmp-{name}-{uuid.uuid4().hex[:8]}")
 
 

@@ -30,7 +30,7 @@ def read_record(path: Location) -> dict[str, Any] | None:
     try:
         record = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise DamagedFile(path, f"not readable as JSON ({error})") from error
+        raise DamagedFile(path, why(error)) from error
     if not isinstance(record, dict) or record.get("format") != RECORD_FORMAT:
         raise DamagedFile(path, f"not a record of format {RECORD_FORMAT}")
     for name, kind in {
@@ -47,7 +47,7 @@ def read_record(path: Location) -> dict[str, Any] | None:
     try:
         matches = record.pop("sha256", None) == _digest(record)
     except ValueError as error:  # a number that JSON doesn't have
-        raise DamagedFile(path, f"no record of ours ({error})") from None
+        raise DamagedFile(path, f"no record of ours ({why(error)})") from None
     if not matches:
         raise DamagedFile(path, "its content doesn't match its digest")
     return record

@@ -25,7 +25,7 @@ OF_DISKS = {
     errno.ENOSPC: "make room there: bytes (df -h), or files (df -i)",
     errno.EFBIG: "files may be no larger here: raise the shell's limit (ulimit -f), or take another file system",
     errno.EMFILE: "raise the shell's limit of open files (ulimit -n)",
-    errno.EROFS: "it is mounted for reading alone",
+    errno.EROFS: "give another place, or mount it for writing",
 }
 """What to do about a file system that takes no more."""
 

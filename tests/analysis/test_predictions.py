@@ -190,7 +190,7 @@ def test_limits_list_what_qualifies_and_what_comes_nearest(root, capsys):
         (["--costs", "pred_wan_s", "pred_wan_s"], "each once"),
         (["--max-seconds", "nan"], "--max-seconds 'nan'; expected a number"),
         (["--max-bytes", "30X"], "--max-bytes '30X'; expected a number"),
-        (["--calibration", "folder"], "folder"),
+        (["--calibration", "folder"], "not a plain file"),
         (["--calibration", "broken.json"], "broken.json: not a calibration"),
         (["--max-seconds=-1"], "--max-seconds '-1'; expected a number"),
         (["--max-bytes", "lots"], "--max-bytes 'lots'; expected a number"),

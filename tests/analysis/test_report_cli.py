@@ -214,7 +214,7 @@ def test_a_damaged_record_is_named_with_what_to_do(tmp_path, capsys):
         main([str(root)])
     assert stopped.value.code == 0
     said = capsys.readouterr().out
-    assert "record.json: not readable as JSON" in said and "Give the sweep's command again" in said
+    assert "record.json: it is no JSON: line 1, column 2" in said and "Give the sweep's command again" in said
 
 
 def test_watch_renews_until_it_is_stopped(tmp_path, monkeypatch, capsys):

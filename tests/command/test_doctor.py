@@ -83,7 +83,19 @@ def test_a_directory_that_is_gone(tmp_path, monkeypatch):
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert "here       unknown" in list(page(tmp_path))
+    lines = list(page(tmp_path))
+    assert "here       unknown" in lines
+    said = "torch can't be imported: the current directory was removed; go to another one"
+    assert f"will not work: all that trains, because {said}" in lines
+
+
+@pytest.mark.parametrize(("flags", "first"), [((), "raysp "), (("--cpus",), str(cpus().whole))])
+def test_torch_does_not_end_it_in_a_directory_that_is_gone(flags, first, tmp_path):
+    (tmp_path / "here").mkdir()
+    line = ["sh", "-c", 'cd "$0" && rmdir "$0" && exec "$@"', str(tmp_path / "here")]
+    line += [sys.executable, "-m", "raysp", "doctor", *flags]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(first)
 
 
 @pytest.mark.parametrize("name", ["look", "gpus_here", "compiler_of", "browser_of"])

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from parquet import opened, usual
@@ -99,6 +100,28 @@ def test_of_several_data_sets_on_the_hub_none_is_downloaded_before_one_is_named(
         opened("me/pictures")
     assert not asked
     assert load_splits(opened("me/pictures/fine")).classes == ("cat", "dog") and asked == [["fine/*.parquet"]]
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("mnist", "no directory mnist; if it is a name on the Hub, its package is missing"),
+        ("me/pictures", "no directory me/pictures; if it is a name on the Hub"),
+        ("train.parquet", "train.parquet is a file; expected its directory, such as huggingface:{here}"),
+        ("a--b", "a--b is a file; expected a directory with .parquet files, or a name on the Hub"),
+        ("{here}/mnist", "{here}/mnist is a file; expected a directory"),
+        ("one/two/three/four", "one/two/three/four is a file; expected a directory"),
+    ],
+)
+def test_a_file_is_in_the_way_only_of_what_can_be_no_name_on_the_hub(file, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("raysp.data.hub.importlib.util.find_spec", lambda name: None)
+    file = Path(file.format(here=tmp_path))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    with pytest.raises(DataError) as refused:
+        opened(str(file))
+    assert said.format(here=tmp_path) in str(refused.value)
 
 
 def test_a_hub_that_never_answers_is_refused_within_seconds(tmp_path):

@@ -1,7 +1,9 @@
 """Data sets of Hugging Face's layouts."""
 
+import errno
 import io
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -214,7 +216,12 @@ def test_pictures_may_lie_beside_the_table_but_not_elsewhere(tmp_path):
         ("no file", "{root}/test/data-00001-of-00002.arrow can't be read: No such file"),
         ("labels in some files", "{root}/test-1.parquet can't be read: it has no column label"),
         ("one part saved", "expected what a DatasetDict"),
-        ("a part saved is gone", "is not whole"),
+        ("a part saved is gone", "{root} is not whole: test/state.json: No such file or directory; save the data set again"),
+        (
+            "a part saved is torn",
+            "{root} is not whole: test/state.json: it is no JSON: line 1, column 1; save the data set again",
+        ),
+        ("a part saved tells no files", "{root} is not whole: test/state.json: it has no _data_files; save"),
     ],
 )
 def test_what_is_no_data_set_is_refused_with_the_culprit_named(tmp_path, how, said):
@@ -279,6 +286,9 @@ def test_what_is_no_data_set_is_refused_with_the_culprit_named(tmp_path, how, sa
         case "a part saved is gone":
             (save_to_disk(tmp_path / "saved", rows) / "test" / "state.json").unlink()
             tmp_path /= "saved"
+        case "a part saved is torn" | "a part saved tells no files":
+            tmp_path = save_to_disk(tmp_path / "saved", rows)
+            (tmp_path / "test" / "state.json").write_text("" if how == "a part saved is torn" else "{}")
     with pytest.raises(DataError) as refused:
         opened(tmp_path)
     root = tmp_path.parent if tmp_path.is_file() else tmp_path
@@ -342,3 +352,14 @@ def test_a_damaged_description_is_told_in_a_line_or_done_without(tmp_path, told)
         pq.write_table(pq.read_table(path).replace_schema_metadata({"huggingface": told}), path)
     with suppress(FolderError):
         list_huggingface(str(tmp_path / "set"), Columns())
+
+
+def test_a_directory_that_can_not_be_entered_is_named(tmp_path, monkeypatch):
+    def refuse(path, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    usual(tmp_path / "closed" / "set")
+    look = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **options: (refuse if "set" in path.parts else look)(path, **options))
+    with pytest.raises(FolderError, match=f"{tmp_path}/closed/set can't be read: Permission denied"):
+        list_huggingface(str(tmp_path / "closed" / "set"), Columns())

@@ -1,7 +1,9 @@
 """What lies in a folder: what is read, what is passed over with a word, and classes whose names only look alike."""
 
+import errno
 import shutil
 import unicodedata
+from pathlib import Path
 
 import pytest
 from images import grey, make_tree, opened
@@ -148,3 +150,21 @@ def test_a_tiny_imagenet_that_is_not_whole_is_refused(tiny):
     shutil.rmtree(tiny / "train")
     with pytest.raises(DataError, match="no train/"):
         open_source(f"tiny-imagenet:{tiny}", None, tiny)
+
+
+def test_a_folder_that_can_not_be_entered_is_not_looked_into_for_the_parts(tmp_path, monkeypatch):
+    for name in ("lost+found", "pictures/train/cat", "pictures/test/cat"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+    look = Path.is_dir
+
+    def is_dir(path):
+        if path.parent.name == "lost+found" or (path.parent == tmp_path and path.name in ("train", "test", "val")):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    with pytest.raises(DataError, match=r"holds lost\+found, pictures; expected .*; \S+/root/pictures has them: give that"):
+        opened(tmp_path / "root")
+    shutil.rmtree(tmp_path / "root" / "pictures")
+    with pytest.raises(DataError, match=r"holds lost\+found; expected train/ and test/ or val/ .* in each$"):
+        opened(tmp_path / "root")

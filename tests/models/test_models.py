@@ -4,7 +4,7 @@ import torch
 from networks import NAMES, gated
 
 from raysp.models import build_model, network_of
-from raysp.models.collapse import collapse, fold_batchnorm
+from raysp.models.collapse import collapse, fold_batchnorm, steep_norms
 from raysp.models.costs import count_costs
 from raysp.models.exits import grid_size
 from raysp.models.relu import MaskedReLU
@@ -281,3 +281,14 @@ def test_exits_stand_in_the_order_of_their_places():
     for stage in (10, 2):
         model.add_exit(stage, "pool")
     assert model.exit_names == ("ac2", "ac10", "final")
+
+
+def test_a_channel_without_variance_is_named_though_torch_s_epsilon_bounds_what_it_is_multiplied_by():
+    model = gated("resnet18")
+    assert steep_norms(model) == ""
+    name, norm = next((name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm2d))
+    norm.running_var[0] = 1e-10
+    assert norm.eps == 1e-5
+    assert steep_norms(model).startswith(f"its batch norm {name} multiplies a channel by ")
+    norm.weight.data[0] = 0.1  # all the same it comes to 32 times
+    assert steep_norms(model) == ""

@@ -105,3 +105,16 @@ def test_its_faults_are_told_as_those_of_spu():
             session("semi2k", ports=(port, port - 1), limit_s=60),
         ):
             pass
+
+
+def test_only_a_batch_norm_that_has_run_is_blamed_for_a_wrong_result(monkeypatch):
+    monkeypatch.setattr("raysp.pi.measurement.LARGEST_ERROR", -1.0)
+    monkeypatch.setattr("raysp.pi.measurement.LARGEST_ERROR_RELATIVE", -1.0)
+    given = model()
+    norms = [module for module in given.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    norms[-1].running_var[0] = 1e-10
+    given.add_exit(1, "pool")
+    for exit_name, blamed in (("ac1", False), (FINAL, True)):
+        with pytest.raises(PartyFault, match="the result is off by") as fault:
+            measure(given, exit_name, MeasureOptions(protocol="semi2k", warm=1))
+        assert ("multiplies a channel by" in str(fault.value)) is blamed

@@ -1,14 +1,17 @@
 """Paths as users give them: what can't be is refused in a sentence, whatever flag it stands behind."""
 
+import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from raysp.data.sources import open_source
 from raysp.engine.tracking.wanted import wanted
-from raysp.store.location import locate, write_atomically
+from raysp.store.location import locate, read_given, write_atomically
 from raysp.store.paths import LONGEST, user_path
+from raysp.store.remedies import remedy_of
 
 LONG = "n" * 300
 
@@ -77,3 +80,41 @@ def test_a_directory_that_was_removed_is_told(tmp_path, monkeypatch):
 def test_a_file_s_name_may_be_as_long_as_names_may_be(tmp_path):
     write_atomically(tmp_path / ("n" * 255), b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["n" * 255]
+
+
+@pytest.mark.parametrize("name", ["x" + "é" * 120, os.fsdecode(b"\xff" + b"x" * 150)])
+def test_no_name_is_cut_in_the_midst_of_a_character(name, tmp_path):
+    names = []
+    write_atomically(tmp_path / name, b"x", before_rename=lambda: names.extend(path.name for path in tmp_path.iterdir()))
+    (temporary,) = names
+    stem = re.fullmatch(r"\.tmp-(.+)-[0-9a-f]{8}", temporary)[1]
+    assert name.startswith(stem) and 99 <= len(os.fsencode(stem)) <= 100
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("directory", ["/dev/fd", "/proc/self/fd"])
+def test_a_pipe_that_the_process_was_handed_is_read(directory):
+    if not Path(directory).is_dir():
+        pytest.skip(f"no {directory}")
+    reader, writer = os.pipe()
+    os.write(writer, b"content")
+    os.close(writer)
+    try:
+        assert read_given(locate(f"{directory}/{reader}"), "a file") == b"content"
+    finally:
+        os.close(reader)
+
+
+def test_other_pipes_and_devices_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with Path(os.devnull).open() as device:
+        for path in (tmp_path / "pipe", tmp_path, f"/dev/fd/{device.fileno()}", os.devnull):
+            with pytest.raises(ValueError, match=f"{path} can't be read: not a plain file; expected a picture"):
+                read_given(locate(path), "a picture")
+    with pytest.raises(ValueError, match="no /dev/fd/9999; expected a picture"):
+        read_given(locate("/dev/fd/9999"), "a picture")
+
+
+def test_a_place_that_is_mounted_for_reading_is_told_with_what_to_do():
+    error = OSError(errno.EROFS, "Read-only file system")
+    assert remedy_of(error, {}) == "; give another place, or mount it for writing"

@@ -138,7 +138,7 @@ def open_source(
         flip=known.flip,
         selection=selection,
     )
-    return Source(config=config, path=user_path(data_dir) if known.is_downloaded else data_dir)
+    return Source(config=config, path=user_path(data_dir) if known.is_downloaded and data_dir is not None else data_dir)
 
 
 def _open_folder(

@@ -67,6 +67,11 @@ BY_CLASS = ("worst_class_accuracy", "class_spread")
 """What a mean accuracy hides. Records of before classes were counted apart have neither."""
 
 
+def told(value: float) -> str:
+    """A value or a limit for people: six digits, but all that stand before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:,.6g}"
+
+
 def present(table: pd.DataFrame) -> list[Objective]:
     """The objectives of which a table has a value."""
     return [o for o in OBJECTIVES.values() if o.column in table and table[o.column].notna().any()]

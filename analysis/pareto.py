@@ -13,7 +13,7 @@ import moocore
 import numpy as np
 import pandas as pd
 
-from analysis.objectives import BY_CLASS, OBJECTIVES, chosen
+from analysis.objectives import BY_CLASS, OBJECTIVES, chosen, told
 from raysp.planning.halving import BEYOND
 from raysp.store.figures import COSTS
 
@@ -150,7 +150,7 @@ def _misses(row: Mapping[Any, Any], limits: Mapping[str, float]) -> str:
     for column, limit in limits.items():
         objective, value = OBJECTIVES[column], float(row[column])
         if (value < limit) if objective.maximise else (value > limit):
-            said.append(f"{objective.short} {value:,.6g} ({'at least' if objective.maximise else 'at most'} {limit:,.6g})")
+            said.append(f"{objective.short} {told(value)} ({'at least' if objective.maximise else 'at most'} {told(limit)})")
     return ", ".join(said)
 
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from analysis import paper
 from analysis.classes import changes_of
 from analysis.figures import draw_classes, draw_fronts, to_bytes
-from analysis.objectives import ACCURACIES, BY_CLASS, OBJECTIVES
+from analysis.objectives import ACCURACIES, BY_CLASS, OBJECTIVES, told
 from analysis.origins import code_note, code_now
 from analysis.page import build_page
 from analysis.paper_figures import draw_figure1, draw_figure2, draw_growth
@@ -275,7 +275,7 @@ def found_tables(report: Report) -> list[Table]:
     """What meets the limits, or comes nearest, in each group."""
     question = report.question
     asked = [(OBJECTIVES[column], limit) for column, limit in question.limits.items()]
-    said = ", ".join(f"{o.short} {'at least' if o.maximise else 'at most'} {limit:,.6g}" for o, limit in asked)
+    said = ", ".join(f"{o.short} {'at least' if o.maximise else 'at most'} {told(limit)}" for o, limit in asked)
     tables = []
     for (dataset, selection), found in report.found.items():
         where = f" on {dataset}, selected on {selection}" if len(report.found) > 1 else ""

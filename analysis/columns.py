@@ -51,7 +51,7 @@ RESULTS: Mapping[str, str] = {
     "exit": "`final`, or `ac3` for the auxiliary classifier after stage 3.",
     "relus": "ReLUs per image of the model as deployed for this exit: gated blocks collapsed, all behind the exit dropped.",
     "macs": "Multiply-accumulates per image of that model: convolutions, 1x1 shortcuts and linear layers.",
-    "depth": "Convolutions of the blocks on its main path, as the paper's tables count; neither the stem's nor a head's.",
+    "depth": "Convolutions on the longest way through it, as the paper's tables count; neither the first one nor a head's.",
     "params": "Its trainable parameters.",
     "val_accuracy": "Percent of the validation part that is right.",
     "test_accuracy": "Percent of the test part that is right. Where `selection` is `test`, the same as `val_accuracy`.",

@@ -39,11 +39,13 @@ COMMANDS = (
     Command(name="raysp sweep budget|threshold|schedule|ac|mask", flags="sweeps.flags.SweepFlags"),
     Command(name="raysp sweep paper", flags="sweeps.paper.PaperFlags"),
     Command(name="every sweep", flags="sweeps.flags.RunFlags"),
+    Command(name="raysp inspect", flags="raysp.deploy.inspection.InspectFlags"),
     Command(name="raysp report", flags="analysis.report.flags.ReportFlags"),
     Command(name="raysp export", flags="raysp.deploy.cli.ExportFlags"),
     Command(name="raysp pi measure", flags="raysp.pi.flags.Measure"),
     Command(name="raysp pi calibrate", flags="raysp.pi.flags.Calibrate"),
     Command(name="raysp pi predict", flags="raysp.pi.flags.Predict"),
+    Command(name="raysp doctor", flags="raysp.command.doctor.DoctorFlags"),
 )
 """Every command that has flags. Flags that several share are a command of their own here."""
 

@@ -1,7 +1,7 @@
 """The main sweep: train the whole chain for several ReLU budgets and find the Pareto front.
 
-Every combination of the flags' values is one configuration; what several of them start from (a seed's baseline and sensitivity, a
-budget's mask) is trained once.
+Every combination of the flags' values is one configuration; what several of them start from (a seed's baseline and ranking, or
+its sensitivity and a budget's mask) is trained once.
 """
 
 from collections.abc import Sequence

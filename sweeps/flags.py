@@ -76,7 +76,7 @@ class RunFlags:
     workers_per_stage: int = 1
     """Training processes per stage, which share each batch under Ray Train."""
     gpus_per_stage: Annotated[Gpus | None, arg(metavar="GPUS|auto", help_behavior_hint="")] = None
-    """GPUs per worker: 0.25 packs four on one, `auto` what pays (untried on GPUs), 0 takes the CPU. By default 1, if any."""
+    """GPUs per worker: 0.25 packs four on one, `auto` what pays (no whole sweep tried), 0 takes the CPU. By default 1, if any."""
     threads_per_stage: int = 1
     """CPU threads of each worker of a stage. More finish it sooner, but change results in their last digits (order of sums)."""
     compile: Compile = "off"

@@ -47,7 +47,7 @@ def print_plan(plan: Plan, found: Survey, console: Console, stopping: Stopping =
             console.print("Early stopping changes nothing here: no last stage has epochs enough, or others to compete with.")
             return
         console.print(
-            f"With early stopping at most {halved} epochs are trained, {plan.separate_epochs / max(halved, 1):.1f}x fewer "
+            f"With early stopping the plan trains at most {halved} epochs, {plan.separate_epochs / max(halved, 1):.1f}x fewer "
             "than by separate pipelines.",
             highlight=False,
             soft_wrap=True,

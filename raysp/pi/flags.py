@@ -58,7 +58,7 @@ class Calibrate:
     heads: tuple[AcHead, ...] = ("pool",)
     """Heads that auxiliary classifiers may have."""
     protocol: Protocol = "cheetah"
-    """As for measure."""
+    """`cheetah` is a real two-party run; `semi2k` its online phase alone, with a trusted dealer."""
     runs: int = 5
     """How often each layer is run."""
     time_limit_s: float = 7200.0
@@ -70,7 +70,7 @@ class Predict:
     """Say what a model will take under private inference, from a calibration."""
 
     model: Annotated[Positional[str], arg(metavar="MODEL_DIR")]
-    """As for measure."""
+    """A finished stage's directory (runs/.../stages/finetune-<key>), or one that raysp.save_model wrote."""
     calibration: Annotated[tuple[str, ...], arg(metavar="FILE ...", help_behavior_hint="(default: those of the package)")] = ()
     """What `calibrate` wrote, on one machine; the first count where several have a layer."""
     exit: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: final, or the only one)")] = None

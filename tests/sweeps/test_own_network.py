@@ -114,7 +114,7 @@ def test_given_weights_are_measured_and_everything_starts_from_them(here):
         (["--model", "small:build", "--ac-after", "relu_4"], "expected a stage from 1 to 1"),
         (["--model", "small:build", "--ac-after", "relu_7"], "raysp inspect shows them"),
         (["--relu6", "relu"], "--relu6 with resnet18, which has none"),
-        (["--baseline", "missing.pt"], "--baseline missing.pt: No such file or directory"),
+        (["--baseline", "missing.pt"], "missing.pt; expected a file of weights"),
         (["--model", "small:silu"], "SiLU isn't known"),
     ],
 )

@@ -204,11 +204,9 @@ def test_kill_9_in_mid_sweep_then_the_same_command_ends_bit_identical(how, tmp_p
 def test_ctrl_c_ends_quickly_and_leaves_no_process(tmp_path):
     log = tmp_path / "log"
     environment = {**os.environ, "TOY_EPOCH_S": "0.5", "TOY_LOG": str(log)}
-    command = [sys.executable, str(HELPERS / "toy_sweep.py"), str(tmp_path / "results"), "ray"]
-    # Python takes no notice of Ctrl-C in a process that inherits it as ignored, as those do that a script starts with `&`.
-    take_notice = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    devnull = subprocess.DEVNULL
-    driver = subprocess.Popen(command, env=environment, stdout=devnull, stderr=devnull, preexec_fn=take_notice)
+    toys = [sys.executable, str(HELPERS / "toy_sweep.py"), str(tmp_path / "results"), "ray"]
+    command, devnull = [sys.executable, str(HELPERS / "notice.py"), *toys], subprocess.DEVNULL
+    driver = subprocess.Popen(command, env=environment, stdout=devnull, stderr=devnull)
     wait_for(log.exists, 90, driver)
     driver.send_signal(signal.SIGINT)
     assert driver.wait(timeout=30) != 0

@@ -3,12 +3,12 @@
 import os
 import signal
 import subprocess
+import sys
 import time
-from functools import partial
 from types import SimpleNamespace
 
 from rich.console import Console
-from toy import toy
+from toy import HELPERS, toy
 from tracked import check_tensorboard, run, sweep
 from waiting import wait_for
 
@@ -64,9 +64,8 @@ def test_an_interrupted_sweep_does_not_wait_for_a_tracker_that_hangs(tmp_path, m
     (tmp_path / "hangs" / "tensorboardX.py").write_text("import time\ntime.sleep(600)\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'hangs'}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("TOY_EPOCH_S", "3")
-    take_notice = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # where this runs in the background
-    command = sweep("--inline", "--track", "tensorboard:tb")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=take_notice) as going:
+    command = [sys.executable, str(HELPERS / "notice.py"), *sweep("--inline", "--track", "tensorboard:tb")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as going:
         wait_for(lambda: list(tmp_path.glob("run/stages/*/checkpoint*")))
         going.send_signal(signal.SIGINT)
         begun = time.monotonic()

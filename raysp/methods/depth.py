@@ -46,19 +46,17 @@ def priced(
         return list(scores)
     lowest = _lowest_kept(scores, sizes, count)
     worth = [float((part - lowest).clamp_min(0.0).sum()) * size for part, size in zip(scores, sizes, strict=True)]
-    goes = {index for index, inside in enumerate(inner) if inside and worth[index] < depth_price * _mean(worth, inner)}
+    inside = [index for index, is_inner in enumerate(inner) if is_inner]
+    least_inner = depth_price * (sum(worth[index] for index in inside) / max(len(inside), 1))
+    goes = {index for index in inside if worth[index] < least_inner}
+    least = layer_price * (sum(worth) / len(worth))
     relus = [part.numel() * size for part, size in zip(scores, sizes, strict=True)]
     rest = sum(relus) - sum(relus[index] for index in goes)
     for index in sorted(set(range(len(scores))) - goes, key=worth.__getitem__):
-        if worth[index] < layer_price * _mean(worth) and rest - relus[index] >= count:
+        if worth[index] < least and rest - relus[index] >= count:
             goes.add(index)
             rest -= relus[index]
     return [torch.full_like(part, GOES_FIRST) if index in goes else part for index, part in enumerate(scores)]
-
-
-def _mean(worth: Sequence[float], of: Sequence[bool] | None = None) -> float:
-    some = worth if of is None else [w for w, counts in zip(worth, of, strict=True) if counts]
-    return sum(some) / max(len(some), 1)
 
 
 def _lowest_kept(scores: Sequence[Tensor], sizes: Sequence[int], count: int) -> float:

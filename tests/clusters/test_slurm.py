@@ -99,14 +99,16 @@ def test_what_cannot_work_is_said_before_anything_is_made(tmp_path, command, mor
 
 
 LOOK = """
-import os, ray, sys
+import os, ray, re, sys
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 ray.init(log_to_driver=False)
 mode = lambda path: oct(os.stat(path).st_mode & 0o777)
-umask = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(lambda: oct(os.umask(0o022)))
-nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-print("nodes", len(nodes), {node["object_store_memory"] for node in nodes}, sys.argv[1])
+umask = ray.remote(lambda: re.search(r"^Umask:\\s*(\\d+)", open("/proc/self/status").read(), re.MULTILINE)[1])
+nodes = [node for node in ray.nodes() if node["Alive"]]
+on = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+print("nodes", len(nodes), {node["Resources"]["object_store_memory"] for node in nodes}, sys.argv[1])
 print("modes", mode(os.environ["RAY_AUTH_TOKEN_PATH"]), mode(os.environ["RAY_TMPDIR"]))
-print("umask", {*ray.get([umask.remote() for _ in nodes])})
+print("umask", {*ray.get([umask.options(scheduling_strategy=each).remote() for each in on])})
 sys.exit(3)
 """
 
@@ -119,7 +121,7 @@ def test_two_nodes_join_the_command_runs_and_nothing_is_left(tmp_path):
     done = subprocess.run(command, env=ours, capture_output=True, text=True, timeout=240, umask=0o027)
     assert "nodes 2 {300000000.0} a word" in done.stdout, done.stdout + done.stderr
     assert "modes 0o600 0o700" in done.stdout
-    assert "umask {'0o27'}" in done.stdout, "results are as open as the user has them"
+    assert "umask {'0027'}" in done.stdout, "results are as open as the user has them"
     assert done.returncode == 3  # the command's
     assert not (tmp_path / "scontrol.log").exists()
     assert len((tmp_path / "made").read_text().split()) == 2 and left_over(tmp_path) == []

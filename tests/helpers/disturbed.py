@@ -25,6 +25,8 @@ RECIPES = {
     ),
 }
 """Flags of a small sweep: by the paper's masks; and by one walk, over a network of somebody's own (`own.py`), stopped early."""
+FEWER = ("--budgets", "0.1", "0.3", "--seeds", "0")
+"""Flags after a recipe's for less of it, where every start and pause of a stage takes many seconds."""
 RECIPE = "RAYSP_DISTURBED"
 """Environment variable with the one that is used; the first unless set."""
 MARK = "RAYSP_FAULTS"

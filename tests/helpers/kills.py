@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from disturbed import PATIENCE_S, begin, check, finish, processes, same, say
+from disturbed import FEWER, PATIENCE_S, begin, check, finish, processes, same, say
 
 TITLES = {"trial actor": "ray::ResourceTrainable", "training worker": "ray::RayTrainWorker"}
 """How Ray names the processes; Tune wraps our class in one of its own."""
@@ -19,7 +19,7 @@ TITLES = {"trial actor": "ray::ResourceTrainable", "training worker": "ray::RayT
 def killing(scratch: Path, kills: int, chance: random.Random, workers: int) -> None:
     """Kill `kills` times while a sweep with so many workers per stage runs, then let it end."""
     kinds = ["driver", "trial actor", "second raylet"] + (["training worker"] if workers > 1 else [])
-    how = ["--workers-per-stage", str(workers), "--retries", "3"]
+    how = ["--workers-per-stage", str(workers), "--retries", "3", *(FEWER if workers > 1 else ())]
     undisturbed, disturbed = scratch / f"undisturbed-{workers}", scratch / f"killed-{workers}"
     begun = time.monotonic()
     finish(undisturbed, *(["--inline"] if workers == 1 else [*how, "--address", "local"]))

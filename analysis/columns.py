@@ -33,8 +33,9 @@ RESULTS: Mapping[str, str] = {
     "budget": "ReLU units over the whole network: what was allowed. Whole channels fill it only as far as they fit.",
     "weights": "Where the fine-tuning's weights started: `rewind`, with the all-ReLU network's, or `continue`, with the mask's.",
     "d_th": "Threshold of gated branching; empty without it.",
-    "gate_blocks": "How many blocks were to be gated, those that would lose least; empty where `d_th` or `max_seconds` "
-    "decided, or none were.",
+    "gate_blocks": "How many blocks were to be gated, those that would lose least; empty where something else decided, "
+    "or none were.",
+    "gate_loss": "What the gated blocks were to lose at most, in nats, all added up; empty where something else decided.",
     "max_seconds": "Predicted seconds that the final exit was to take at most: those blocks were gated that lose least for it. "
     "Empty where something else decided. What the models do take is in the predicted columns.",
     "link": "The network between the parties that `max_seconds` is about; empty where both were to be on one machine.",

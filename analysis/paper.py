@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.published import FULL_RELUS, IMAGE_SIZE, TABLE1, TABLE2, PublishedRow
 from analysis.tables import SHORT, differing
-from raysp.methods.choices import Choice
+from raysp.methods.choices import WHICH_GATED, Choice
 from raysp.stages.presets import PRESETS
 
 SAME_SHARE = 0.02
@@ -48,7 +48,7 @@ TABLE_COLUMNS = (
 
 def _by_threshold(points: pd.DataFrame) -> pd.DataFrame:
     """The models whose gates, if any, a threshold placed, as the paper's."""
-    return points[points["gate_blocks"].isna() & points["max_seconds"].isna()]
+    return points[points[[name for name in WHICH_GATED if name != "d_th"]].isna().all(axis=1)]
 
 
 def table1(points: pd.DataFrame) -> pd.DataFrame:

@@ -32,7 +32,7 @@ MOST_OF_A_TEXT = 500
 LARGEST = 2.0**53
 """Beyond this not every whole number is one of floating point."""
 COUNTS = ("budget", "width", "image_size", "epochs", "seed", "gate_epochs", "gate_blocks", "kernel_size")
-NUMBERS = ("d_th", "max_seconds", "beta", "depth_price", "layer_price")
+NUMBERS = ("d_th", "gate_loss", "max_seconds", "beta", "depth_price", "layer_price")
 TEXTS = (
     *("dataset", "model", "mask_method", "granularity", "mask_start", "sensitivity", "weights", "link", "gamma", "gb_init"),
     *("ac_head", "ac_init", "ac_end", "pram", "exit"),

@@ -59,6 +59,7 @@ COLUMNS = (
     "weights",
     "d_th",
     "gate_blocks",
+    "gate_loss",
     "max_seconds",
     "link",
     "gamma",

@@ -16,6 +16,7 @@ from analysis.pareto import GROUP
 from analysis.protocols import CHEETAH, SideBySide
 from analysis.results import MEASURED_PI, WHICH
 from analysis.spending import STATES, Spending
+from raysp.methods.choices import WHICH_GATED
 from raysp.pi import MEANING, MeasuredFile
 from raysp.store.figures import COSTS
 
@@ -25,7 +26,7 @@ ALWAYS = ("budget", "d_th", "exit")
 """Columns of a table of models that are shown even if all agree."""
 WORST = ("worst_class_accuracy",)
 """What stands beside the accuracies, where it is known: a mean hides it."""
-OFF_COUNTS = ("d_th", "gate_blocks", "max_seconds", "ac_after")
+OFF_COUNTS = (*WHICH_GATED, "ac_after")
 """Columns in which nothing is a value like others."""
 OF_ALL = ("dataset", "selection", "model", "width", "image_size", "precision")
 """Columns that are about all-ReLU networks as much as about students."""
@@ -33,6 +34,7 @@ SHORT = {
     "mask_method": "mask",
     "image_size": "pixels",
     "gate_blocks": "gates",
+    "gate_loss": "gates lose",
     "max_seconds": "at most s",
     "gate_epochs": "ramp",
     "kernel_size": "kernel",

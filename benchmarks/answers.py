@@ -25,10 +25,11 @@ from analysis.pareto import DEFAULT_OBJECTIVES, hypervolume, pareto_front, refer
 from analysis.records import Runs
 from analysis.report import read_report
 from analysis.results import WHICH
+from raysp.methods.choices import WHICH_GATED
 from raysp.store.location import locate
 
 Rows = pd.DataFrame
-GATE = ("d_th", "gate_blocks", "max_seconds", "link", "gamma", "gate_epochs", "gb_init", "kernel_size")
+GATE = (*WHICH_GATED, "link", "gamma", "gate_epochs", "gb_init", "kernel_size")
 """Columns that say how blocks were gated; all differ from those of a model without gates."""
 AC = ("ac_after", "ac_head", "ac_init", "ac_end")
 RAMPS = ("gamma", "gate_epochs", "gb_init")
@@ -128,7 +129,7 @@ def gating(table: Rows) -> None:
     names = ["d_th", "gb_init", "gate_epochs", "kernel_size"]
     for way in sorted(table[linear][names].drop_duplicates().to_numpy().tolist()):
         on = linear & (table[names] == way).all(axis=1)
-        found = pairs(table, table[["d_th", "gate_blocks", "max_seconds"]].isna().all(axis=1), on, GATE)
+        found = pairs(table, table[list(WHICH_GATED)].isna().all(axis=1), on, GATE)
         final = found[found["exit"] == "final"]
         how = "d_th {:g}, {} start, {} epochs of linear ramp, kernel {}".format(*way)
         compared(f"2. Gated branching ({how}) against none; final classifier", final, ["mask_method", "budget"])

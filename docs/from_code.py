@@ -193,8 +193,8 @@ def files_table() -> str:
 
 
 def _gates_of(preset: "Preset") -> str:
-    if numbers := preset.axes.get("gate_blocks"):
-        return " ".join(f"{number} blocks" for number in numbers)
+    if losses := preset.axes.get("gate_loss"):
+        return " ".join(f"lose {nats:g}" for nats in losses)
     return "d_th " + " ".join("none" if d is None else f"{d:g}" for d in preset.axes["d_th"])
 
 

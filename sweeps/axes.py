@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
-from raysp.methods.choices import SHARING_METHODS, Choice, MaskMethod, OwnMaskMethod
+from raysp.methods.choices import SHARING_METHODS, WHICH_GATED, Choice, MaskMethod, OwnMaskMethod
 from raysp.planning.proposals import STOPPED_SEARCH
 from raysp.planning.weighing import OF_LINK
 from raysp.stages.chain import ChainBuilder
@@ -129,16 +129,14 @@ def axis_values(
         preset: what neither of them says.
         stages: the network's, by the node that each ends at; default placements of auxiliary classifiers are moved to stages
             that it has.
-        num_blocks: that can be gated; a preset may ask for more.
+        num_blocks: that can be gated; where there is none, what a preset says of gates is left out.
 
     Raises:
         ValueError: a placement that can't be read.
     """
     values: dict[str, tuple[Any, ...]] = dict(preset.axes) | dict(defaults)
-    if "d_th" in defaults or flags.d_th is not NOT_GIVEN:
-        values.pop("gate_blocks", None)
-    elif "gate_blocks" in values:
-        values["gate_blocks"] = tuple(dict.fromkeys(min(number, num_blocks) for number in values["gate_blocks"]))
+    if not num_blocks:
+        values.pop("gate_loss", None)
     # A network with fewer stages than the preset's has its classifier before its own last one; with a single stage it has none.
     moved = [tuple(sorted({min(stage, len(stages) - 1) for stage in placement} - {0})) for placement in values["ac_after"]]
     values["ac_after"] = tuple(dict.fromkeys(moved))
@@ -152,18 +150,11 @@ def axis_values(
         values.pop("gate_epochs", None)  # the preset's are of branches that start as its own do, and need no ramp
     if flags.budgets is not NOT_GIVEN:
         values["budget"] = tuple(map(read_budget, flags.budgets))
-    for flag in ("gate_blocks", "max_seconds"):
-        if getattr(flags, flag) is not NOT_GIVEN:
-            if flags.d_th not in (NOT_GIVEN, ("none",)) or defaults.get("d_th", (None,)) != (None,):
-                raise ValueError(
-                    f"--{flag.replace('_', '-')} with thresholds (--d-th, or this sweep's own); expected one of them: each says "
-                    "which blocks are gated"
-                )
-            values["d_th"] = (None,)
+    if (way := _way_to_gate(flags, defaults)) is not None:
+        for other in WHICH_GATED:
+            if other != way:
+                values.pop(other, None)
     if flags.max_seconds is not NOT_GIVEN:
-        if flags.gate_blocks is not NOT_GIVEN:
-            raise ValueError("--max-seconds with --gate-blocks; expected one of them: each says which blocks are gated")
-        values.pop("gate_blocks", None)
         values["max_seconds"] = tuple(map(read_seconds, flags.max_seconds))
     elif flags.link is not NOT_GIVEN:
         if OF_LINK not in flags.run.costs:
@@ -173,6 +164,19 @@ def axis_values(
     values["d_th"] = tuple(None if d == "none" else d for d in values.get("d_th", (None,)))
     values["ac_after"] = tuple(read_placement(a, stages) if isinstance(a, str) else a for a in values["ac_after"])
     return values
+
+
+def _way_to_gate(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> str | None:
+    """The field that says which blocks are gated, if a flag or the sweep's own values say so. Raises ValueError."""
+    given = [name for name in reversed(WHICH_GATED) if getattr(flags, name) is not NOT_GIVEN]
+    if flags.d_th == ("none",) and len(given) > 1:
+        given.remove("d_th")
+    elif "d_th" not in given and (defaults.get("d_th", (None,)) != (None,) or ("d_th" in defaults and not given)):
+        given.append("d_th")
+    if len(given) > 1:
+        said = [f"--{name.replace('_', '-')}" if name != "d_th" else "thresholds (--d-th, or this sweep's own)" for name in given]
+        raise ValueError(f"{' with '.join(said)}; expected one of them: each says which blocks are gated")
+    return given[0] if given else None
 
 
 def read_placement(text: str, stages: Sequence[str]) -> tuple[int, ...]:

@@ -179,8 +179,11 @@ class SweepFlags:
     none."""
     gate_blocks: Annotated[tuple[int, ...], _several("NUMBER")] = NOT_GIVEN
     """Instead of a threshold: gate so many blocks, those that would lose least by a measurement without training; 0: none."""
+    gate_loss: Annotated[tuple[float, ...], _several_or_none("NATS")] = NOT_GIVEN
+    """Or: by the same measurement gate as many, those that lose least first, as lose at most so much in all: by so many nats (KL
+    divergence) may the network's predictions move."""
     max_seconds: Annotated[tuple[str, ...], _several_or_none("SECONDS")] = NOT_GIVEN
-    """Instead of both: gate those blocks that lose least, as many as it takes until private inference of one image, at the final
+    """Or: gate those blocks that lose least, as many as it takes until private inference of one image, at the final
     exit, is predicted to take at most so long. Where no choice does, all that help are gated."""
     link: Annotated[tuple[str, ...], _several_or_none("lan|wan|BANDWIDTH,ROUND_TRIP")] = NOT_GIVEN
     """With --max-seconds, or --costs pred_link_s: the network between the parties, such as 100mbit,20ms (kbit, mbit, gbit; us,
@@ -212,8 +215,8 @@ class SweepFlags:
     trials: Annotated[int | None, arg(metavar="NUMBER", help_behavior_hint="")] = None
     """Configurations of a search other than `grid`, those of earlier runs of it counted."""
     between: Annotated[
-        tuple[Literal["budgets", "d-th", "max-seconds", "beta"], ...],
-        arg(metavar="budgets|d-th|max-seconds|beta ...", help_behavior_hint=""),
+        tuple[Literal["budgets", "d-th", "gate-loss", "max-seconds", "beta"], ...],
+        arg(metavar="budgets|d-th|gate-loss|max-seconds|beta ...", help_behavior_hint=""),
     ] = NOT_GIVEN
     """In a search: flags of which every value from the lowest given one to the highest may be tried."""
     run: RunFlags

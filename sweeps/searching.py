@@ -16,7 +16,7 @@ from raysp.stages.chain import ChainBuilder
 from raysp.stages.predictable import largest
 from raysp.store.stage import Stage
 
-FIELD_OF = {"budgets": "budget", "d-th": "d_th", "max-seconds": "max_seconds", "beta": "beta"}
+FIELD_OF = {"budgets": "budget", "d-th": "d_th", "gate-loss": "gate_loss", "max-seconds": "max_seconds", "beta": "beta"}
 """Fields of `Choice` by the names that `--between` takes."""
 
 MOST_TRIALS = 100_000

@@ -15,6 +15,7 @@ from analysis.objectives import OBJECTIVES
 from analysis.pareto import DEFAULT_OBJECTIVES, front_of_each_group
 from analysis.report import Report
 from analysis.tables import differing, number
+from raysp.methods.choices import WHICH_GATED
 from raysp.planning.plan import Outcome, Plan
 from raysp.stages.finetune import FinetuneConfig
 from raysp.stages.time_limit import TimeLimit
@@ -30,9 +31,6 @@ PREDICTED_COSTS = ("pred_time_s", "pred_bytes", "pred_round_trips")
 
 MOST_MISSES = 12
 """Models that miss their limits, each named in a line."""
-
-GATES = ("d_th", "gate_blocks", "max_seconds")
-"""Columns that say which blocks were gated."""
 
 MOST_OF_THE_FRONT = 12
 """Rows of the front in the live table."""
@@ -53,6 +51,7 @@ SHOWN = {
     "weights": "weights",
     "d_th": "d_th",
     "gate_blocks": "gates",
+    "gate_loss": "gates lose",
     "max_seconds": "at most s",
     "link": "over",
     "gamma": "gamma",
@@ -135,7 +134,7 @@ def front_so_far(rows: Sequence[dict[str, Any]]) -> Table:
     """The front of these rows, as far as a terminal has room: every model by itself, seeds too."""
     table = Table("front so far", "exit", "budget", "gates", "ReLUs", "MACs", "depth", "val %", box=None, pad_edge=False)
     known = pd.DataFrame(rows).reindex(
-        columns=["dataset", "selection", "mask_method", "exit", "budget", *GATES, *DEFAULT_OBJECTIVES]
+        columns=["dataset", "selection", "mask_method", "exit", "budget", *WHICH_GATED, *DEFAULT_OBJECTIVES]
     )
     front = front_of_each_group(known).sort_values(["dataset", "relus"], kind="stable")
     for row in front.head(MOST_OF_THE_FRONT).to_dict("records"):
@@ -143,6 +142,7 @@ def front_so_far(rows: Sequence[dict[str, Any]]) -> Table:
         budget = "-" if pd.isna(row["budget"]) else f"{row['budget']:.0f}"
         gates = "-" if pd.isna(row["d_th"]) else f"d_th {row['d_th']:g}"
         gates = gates if pd.isna(row["gate_blocks"]) else f"{row['gate_blocks']:g}"
+        gates = gates if pd.isna(row["gate_loss"]) else f"lose {row['gate_loss']:g}"
         gates = gates if pd.isna(row["max_seconds"]) else f"<= {row['max_seconds']:g} s"
         costs = (f"{row['relus']:.0f}", number(OBJECTIVES["macs"], row["macs"]), f"{row['depth']:.0f}")
         table.add_row(escape(str(row["dataset"])), exit_name, budget, gates, *costs, f"{row['val_accuracy']:.2f}")

@@ -36,7 +36,7 @@ const KINDS = [
 const kind = (row) => (row[at.mask_method] === "none" ? "baseline" : row[at.exit] === "final" ? "final" : "ac");
 
 function hover(row) {
-  const said = ["model", "width", "mask_method", "budget", "d_th", "gate_blocks", "max_seconds", "link", "gamma", "ac_after", "exit"]
+  const said = ["model", "width", "mask_method", "budget", "d_th", "gate_blocks", "gate_loss", "max_seconds", "link", "gamma", "ac_after", "exit"]
     .filter((name) => row[at[name]] !== null && row[at[name]] !== undefined)
     .map((name) => `${name} ${escape(short(row[at[name]]))}`);
   const told = ["est_delphi_online_wan_s", "pred_wan_s", "pred_link_s", "pred_bytes"];

@@ -34,6 +34,8 @@ AcEnd = Literal["trained", "fit"]
 """What an auxiliary classifier is in the end: as it was trained, or fitted anew to the network that it was trained with."""
 Pram = Literal["attention", "eq2"]
 """Form of the post-ReLU activation mismatch loss."""
+WHICH_GATED = ("d_th", "gate_blocks", "gate_loss", "max_seconds")
+"""Fields of `Choice`, and columns of results.csv, of which one at most says which blocks are gated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +58,13 @@ class Choice:
     layer_price: float = 0.0
     """How readily it empties layers, wherever they are."""
     d_th: float | None = None
-    """None gates no block, but for `gate_blocks` and `max_seconds`."""
+    """None gates no block, but for what follows."""
     gate_blocks: int | None = None
     """Instead of a threshold: so many blocks are gated, those that lose least; 0 gates none."""
+    gate_loss: float | None = None
+    """Or: as many are gated, those that lose least first, as lose at most so many nats in all."""
     max_seconds: float | None = None
-    """Instead of both: those blocks are gated that lose least and let the final exit take at most so many predicted seconds."""
+    """Or: those blocks are gated that lose least and let the final exit take at most so many predicted seconds."""
     link: str | None = None
     """Over which link, as `raysp.latency.links` reads it; None has both parties on one machine."""
     gamma: GammaSchedule = "linear"
@@ -77,6 +81,11 @@ class Choice:
     beta: float | None = None
     """None takes the preset's."""
     seed: int = 0
+
+    @property
+    def gates_by_loss(self) -> bool:
+        """Whether what blocks would lose decides which are gated."""
+        return bool(self.gate_blocks) or self.gate_loss is not None or self.max_seconds is not None
 
 
 @dataclass(frozen=True, kw_only=True)

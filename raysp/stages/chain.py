@@ -220,6 +220,9 @@ class ChainBuilder:
                 for stage in choice.ac_after:
                     network.add_exit(stage, choice.ac_head)  # refuses what doesn't fit
             self._placements.add((choice.ac_after, choice.ac_head))
+        for name in ("gate_loss", "max_seconds"):
+            if getattr(choice, name) is not None and not self.network.chains:
+                raise ValueError(f"{name} with {self.network.name}, which has no block that can be gated; expected none")
         mask, weights = self.mask(choice), self._weights(choice)
         rewound = weights == "rewind"
         recipe = self._recipes["rewind" if rewound else "finetune"]
@@ -235,6 +238,7 @@ class ChainBuilder:
             recipe=recipe,
             d_th=choice.d_th,
             gate_blocks=choice.gate_blocks or None,
+            gate_loss=choice.gate_loss,
             time_limit=None if choice.max_seconds is None else self._limit(choice, choice.max_seconds),
             # Linear and cosine agree at 0, 1/2 and 1, which is all that a ramp of two epochs or less passes through.
             gamma=choice.gamma if gate_epochs > 2 else "linear",
@@ -252,7 +256,7 @@ class ChainBuilder:
             budget=self.budget(choice) if mask.name == "ranking" else None,
         )
         gating = None
-        if choice.gate_blocks or choice.max_seconds is not None:
+        if choice.gates_by_loss:
             gating = self._gating(config, mask, choice.seed)
         elif choice.d_th is None:
             config = without_gates(config)
@@ -270,9 +274,7 @@ class ChainBuilder:
         return self._gatings.setdefault(stage.key, stage)
 
     def _limit(self, choice: Choice, max_seconds: float) -> TimeLimit:
-        """The limit of seconds of a configuration. Raises ValueError where it can't be gated, or predicted."""
-        if not self.network.chains:
-            raise ValueError(f"max_seconds with {self.network.name}, which has no block that can be gated; expected none")
+        """The limit of seconds of a configuration. Raises ValueError where it can't be predicted."""
         limit = time_limit(max_seconds, choice.link, self._calibrations or packaged())
         gated_costs(self._experiment(0), choice.kernel_size, limit.calibration)
         return limit

@@ -21,7 +21,7 @@ from raysp.models.costs import count_costs
 from raysp.models.exits import FINAL
 from raysp.models.network import Network
 from raysp.stages.experiment import Experiment, exit_rows
-from raysp.stages.gates import gated_by_loss, inner_densities
+from raysp.stages.gates import gated_by_loss, inner_densities, number_within
 from raysp.stages.student import (
     grow_shallow_branches,
     measure_body,
@@ -59,6 +59,8 @@ class FinetuneConfig(Config):
     """Blocks whose inner ReLU keeps at most this share of its positions are gated, in [0, 1]; None gates none."""
     gate_blocks: int | None = added(None)
     """Instead of a threshold: so many blocks are gated, at least 1, those that would lose least (ours)."""
+    gate_loss: float | None = added(None)
+    """Or: as many are gated, those that would lose least first, as would lose at most so many nats in all, at least 0 (ours)."""
     gamma: GammaSchedule = "linear"
     """How γ grows from 0 to 1."""
     gate_epochs: int = 90
@@ -88,18 +90,20 @@ class FinetuneConfig(Config):
     ac_end: AcEnd = added("trained")
     """Whether auxiliary classifiers stay as they were trained, or are fitted anew behind the body of the chosen epoch (ours)."""
     time_limit: TimeLimit | None = added(None)
-    """Instead of a threshold: those blocks are gated that lose least and let the final exit meet this limit (ours)."""
+    """Or: those blocks are gated that lose least and let the final exit meet this limit (ours)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.expect(d_th=(self.d_th is None or 0 <= self.d_th <= 1, "a share from 0 to 1, or none"))
-        if self.gate_blocks is not None and (self.d_th is not None or self.gate_blocks < 1):
-            raise ValueError(f"gate_blocks is {self.gate_blocks} with d_th {self.d_th}; expected at least 1, and no d_th")
-        if self.time_limit is not None and (self.d_th is not None or self.gate_blocks is not None):
-            raise ValueError(
-                f"{self.time_limit} with d_th {self.d_th} and gate_blocks {self.gate_blocks}; expected one of them: each says "
-                "which blocks are gated"
+        self.expect(
+            d_th=(self.d_th is None or 0 <= self.d_th <= 1, "a share from 0 to 1, or none"),
+            gate_blocks=(self.gate_blocks is None or self.gate_blocks >= 1, "at least 1"),
+            gate_loss=(self.gate_loss is None or self.gate_loss >= 0, "at least 0 nats"),
+        )
+        if len(asked := self.which_gated()) > 1:
+            said = " and ".join(
+                f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in asked.items()
             )
+            raise ValueError(f"{said}; expected one of them: each says which blocks are gated")
         check_gate_epochs(self.gate_epochs, self.recipe.epochs)
         self.expect(
             ac_after=(list(self.ac_after) == sorted(set(self.ac_after)), "rising stages, each once"),
@@ -108,6 +112,11 @@ class FinetuneConfig(Config):
             rho=(self.rho > 0, "a temperature above 0"),
             budget=(self.budget is None or self.budget >= 1, "at least 1 ReLU"),
         )
+
+    def which_gated(self) -> dict[str, Any]:
+        """What says which blocks are gated, by the field; empty where nothing does."""
+        names = ("d_th", "gate_blocks", "gate_loss", "time_limit")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 def check_gate_epochs(gate_epochs: int, epochs: int) -> None:
@@ -121,7 +130,8 @@ def check_gate_epochs(gate_epochs: int, epochs: int) -> None:
 
 def without_gates(config: FinetuneConfig) -> FinetuneConfig:
     """The configuration that gates no block, with the default for all that belongs to gates."""
-    return replace(config, d_th=None, gamma="linear", gate_epochs=0, gb_init="random", kernel_size=3)
+    nothing: dict[str, Any] = dict.fromkeys(config.which_gated())
+    return replace(config, gamma="linear", gate_epochs=0, gb_init="random", kernel_size=3, **nothing)
 
 
 def canonical(config: FinetuneConfig, parents: Mapping[str, Parent]) -> FinetuneConfig:
@@ -130,6 +140,9 @@ def canonical(config: FinetuneConfig, parents: Mapping[str, Parent]) -> Finetune
     """
     if config.time_limit is not None:
         return _within_limit(config, config.time_limit, parents)
+    if config.gate_loss is not None:
+        number = number_within(parents, config.gate_loss)
+        return replace(config, gate_loss=None, gate_blocks=number) if number else without_gates(config)
     if config.d_th is None:
         return config
     gated = [density for density in inner_densities(config.experiment, parents, config.budget) if density <= config.d_th]
@@ -140,7 +153,7 @@ def _within_limit(config: FinetuneConfig, limit: TimeLimit, parents: Mapping[str
     """Limits over different links keep their own, unless they gate the blocks that a number of them would."""
     found = gated_in_time(limit, config.experiment, parents, config.budget)
     if not found.blocks:
-        return without_gates(replace(config, time_limit=None))
+        return without_gates(config)
     if list(found.blocks) == gated_by_loss(parents, len(found.blocks)):
         return replace(config, time_limit=None, gate_blocks=len(found.blocks))
     lowest = replace(limit, max_seconds=found.seconds)
@@ -151,11 +164,10 @@ def _within_limit(config: FinetuneConfig, limit: TimeLimit, parents: Mapping[str
 
 def gate_columns(config: FinetuneConfig) -> dict[str, Any]:
     """The columns of results.csv that say what was asked for of gates; all None where none were."""
-    names = ("d_th", "gate_blocks", "gamma", "gate_epochs", "gb_init", "kernel_size")
+    names = ("d_th", "gate_blocks", "gate_loss", "gamma", "gate_epochs", "gb_init", "kernel_size")
     limit = config.time_limit
-    asked = config.d_th is not None or config.gate_blocks is not None or limit is not None
     of_limit = {"max_seconds": limit and limit.max_seconds, "link": limit and limit.link}
-    return {name: getattr(config, name) if asked else None for name in names} | of_limit
+    return {name: getattr(config, name) if config.which_gated() else None for name in names} | of_limit
 
 
 def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage, gating: Stage | None = None) -> Stage:
@@ -165,21 +177,24 @@ def finetune_stage(config: FinetuneConfig, *, baseline: Stage, mask: Stage, gati
         config: what it depends on.
         baseline: the AR teacher.
         mask: a mask stage, or a ranking, which takes its budget from the configuration.
-        gating: what blocks would lose, where a number of them is gated, or as many as a limit of seconds takes.
+        gating: what blocks would lose, where that decides which are gated.
 
     Raises:
         ValueError: a budget for a mask that has its own, or none for a ranking; or likewise for gating.
     """
     if (mask.name == "ranking") != (config.budget is not None):
         raise ValueError(f"budget is {config.budget} with a {mask.name}; expected a budget with a ranking, and with it alone")
-    if (gating is None) != (config.gate_blocks is None and config.time_limit is None):
+    by_loss = config.which_gated().keys() - {"d_th"}
+    if bool(gating) != bool(by_loss):
         raise ValueError(
-            f"gate_blocks is {config.gate_blocks}, the limit {config.time_limit}, gating {gating}; expected it with one of them"
+            f"gating is {gating} with {', '.join(by_loss) or 'no choice by loss'}; expected it with one, and no other"
         )
     parents = {"baseline": baseline, mask.name: mask} | ({"gating": gating} if gating else {})
     ramp = f"{config.gamma} over {config.gate_epochs}"
     if config.gate_blocks is not None:
         said = [f"{config.gate_blocks} blocks gated", ramp]
+    elif config.gate_loss is not None:
+        said = [f"gates lose at most {config.gate_loss:g}", ramp]
     elif config.time_limit is not None:
         said = [str(config.time_limit), ramp]
     else:
@@ -220,9 +235,7 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
         metrics["layers"] = [
             {"layer": l.name, "kept": l.relu.kept, "size": l.relu.size, "eta_alpha": None} for l in student.relu_layers()
         ]
-    chosen = None if config.gate_blocks is None else gated_by_loss(context.parents, config.gate_blocks)
-    if config.time_limit is not None:
-        chosen = list(gated_in_time(config.time_limit, experiment, context.parents, config.budget).blocks)
+    chosen = _chosen_blocks(config, context.parents)
     if chosen is not None and config.budget is not None:
         inner = experiment.inner_relus()
         share_out_rest(student, context.parents["ranking"], config.budget, {inner[block] for block in chosen})
@@ -271,6 +284,14 @@ def run(config: FinetuneConfig, context: Context) -> StageResult:
     metrics["best_epoch"] = trained.best_epoch
     metrics["costs"] = {name: of_exit.by_layer() for name, of_exit in costs.items()}
     return StageResult(metrics=metrics, history=trained.history, rows=rows)
+
+
+def _chosen_blocks(config: FinetuneConfig, parents: Mapping[str, Parent]) -> list[str] | None:
+    """The blocks that are gated, where what they would lose decides; else None."""
+    if config.time_limit is not None:
+        return list(gated_in_time(config.time_limit, config.experiment, parents, config.budget).blocks)
+    number = config.gate_blocks if config.gate_loss is None else number_within(parents, config.gate_loss)
+    return None if number is None else gated_by_loss(parents, number)
 
 
 class FinetuneTask(TaughtTask):

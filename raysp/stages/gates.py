@@ -1,11 +1,12 @@
 """Which blocks of a student are gated, read from its finished parents before it is built.
 
-Owns two rules: by how dense the ReLU layers are that lie inside blocks (the paper's d_th), or by what each block would lose
-(`raysp.stages.gating`). Refuses to build gates (`raysp.stages.student`). Contract: the densities are those that the student's own
-layers will have.
+Owns the rules: by how dense the ReLU layers are that lie inside blocks (the paper's d_th), or by what each block would lose
+(`raysp.stages.gating`), a number of blocks or as many as lose no more than a limit in all. Refuses to build gates
+(`raysp.stages.student`). Contract: the densities are those that the student's own layers will have.
 """
 
 from collections.abc import Callable, Hashable, Mapping
+from itertools import accumulate
 from typing import Generic, TypeVar
 
 from raysp.engine.context import Parent
@@ -41,6 +42,19 @@ _ranked = Remembered[str, RankedLayers](16)
 """By the ranking's key: they are read from its weights, and sorted."""
 _densities = Remembered[tuple[str, int], list[float]](1024)
 """By the ranking's key and the budget."""
+
+
+def number_within(parents: Mapping[str, Parent], most: float) -> int:
+    """How many blocks lose at most so much in all, those that lose least first.
+
+    What several lose is taken for the sum of what each loses alone, as in `raysp.methods.gates_in_time`.
+
+    Args:
+        parents: of a fine-tuning, by role; one is "gating".
+        most: nats.
+    """
+    losses = sorted(block["divergence"] for block in parents["gating"].record["metrics"]["blocks"])
+    return sum(total <= most for total in accumulate(losses))
 
 
 def gated_by_loss(parents: Mapping[str, Parent], number: int) -> list[str]:

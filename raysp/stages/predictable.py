@@ -39,7 +39,7 @@ def check_predicted(network: Network, weighing: Weighing, choices: Iterable[Choi
     if not weighing.predicts:
         return
     largest(network, weighing)
-    gated = [c for c in choices if c.d_th is not None or c.gate_blocks or c.max_seconds is not None]
+    gated = [c for c in choices if c.d_th is not None or c.gates_by_loss]
     for kernel_size in {c.kernel_size for c in gated}:
         _weigh(network, weighing, kernel_size=kernel_size)
     for placement, head in {(c.ac_after, c.ac_head) for c in choices if c.ac_after}:

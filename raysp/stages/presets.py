@@ -80,7 +80,7 @@ def _adam(epochs: int, batch_size: int = 128) -> Recipe:
 
 _OURS: Mapping[str, tuple[Any, ...]] = {
     "mask_method": ("taylor",),
-    "gate_blocks": (3,),
+    "gate_loss": (0.25,),
     "gb_init": ("least-squares",),
     "gate_epochs": (0,),
     "ac_after": ((3,),),
@@ -102,7 +102,7 @@ _QUICK = Preset(
     finetune=_short(16, lr=0.02, batch_size=64),
     ranking=_short(12, batch_size=64),
     frozen=_short(12, batch_size=64),
-    rewind=_short(16, batch_size=64),
+    rewind=replace(_short(16, batch_size=64), max_gradient=1.0),  # without, some of the many-gated are lost
     rewind_kl_weight=0.5,
     rewind_beta=0.0,
     gate_epochs=6,

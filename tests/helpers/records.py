@@ -15,7 +15,7 @@ CHOICES = {
     "precision": "fp32",
     "mask_method": "senet", "granularity": "pixel", "mask_start": "teacher", "depth_price": None, "layer_price": None,
     "sensitivity": "density 0.1",
-    "budget": 100, "weights": "continue", "d_th": None, "gate_blocks": None, "max_seconds": None, "link": None,
+    "budget": 100, "weights": "continue", "d_th": None, "gate_blocks": None, "gate_loss": None, "max_seconds": None, "link": None,
     "gamma": None, "gate_epochs": None, "gb_init": None, "kernel_size": None,
     "ac_after": None, "ac_head": None, "ac_init": None, "ac_end": None, "pram": "attention", "beta": 10.0, "exit": "final",
 }  # fmt: skip

@@ -154,8 +154,38 @@ def test_gates_by_number_come_from_a_stage_of_their_own_that_all_numbers_share()
         build.chain(Choice(budget=0.2, gate_blocks=9))
     with pytest.raises(ValueError, match="gate_blocks is -1"):
         build.chain(Choice(budget=0.2, gate_blocks=-1))
-    with pytest.raises(ValueError, match=r"gate_blocks is 2 with d_th 0\.1"):
+    with pytest.raises(ValueError, match=r"d_th 0\.1 and gate_blocks 2; expected one of them"):
         build.chain(Choice(budget=0.2, gate_blocks=2, d_th=0.1))
+    with pytest.raises(ValueError, match=r"gate_loss is -0\.1; expected at least 0 nats"):
+        build.chain(Choice(budget=0.2, gate_loss=-0.1))
+    with pytest.raises(ValueError, match=r"gate_blocks 2 and gate_loss 0\.5; expected one of them"):
+        build.chain(Choice(budget=0.2, gate_blocks=2, gate_loss=0.5))
+
+
+def test_as_many_blocks_are_gated_as_lose_no_more_than_asked_and_are_trained_once_with_their_number(tmp_path):
+    build = builder()
+
+    def leaf(**more):
+        return build.chain(Choice(budget=0.2, mask_method="taylor", gb_init="least-squares", gate_epochs=0, **more))
+
+    asked = [leaf(gate_blocks=2)]
+    run([asked[0].parents["gating"]], tmp_path)
+    store = Store(root=tmp_path)
+    parents = read_parents(asked[0], store)
+    losses = sorted(block["divergence"] for block in parents["gating"].record["metrics"]["blocks"])
+    two, three = sum(losses[:2]), sum(losses[:3])
+    assert 0 < two < three
+    asked += [leaf(gate_loss=most) for most in (two, (two + three) / 2, losses[0] / 2)]
+    assert len({stage.parents["gating"].key for stage in asked}) == 1
+    assert [gates.number_within(parents, most) for most in (0.0, two, three, 1e9)] == [0, 2, 3, 8]
+    assert run(asked, tmp_path).ok
+    records = [store.read(stage) for stage in asked]
+    assert [len(record["metrics"]["gated_blocks"]) for record in records] == [2, 2, 2, 0]
+    assert sum(SAME_AS in record["metrics"] for record in records) == 2
+    assert [record["rows"][0]["gate_loss"] for record in records] == [None, two, (two + three) / 2, losses[0] / 2]
+    assert [record["rows"][0]["gate_blocks"] for record in records] == [2, None, None, None]
+    plain = build.chain(Choice(budget=0.2, mask_method="taylor"))
+    assert canonical(asked[3].config, parents) == plain.config, "what gates nothing is what has no gates"
 
 
 @pytest.mark.parametrize(("method", "weights"), [("taylor", None), ("senet", "continue")])

@@ -61,8 +61,8 @@ def test_other_calibrations_make_another_stage_and_a_machine_that_has_others_ref
         ({"max_seconds": 0}, "max_seconds is 0; expected seconds above 0"),
         ({"max_seconds": -1}, "max_seconds is -1"),
         ({"max_seconds": 20, "link": "fast"}, "link 'fast'; expected lan, wan, or a bandwidth"),
-        ({"max_seconds": 20, "gate_blocks": 3}, "at most 20 s over wan with d_th None and gate_blocks 3; expected one of them"),
-        ({"max_seconds": 20, "d_th": 0.1}, r"d_th 0\.1 and gate_blocks None; expected one of them"),
+        ({"max_seconds": 20, "gate_blocks": 3}, "gate_blocks 3 and time_limit at most 20 s over wan; expected one of them"),
+        ({"max_seconds": 20, "d_th": 0.1}, r"d_th 0\.1 and time_limit at most 20 s over wan; expected one of them"),
     ],
 )
 def test_what_no_limit_can_be_is_refused(choices, message):

@@ -49,6 +49,15 @@ from sweeps.cli import sweep as sweep_script
         (["--gate-blocks", "-1"], "gate_blocks is -1"),
         (["--gate-blocks", "9"], "gate_blocks 9; expected 0 to 8, the blocks of resnet18"),
         (["--gate-blocks", "3", "--d-th", "0.1"], "--gate-blocks with thresholds"),
+        (["--gate-loss=-1"], "gate_loss is -1; expected at least 0 nats"),
+        (["--gate-loss", "nan"], "gate_loss is nan"),
+        (["--gate-loss"], "--gate-loss has no value"),
+        (["--gate-loss", "0.1", "--gate-blocks", "3"], "--gate-loss with --gate-blocks; expected one of them"),
+        (["--gate-loss", "0.1", "--d-th", "0.1"], "--gate-loss with thresholds"),
+        (
+            ["--gate-loss", "0.1", "--model", "vgg16", "--image-size", "16"],
+            "gate_loss with vgg16, which has no block that can be gated",
+        ),
         (["--max-seconds", "20", "--d-th", "0.1"], "--max-seconds with thresholds"),
         (["--max-seconds", "20", "--gate-blocks", "3"], "--max-seconds with --gate-blocks; expected one of them"),
         (["--max-seconds=-1"], "--max-seconds '-1'; expected seconds above 0, such as 20"),
@@ -256,7 +265,7 @@ def test_a_network_of_the_paper_is_tried_at_its_full_size_and_without_data(tmp_p
 
 def test_what_one_sweep_has_trained_another_finds(tmp_path):
     assert sweep(*TINY, "--inline", cwd=tmp_path).returncode == 0
-    again = sweep(*TINY, "--inline", "--ac-after", "3", "--gate-blocks", "3", cwd=tmp_path, script="ac_sweep")
+    again = sweep(*TINY, "--inline", "--ac-after", "3", "--gate-loss", "0.25", cwd=tmp_path, script="ac_sweep")
     assert again.returncode == 0
     assert again.stdout.count("found    ") == 4
     assert "all-ReLU" in again.stdout

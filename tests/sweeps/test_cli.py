@@ -54,10 +54,6 @@ from sweeps.cli import sweep as sweep_script
         (["--gate-loss"], "--gate-loss has no value"),
         (["--gate-loss", "0.1", "--gate-blocks", "3"], "--gate-loss with --gate-blocks; expected one of them"),
         (["--gate-loss", "0.1", "--d-th", "0.1"], "--gate-loss with thresholds"),
-        (
-            ["--gate-loss", "0.1", "--model", "vgg16", "--image-size", "16"],
-            "gate_loss with vgg16, which has no block that can be gated",
-        ),
         (["--max-seconds", "20", "--d-th", "0.1"], "--max-seconds with thresholds"),
         (["--max-seconds", "20", "--gate-blocks", "3"], "--max-seconds with --gate-blocks; expected one of them"),
         (["--max-seconds=-1"], "--max-seconds '-1'; expected seconds above 0, such as 20"),

@@ -70,11 +70,15 @@ def full_disk(scratch: Path, undisturbed: Path) -> str:
 def cut_checkpoint(scratch: Path, undisturbed: Path) -> str:
     """A checkpoint is cut in half: it is named, set aside, and its stage starts anew."""
     storage = half_done(scratch / "cut", undisturbed)
+
+    def needed() -> list[Path]:  # a stage that is given up later is not trained again for a checkpoint that nobody wants
+        return [c for c in checkpoints(storage) if (undisturbed / "stages" / c.parent.name / "record.json").exists()]
+
     driver = begin(storage, "--inline")
-    wait_until(lambda: checkpoints(storage), "a checkpoint")
+    wait_until(needed, "a checkpoint of a stage that is to be finished")
     driver.kill()
     driver.wait()
-    found = min(checkpoints(storage))
+    found = min(needed())
     os.truncate(found, found.stat().st_size // 2)
     printed = finish(storage, "--inline")
     check(f"set aside as {found.name}.damaged-1" in printed, f"nothing is said of the damage:\n{printed}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from raysp.methods.choices import SHARING_METHODS, WHICH_GATED, Choice, MaskMethod, OwnMaskMethod
+from raysp.models.network import Network
 from raysp.planning.proposals import STOPPED_SEARCH
 from raysp.planning.weighing import OF_LINK
 from raysp.stages.chain import ChainBuilder
@@ -56,7 +57,7 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
     )
     network = builder.network
     values = axis_values(flags, defaults, preset, network.origin.points, len(network.chains))
-    notes = []
+    notes = _lacking(network, flags, dict(preset.axes) | dict(defaults), values)
     if "max_seconds" in values:
         pairs = product(values["max_seconds"], values.get("link", (None,)))
         limits = "; ".join(str(time_limit(most, link, weighing.by)) for most, link in pairs)
@@ -98,6 +99,26 @@ def work_of(flags: SweepFlags, defaults: Mapping[str, tuple[Any, ...]]) -> Work:
         given=builder.given(values["seed"]),
         weighing=weighing,
     )
+
+
+def _lacking(
+    network: Network, flags: SweepFlags, usual: Mapping[str, tuple[Any, ...]], values: Mapping[str, tuple[Any, ...]]
+) -> list[str]:
+    """What is said of a network that lacks what a preset or a sweep asks for by itself."""
+    said = []
+    if "gate_loss" in usual and not network.chains and _way_to_gate(flags, usual) is None:
+        said.append(f"{network.name} has no block that could be gated, so none is")
+    if flags.ac_after is NOT_GIVEN and values["ac_after"] != usual["ac_after"]:
+        places, asked = (
+            " and ".join("+".join(map(str, placement)) or "none" for placement in placements)
+            for placements in (values["ac_after"], usual["ac_after"])
+        )
+        stages = len(network.origin.points)
+        said.append(
+            f"{network.name} has {stages} stage{'s' * (stages != 1)}: auxiliary classifiers stand after {places}, where usually "
+            f"after {asked}"
+        )
+    return said
 
 
 def _refuse_idle(flags: SweepFlags, methods: set[MaskMethod]) -> None:

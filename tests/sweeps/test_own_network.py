@@ -16,8 +16,11 @@ from waiting import wait_for
 
 from raysp import load_model
 from raysp.models.costs import count_costs
+from sweeps.axes import work_of
+from sweeps.flags import RunFlags, SweepFlags
 
 FLAGS = ["--model", "small:build", "--budgets", "0.2", "0.5", "--d-th", "0.6", "--epochs-scale", "0.1", "--gpus-per-stage", "0"]
+BARE = "nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 10)"
 BASELINE = ["baseline", "1", "0", "1", "0"]
 """Of a plan: one, not found, to train, no epochs."""
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
@@ -126,3 +129,21 @@ def test_slips_are_refused_before_anything_is_trained(arguments, message, here, 
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "given", "said"),
+    [
+        (BARE, {}, ["no block that could be gated", "has 1 stage:"]),
+        (BARE, {"gate_blocks": (0,), "ac_after": ("none",)}, []),
+        (None, {}, []),
+    ],
+)
+def test_what_a_preset_asks_for_and_a_network_lacks_is_said(body, given, said, here, monkeypatch):
+    (here / "bare.py").write_text(f"from torch import nn\ndef build(num_classes):\n    return nn.Sequential({body})\n")
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [str(here), *sys.path])
+    notes = work_of(SweepFlags(model=body and "bare:build", run=RunFlags(), **given), {}).notes
+    sys.modules.pop("bare", None)
+    assert len(notes) == len(said)
+    assert all(text in note for text, note in zip(said, notes, strict=True)), notes

@@ -143,7 +143,7 @@ def exits(table: Rows) -> None:
         compared(
             f"3. Output at {name} against the same network's final classifier",
             found,
-            ["mask_method", *AC[1:], "d_th", "gate_blocks", "budget"],
+            ["mask_method", *AC[1:], *WHICH_GATED, "budget"],
         )
     joint = table["ac_after"] == "2+3"
     for alone, name in (("2", "ac2"), ("3", "ac3")):
@@ -160,7 +160,7 @@ def recipes(table: Rows) -> None:
     found = pairs(table, table["gamma"] == "linear", table["gamma"] == "cosine", ["gamma"])
     compared("4. Cosine growth against linear", found, ["budget", "exit"])
     found = pairs(table, table["gb_init"] == "random", table["gb_init"] == "least-squares", RAMPS)
-    compared("4. Least-squares start against a random one", found, ["d_th", "gate_blocks", "exit"])
+    compared("4. Least-squares start against a random one", found, [*WHICH_GATED, "exit"])
     for other in ("random", "counterfactual", "snl"):
         found = pairs(
             table, table["mask_method"] == "senet", table["mask_method"] == other, ["mask_method", "sensitivity", "mask_start"]

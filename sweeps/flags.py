@@ -177,9 +177,9 @@ class SweepFlags:
     d_th: Annotated[tuple[float | Nothing, ...], _several("SHARE|none")] = NOT_GIVEN
     """Gated branching's threshold, the paper's: blocks whose inner ReLU keeps at most this share (0 to 1) become shallow; `none`:
     none."""
-    gate_blocks: Annotated[tuple[int, ...], _several("NUMBER")] = NOT_GIVEN
+    gate_blocks: Annotated[tuple[int, ...], _several_or_none("NUMBER")] = NOT_GIVEN
     """Instead of a threshold: gate so many blocks, those that would lose least by a measurement without training; 0: none."""
-    gate_loss: Annotated[tuple[float, ...], _several_or_none("NATS")] = NOT_GIVEN
+    gate_loss: Annotated[tuple[float, ...], _several("NATS")] = NOT_GIVEN
     """Or: by the same measurement gate as many, those that lose least first, as lose at most so much in all: by so many nats (KL
     divergence) may the network's predictions move."""
     max_seconds: Annotated[tuple[str, ...], _several_or_none("SECONDS")] = NOT_GIVEN

@@ -23,7 +23,7 @@ MOST_TRIALS = 100_000
 """More is taken for a slip."""
 
 LOGARITHMIC = ("budget", "beta")
-FINE = ("max_seconds",)
+FINE = ("gate_loss", "max_seconds")
 
 
 def read_search(

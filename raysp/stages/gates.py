@@ -62,7 +62,7 @@ def gated_by_loss(parents: Mapping[str, Parent], number: int) -> list[str]:
 
     Args:
         parents: of a fine-tuning, by role; one is "gating".
-        number: from 1 to all of them.
+        number: from none to all of them.
     """
     blocks = parents["gating"].record["metrics"]["blocks"]
     least = sorted(blocks, key=lambda block: block["divergence"])[:number]

@@ -15,6 +15,9 @@ import tyro
 import raysp
 from analysis import columns, results, seeds
 from analysis.predictions import PREDICTED
+from raysp.methods.choices import WHICH_GATED
+from raysp.stages.presets import PRESETS
+from sweeps.flags import THE_PRESETS, SweepFlags
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
 
@@ -58,6 +61,12 @@ def test_every_file_of_a_results_directory_is_explained(tiny_sweep):
     known = {part.strip() for file in columns.FILES for part in file.name.split(",")}
     for path in tiny_sweep.iterdir():
         assert path.is_dir() or path.name in known or path.stem in {"fig1", "fig2a", "fig2b", "growth", "results"}, path
+
+
+def test_of_the_flags_that_say_what_is_gated_those_name_a_preset_that_one_has():
+    hints = typing.get_type_hints(SweepFlags, include_extras=True)
+    naming = {name for name in WHICH_GATED if hints[name].__metadata__[0].help_behavior_hint == THE_PRESETS}
+    assert naming == {name for name in WHICH_GATED if any(name in preset.axes for preset in PRESETS.values())}
 
 
 @pytest.mark.parametrize("name", raysp.__all__)

@@ -107,6 +107,11 @@ def test_limits_of_seconds_can_be_searched_between():
         axes_of(values | {"max_seconds": (12.0,)}, ["max-seconds"])
 
 
+def test_nats_above_one_are_not_rounded_to_whole_ones():
+    drawn = [one["gate_loss"] for one in draw(values_of(gate_loss=(1.2, 2.8)), ["gate-loss"], 20)]
+    assert len(set(drawn)) == 20 and all(1.2 <= nats <= 2.8 for nats in drawn)
+
+
 @given(st.floats(0.001, 0.5), st.floats(1.001, 100), st.floats(0, 1), st.booleans())
 def test_what_lies_between_stays_between(lowest, ratio, share, is_log):
     axis = Between(lowest=lowest, highest=lowest * ratio, is_log=is_log)
